@@ -1,0 +1,33 @@
+"""OpenAI's Whisper on MAX Graph.
+
+>>> import maxwhisper
+>>> model = maxwhisper.load_model("tiny.en")
+>>> maxwhisper.transcribe(model, "speech.flac")["text"]
+"""
+
+from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
+from maxwhisper.checkpoint import ModelDimensions, available_models
+from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
+from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
+from maxwhisper.model import Whisper, load_model
+from maxwhisper.transcribe import transcribe
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "DecodingOptions",
+    "DecodingResult",
+    "ModelDimensions",
+    "OptionError",
+    "OutputError",
+    "Whisper",
+    "WhisperError",
+    "available_models",
+    "decode",
+    "detect_language",
+    "load_audio",
+    "load_model",
+    "log_mel_spectrogram",
+    "pad_or_trim",
+    "transcribe",
+]

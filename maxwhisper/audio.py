@@ -1,0 +1,152 @@
+"""Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+
+from maxwhisper.errors import AudioError
+
+SAMPLE_RATE = 16_000
+N_FFT = 400
+HOP_LENGTH = 160
+CHUNK_LENGTH = 30  # seconds in the window that the encoder sees
+N_SAMPLES = CHUNK_LENGTH * SAMPLE_RATE
+N_FRAMES = N_SAMPLES // HOP_LENGTH
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+
+# Formats whose header says how long the audio is, so that a file cut short can be told from a short one.
+_EXACT_DURATION = {"wav", "flac", "mov", "mp4", "matroska", "webm", "aiff", "w64"}
+_CUT_SECONDS = 0.5  # how much less than the header says may come out of a sound file: encoders pad and players trim
+
+
+def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarray:
+    """Decode a file's audio and return it as float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz.
+
+    Reads what FFmpeg's libraries read (wav, flac, mp3, ogg, m4a, mp4, webm, …) and rounds to 16 bits as `whisper.load_audio` does.
+
+    Raises AudioError where the file is missing, no audio, empty, damaged or cut short.
+    """
+    path = os.fspath(file)
+    if os.path.isdir(path):
+        raise AudioError(f"{path} is a folder; name the audio files in it")
+    try:
+        with av.open(path, metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{path} holds no audio; give a sound or video file")
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=sr)
+            frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
+            frames += resampler.resample(None)
+            promised = _promised_seconds(container, stream)
+    except av.FFmpegError as error:
+        raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
+    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames]) if frames else np.empty(0, np.int16)
+    if len(samples) == 0:
+        raise AudioError(f"{path} holds no audio samples; record or export it anew")
+    if len(samples) / sr < promised - _CUT_SECONDS:
+        raise AudioError(
+            f"{path} is cut short: {promised:.1f} s by its header, but only {len(samples) / sr:.1f} s are there; get a whole copy"
+        )
+    return samples.astype(np.float32) / 32768.0
+
+
+def _promised_seconds(container: Any, stream: Any) -> float:
+    """How long the audio is by the file's own header, or 0 where it doesn't say."""
+    if _EXACT_DURATION.isdisjoint(container.format.name.split(",")):
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
+    """A file's samples, or an array's as float32 [n_samples].
+
+    Raises AudioError where the file can't be read, or the array is not one-dimensional, real and finite.
+    """
+    if isinstance(audio, (str, os.PathLike)):
+        return load_audio(audio)
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise AudioError(
+            f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]"
+        )
+    samples = samples.astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(samples))
+    if len(bad):
+        raise AudioError(f"audio has {len(bad)} samples that are no finite number, the first at {bad[0]}; repair the recording")
+    return samples
+
+
+def pad_or_trim(array: np.ndarray, length: int = N_SAMPLES, *, axis: int = -1) -> np.ndarray:
+    """Cut `array` to `length` along `axis`, or fill it up with zeros, as `whisper.pad_or_trim`."""
+    array = array.take(range(min(length, array.shape[axis])), axis=axis)
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return np.pad(array, widths)
+
+
+@lru_cache
+def mel_filters(n_mels: int) -> np.ndarray:
+    """The filterbank that turns a power spectrum into mel bands: float32 [n_mels, N_FFT // 2 + 1].
+
+    Triangles evenly spaced on Slaney's mel scale, each of unit area, bit for bit those of `librosa.filters.mel(sr=16000, n_fft=400)`
+    and of OpenAI's `mel_filters.npz`.
+    """
+    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(SAMPLE_RATE / 2), n_mels + 2))
+    widths = np.diff(edges)
+    ramps = edges[:, None] - frequencies
+    rising = -ramps[:-2] / widths[:-1, None]
+    falling = ramps[2:] / widths[1:, None]
+    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    areas = 2.0 / (edges[2:] - edges[:-2])
+    return (triangles * areas[:, None]).astype(np.float32)
+
+
+# Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1000 Hz, logarithmic above.
+_HZ_PER_MEL = 200.0 / 3
+_LOG_HZ = 1000.0
+_LOG_MEL = _LOG_HZ / _HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: float) -> float:
+    return _LOG_MEL + np.log(hz / _LOG_HZ) / _LOG_STEP
+
+
+def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
+    return np.where(mels >= _LOG_MEL, _LOG_HZ * np.exp(_LOG_STEP * (mels - _LOG_MEL)), _HZ_PER_MEL * mels)
+
+
+def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int = 80, padding: int = 0) -> np.ndarray:
+    """The log-mel spectrogram that Whisper hears: float32 [n_mels, n_frames], one frame each 10 ms.
+
+    audio: a file, or float samples [n_samples] at 16 kHz; padding: zero samples appended. As `whisper.log_mel_spectrogram`: a short-time
+    Fourier transform with a periodic Hann window of 25 ms, centred and reflected at the ends; power; mel bands; log10, no lower than
+    1e-10 nor 8 below the maximum; then (x + 4) / 4.
+
+    Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
+    """
+    samples = np.pad(as_samples(audio), (0, padding))
+    half = N_FFT // 2
+    if len(samples) <= half:
+        raise AudioError(f"{len(samples)} samples are too few for a spectrogram; give at least {half + 1}, or padding")
+    samples = np.pad(samples, half, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP_LENGTH][:-1]
+    window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
+    filters = mel_filters(n_mels)
+
+    log_mel = np.empty((n_mels, len(frames)), np.float32)
+    for start in range(0, len(frames), _BLOCK):
+        spectrum = np.fft.rfft(frames[start : start + _BLOCK] * window)
+        power = spectrum.real**2 + spectrum.imag**2
+        log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(filters @ power.T, 1e-10))
+    np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
+    return (log_mel + 4.0) / 4.0
+
+
+_BLOCK = 500  # frames transformed at a time, so that they stay in the processor's cache

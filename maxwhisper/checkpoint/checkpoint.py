@@ -1,0 +1,63 @@
+"""The one form every file format is read into."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maxwhisper.checkpoint.dimensions import ModelDimensions, weight_shapes
+from maxwhisper.errors import CheckpointError
+
+N_VOCABS = (51864, 51865, 51866)  # English only; 99 languages; 100 languages (large-v3)
+
+# What reading malformed or hostile bytes may raise; readers turn it into a CheckpointError that names the file.
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as stored: its sizes, and its weights under OpenAI's names, in the precision of the file.
+
+    Weights are float16, float32 or float64 arrays; bfloat16 is widened to float32, which loses nothing.
+
+    Raises CheckpointError where the sizes are no Whisper's, or a weight is missing, left over, or of another shape.
+    """
+
+    dims: ModelDimensions
+    weights: dict[str, np.ndarray]
+    source: str
+
+    def __post_init__(self) -> None:
+        d = self.dims
+        for name, value in vars(d).items():
+            if not isinstance(value, int) or value <= 0:
+                raise CheckpointError(f"{self.source}: {name} is {value!r}, not a positive whole number")
+        for n_state, n_head in ((d.n_audio_state, d.n_audio_head), (d.n_text_state, d.n_text_head)):
+            if n_state % n_head or n_state % 2:
+                raise CheckpointError(f"{self.source}: a state of {n_state} does not divide into {n_head} heads")
+        if d.n_audio_state != d.n_text_state:
+            raise CheckpointError(f"{self.source}: encoder state {d.n_audio_state} and decoder state {d.n_text_state} differ")
+        if d.n_vocab not in N_VOCABS:
+            raise CheckpointError(f"{self.source}: {d.n_vocab} tokens, but Whisper's vocabularies have {N_VOCABS}")
+        if d.n_mels not in (80, 128):
+            raise CheckpointError(f"{self.source}: {d.n_mels} mel filters, but Whisper has 80 or 128")
+
+        expected = weight_shapes(d)
+        for problem, names in (
+            ("lacks", expected.keys() - self.weights.keys()),
+            ("has unknown", self.weights.keys() - expected.keys()),
+        ):
+            if names:
+                raise CheckpointError(f"{self.source} {problem} {len(names)} weight(s), {min(names)} the first: not a Whisper model")
+        for name, shape in expected.items():
+            if self.weights[name].shape != shape:
+                found = self.weights[name].shape
+                raise CheckpointError(f"{self.source}: {name} has shape {found}, but the model's sizes ask for {shape}")
+            if self.weights[name].dtype.kind != "f":
+                raise CheckpointError(
+                    f"{self.source}: {name} is stored as {self.weights[name].dtype}; only floating-point weights can be read"
+                )
+
+
+def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 given as uint16 to float32: the same sign, exponent and leading bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

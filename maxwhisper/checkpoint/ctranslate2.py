@@ -1,0 +1,132 @@
+"""CTranslate2's `model.bin`, the format faster-whisper uses.
+
+Layout (version 6; all numbers little-endian): version u32; specification name; revision u32; count u32; then per variable its name,
+rank u8, sizes u32 each, dtype u8, byte count u32, bytes; then aliases. A string is its length u16, with the closing NUL counted.
+"""
+
+import re
+import struct
+
+import numpy as np
+
+from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
+from maxwhisper.checkpoint.dimensions import ModelDimensions
+from maxwhisper.errors import CheckpointError
+
+SPECIFICATION = "WhisperSpec"
+VERSION = 6
+BFLOAT16 = 5
+DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", BFLOAT16: "<u2"}
+
+# Parts of CTranslate2's names and of OpenAI's, replaced in this order, after "/" became ".".
+RENAMED = (
+    (r"\.layer_(\d+)\.", r".blocks.\1."),
+    (r"\.self_attention\.layer_norm\.", ".attn_ln."),
+    (r"\.attention\.layer_norm\.", ".cross_attn_ln."),
+    (r"\.ffn\.layer_norm\.", ".mlp_ln."),
+    (r"\.ffn\.linear_0\.", ".mlp.0."),
+    (r"\.ffn\.linear_1\.", ".mlp.2."),
+    (r"\.self_attention\.linear_0\.", ".attn.query+key+value."),
+    (r"\.self_attention\.linear_1\.", ".attn.out."),
+    (r"\.attention\.linear_0\.", ".cross_attn.query."),
+    (r"\.attention\.linear_1\.", ".cross_attn.key+value."),
+    (r"\.attention\.linear_2\.", ".cross_attn.out."),
+    (r"\.gamma$", ".weight"),
+    (r"\.beta$", ".bias"),
+    (r"\.position_encodings\.encodings$", ".positional_embedding"),
+    (r"\.embeddings\.", ".token_embedding."),
+    (r"^encoder\.layer_norm\.", "encoder.ln_post."),
+    (r"^decoder\.layer_norm\.", "decoder.ln."),
+)
+
+
+def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
+    """Read the bytes of a `model.bin`; `source` names the file in errors.
+
+    Raises CheckpointError where the bytes are cut or damaged, hold no Whisper model, or hold weights rounded to integers.
+    """
+    try:
+        variables = _variables(data)
+        weights, sizes = {}, {}
+        for name, array in variables.items():
+            if array.ndim == 0:
+                sizes[name] = int(array)
+            elif name.endswith("weight_scale"):
+                raise CheckpointError(f"{source} holds weights rounded to 8 bits; convert the model again with float16 weights")
+            elif name != "decoder/alignment_heads":
+                weights |= _openai_weights(name, array)
+        dims = _dimensions(weights, sizes)
+    except (struct.error, *MALFORMED) as error:
+        raise CheckpointError(f"{source} is damaged or no CTranslate2 Whisper model ({error}); get it anew") from error
+    return Checkpoint(dims, weights, source)
+
+
+def _variables(data: bytes) -> dict[str, np.ndarray]:
+    at = 0
+
+    def take(n: int) -> bytes:
+        nonlocal at
+        at += n
+        if at > len(data):
+            raise ValueError(f"it ends after {len(data)} bytes")
+        return data[at - n : at]
+
+    def number(fmt: str) -> int:
+        return struct.unpack(f"<{fmt}", take(struct.calcsize(f"<{fmt}")))[0]
+
+    def string() -> str:
+        return take(number("H")).rstrip(b"\0").decode()
+
+    version, specification = number("I"), string()
+    if (version, specification) != (VERSION, SPECIFICATION):
+        raise ValueError(f"{specification!r} of version {version}, where {SPECIFICATION!r} of version {VERSION} was looked for")
+    _revision, count = number("I"), number("I")
+    variables = {}
+    for _ in range(count):
+        name = string()
+        shape = [number("I") for _ in range(number("B"))]
+        code, n_bytes = number("B"), number("I")
+        array = np.frombuffer(memoryview(data)[at : at + n_bytes], DTYPES[code]).reshape(shape)
+        at += n_bytes
+        variables[name] = widen_bfloat16(array) if code == BFLOAT16 else array
+    for _ in range(number("I")):
+        string(), string()  # the LM head is an alias of the token embedding
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes are left over")
+    return variables
+
+
+def _openai_weights(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """One variable to the weights it holds: queries, keys and values lie stacked in one, in that order."""
+    name = name.replace("/", ".")
+    for theirs, ours in RENAMED:
+        name = re.sub(theirs, ours, name)
+    stacked = re.search(r"\w+(\+\w+)+", name)
+    if stacked is None:
+        return {name: array}
+    projections = stacked[0].split("+")
+    parts = zip(projections, np.split(array, len(projections)), strict=True)
+    weights = {name.replace(stacked[0], projection): part for projection, part in parts}
+    for key_bias in [weights.pop(name) for name in list(weights) if name.endswith("key.bias")]:
+        if key_bias.any():
+            raise ValueError("a key bias is not zero, but Whisper's keys have no bias")
+    return weights
+
+
+def _dimensions(weights: dict[str, np.ndarray], sizes: dict[str, int]) -> ModelDimensions:
+    def n_layer(room: str) -> int:
+        return len({name.split(".")[2] for name in weights if name.startswith(f"{room}.blocks.")})
+
+    n_state, n_mels, _ = weights["encoder.conv1.weight"].shape
+    return ModelDimensions(
+        n_mels=n_mels,
+        n_audio_ctx=len(weights["encoder.positional_embedding"]),
+        n_audio_state=n_state,
+        n_audio_head=sizes["encoder/num_heads"],
+        n_audio_layer=n_layer("encoder"),
+        n_vocab=len(weights["decoder.token_embedding.weight"]),
+        n_text_ctx=len(weights["decoder.positional_embedding"]),
+        n_text_state=weights["decoder.token_embedding.weight"].shape[1],
+        n_text_head=sizes["decoder/num_heads"],
+        n_text_layer=n_layer("decoder"),
+    )

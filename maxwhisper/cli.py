@@ -1,0 +1,131 @@
+"""The command line: `maxwhisper transcribe AUDIO …`, with the options of `whisper`."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from maxwhisper.checkpoint import available_models
+from maxwhisper.errors import OptionError, OutputError, WhisperError
+from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
+from maxwhisper.utils import FORMATS, write_transcript
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 1 where a file or all of them could not be transcribed."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every language still shows the rest
+    args = vars(_parser().parse_args(argv))
+    del args["command"]
+    try:
+        return _transcribe(**args)
+    except WhisperError as error:
+        print(f"maxwhisper: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _transcribe(
+    audio: list[str],
+    model: str,
+    model_dir: str | None,
+    device: str,
+    threads: int | None,
+    output_dir: str,
+    output_format: str,
+    temperature: float,
+    temperature_increment_on_fallback: float | None,
+    language: str | None,
+    **options: object,
+) -> int:
+    _check_outputs(audio, output_dir)
+    if model.endswith(".en") and language not in (None, "en", "English"):
+        print(f"maxwhisper: {model} knows only English; taking the audio as English, not {language}", file=sys.stderr)
+        language = "en"
+    temperatures = [temperature]
+    if temperature_increment_on_fallback is not None:
+        if temperature_increment_on_fallback <= 0:
+            raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not above 0")
+        temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
+
+    from maxwhisper.model import load_model  # MAX takes a while to import; --help and wrong options need not wait for it
+    from maxwhisper.transcribe import transcribe
+
+    whisper = load_model(model, device, model_dir, threads or None)
+    failed = 0
+    for path in audio:
+        try:
+            result = transcribe(whisper, path, temperature=temperatures, language=language, **options)  # type: ignore[arg-type]
+            write_transcript(result, path, output_dir, output_format)
+        except WhisperError as error:
+            print(f"maxwhisper: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+def _check_outputs(audio: list[str], output_dir: str) -> None:
+    """Find out before any work is done that results could not be written, or would overwrite each other."""
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output_dir} can't be made a folder ({error.strerror}); choose another --output_dir") from error
+    if not os.access(output_dir, os.W_OK | os.X_OK):
+        raise OutputError(f"{output_dir} can't be written to; choose another --output_dir")
+    for stem, n in Counter(Path(path).stem for path in audio).items():
+        if n > 1:
+            raise OptionError(f"{n} of the files are named {stem}, so their transcripts would overwrite each other; run them apart")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maxwhisper", description="OpenAI's Whisper on MAX Graph: speech to text.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser(
+        "transcribe",
+        help="transcribe audio files",
+        description="Transcribe audio files, in any language the model knows.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    ).add_argument
+
+    languages = sorted(LANGUAGES) + sorted(name.title() for name in TO_LANGUAGE_CODE)
+    add("audio", nargs="+", help="audio or video files")
+    add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
+    add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
+    add("--device", default="cpu", choices=["cpu", "gpu"], help="where to run the model")
+    add("--output_dir", "-o", default=".", help="folder for the transcripts")
+    add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
+    add("--verbose", type=_bool, default=True, metavar="{True,False}", help="print the text as it is recognised")
+    add("--task", default="transcribe", choices=["transcribe", "translate"], help="write what was said, or translate it to English")
+    add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; None detects it")
+    add("--temperature", type=float, default=0, help="temperature to sample at; 0 takes the likeliest token")
+    add("--best_of", type=_optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
+    add("--beam_size", type=_optional_int, help="number of beams; not there yet, decoding is greedy")
+    add("--length_penalty", type=_optional_float, help="exponent of the length penalty; None divides by the length")
+    add("--suppress_tokens", default="-1", help="token ids never to be chosen; -1 stands for symbols that are not spoken")
+    add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")
+    add("--condition_on_previous_text", type=_bool, default=True, metavar="{True,False}", help="prompt each window with the text before it")
+    add("--fp16", type=_bool, default=False, metavar="{True,False}", help="taken for compatibility; the model computes in float32")
+    add("--temperature_increment_on_fallback", type=_optional_float, default=0.2, help="how much hotter to try again; None never does")
+    add("--compression_ratio_threshold", type=_optional_float, default=2.4, help="try again where the text repeats itself more than this")
+    add("--logprob_threshold", type=_optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
+    add("--no_speech_threshold", type=_optional_float, default=0.6, help="take it for silence above this, if also unlikely")
+    add("--threads", type=int, default=0, help="number of CPU threads; 0 uses all cores")
+    return parser
+
+
+def _bool(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"expected True or False, got {text}")
+    return text == "True"
+
+
+def _optional_int(text: str) -> int | None:
+    return None if text == "None" else int(text)
+
+
+def _optional_float(text: str) -> float | None:
+    return None if text == "None" else float(text)

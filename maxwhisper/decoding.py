@@ -1,0 +1,339 @@
+"""From logits to tokens, by the rules of OpenAI Whisper's `decoding.py`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from maxwhisper.audio import CHUNK_LENGTH
+from maxwhisper.errors import OptionError
+from maxwhisper.model import AudioFeatures, Whisper
+from maxwhisper.tokenizer import Tokenizer, get_tokenizer
+from maxwhisper.utils import compression_ratio
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How to decode a window; names, meaning and defaults as `whisper.DecodingOptions`.
+
+    Raises OptionError for values that can't be used, alone or together.
+    """
+
+    task: str = "transcribe"  # or "translate" to English, or "lang_id" to name the language alone
+    language: str | None = None  # detected if None
+    temperature: float = 0.0  # 0 takes the likeliest token, more samples
+    sample_len: int | None = None  # most tokens to sample, half the context by default
+    best_of: int | None = None  # independent samples to choose from, if temperature > 0
+    beam_size: int | None = None  # not there yet
+    length_penalty: float | None = None  # Google NMT's alpha; None divides by the length
+    prompt: str | list[int] | None = None  # what was said before
+    prefix: str | list[int] | None = None  # what this window starts with
+    suppress_tokens: str | Iterable[int] | None = "-1"  # ids, or comma-separated ids; -1 stands for non-speech symbols
+    suppress_blank: bool = True
+    without_timestamps: bool = False
+    max_initial_timestamp: float | None = 1.0
+    fp16: bool = False  # taken for compatibility; the graphs compute in float32
+
+    def __post_init__(self) -> None:
+        if self.beam_size is not None:
+            raise OptionError(f"beam search (beam_size {self.beam_size}) is not there yet; leave beam_size out to decode greedily")
+        if self.temperature < 0:
+            raise OptionError(f"temperature {self.temperature} is negative; give 0 or more")
+        if self.best_of is not None and self.best_of < 1:
+            raise OptionError(f"best_of {self.best_of} leaves nothing to choose from; give 1 or more")
+        if self.best_of is not None and self.temperature == 0:
+            raise OptionError("best_of needs a temperature above 0, for greedy decoding gives the same tokens each time")
+        if self.length_penalty is not None and not 0 <= self.length_penalty <= 1:
+            raise OptionError(f"length_penalty {self.length_penalty} is not between 0 and 1")
+        if self.sample_len is not None and self.sample_len < 1:
+            raise OptionError(f"sample_len {self.sample_len} leaves no token to sample; give 1 or more")
+
+
+@dataclass(frozen=True)
+class DecodingResult:
+    """What was decoded from a window; fields as `whisper.DecodingResult`."""
+
+    language: str
+    language_probs: dict[str, float] | None = None
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    avg_logprob: float = np.nan
+    no_speech_prob: float = np.nan
+    temperature: float = np.nan
+    compression_ratio: float = np.nan
+
+
+class LogitFilter(Protocol):
+    """Forbids tokens by setting their logits to -inf, in place.
+
+    logits float32 [n_seq, n_vocab]; tokens int64 [n_seq, n] are all tokens so far, the prompt included.
+    """
+
+    def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None: ...
+
+
+@dataclass(frozen=True)
+class SuppressBlank:
+    """No transcript starts with a blank or with the end."""
+
+    tokenizer: Tokenizer
+    sample_begin: int
+
+    def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+        if tokens.shape[1] == self.sample_begin:
+            logits[:, [*self.tokenizer.encode(" "), self.tokenizer.eot]] = -np.inf
+
+
+@dataclass(frozen=True)
+class SuppressTokens:
+    """These tokens never appear."""
+
+    suppressed: list[int]
+
+    def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+        logits[:, self.suppressed] = -np.inf
+
+
+@dataclass(frozen=True)
+class ApplyTimestampRules:
+    """Timestamps come in pairs, never decrease, open the transcript, and are chosen where together they are likelier than any text."""
+
+    tokenizer: Tokenizer
+    sample_begin: int
+    max_initial_timestamp_index: int | None
+
+    def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+        begin, eot = self.tokenizer.timestamp_begin, self.tokenizer.eot
+        logits[:, self.tokenizer.no_timestamps] = -np.inf
+        for row, sampled in zip(logits, tokens[:, self.sample_begin :]):
+            self._pair(row, sampled)
+        if tokens.shape[1] == self.sample_begin:
+            logits[:, :begin] = -np.inf
+            if self.max_initial_timestamp_index is not None:
+                logits[:, begin + self.max_initial_timestamp_index + 1 :] = -np.inf
+        likelier = logsumexp(logits[:, begin:]) > logits[:, :begin].max(axis=-1)
+        logits[likelier, :begin] = -np.inf
+
+    def _pair(self, logits: np.ndarray, sampled: np.ndarray) -> None:
+        begin, eot = self.tokenizer.timestamp_begin, self.tokenizer.eot
+        last_is_timestamp = len(sampled) >= 1 and sampled[-1] >= begin
+        previous_is_timestamp = len(sampled) < 2 or sampled[-2] >= begin
+        if last_is_timestamp and previous_is_timestamp:  # a pair is complete: text follows
+            logits[begin:] = -np.inf
+        elif last_is_timestamp:  # a pair has begun: its other half follows, or the end
+            logits[:eot] = -np.inf
+        timestamps = sampled[sampled >= begin]
+        if len(timestamps):
+            # A segment's start may equal the end of the one before; its end must be later, so that transcription moves on.
+            opens = last_is_timestamp and not previous_is_timestamp
+            logits[begin : timestamps[-1] + (0 if opens else 1)] = -np.inf
+
+
+class GreedyDecoder:
+    """The likeliest token at temperature 0, else a sampled one."""
+
+    def __init__(self, temperature: float, eot: int, rng: np.random.Generator) -> None:
+        self.temperature = temperature
+        self.eot = eot
+        self.rng = rng
+
+    def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Append a token to each sequence and its log-probability to its sum; also tell whether all have ended.
+
+        tokens int64 [n_seq, n]; logits float32 [n_seq, n_vocab]; sum_logprobs float64 [n_seq], updated in place.
+        """
+        if self.temperature == 0:
+            chosen = logits.argmax(axis=-1)
+        else:
+            chosen = sample(logits / self.temperature, self.rng.random(len(logits)))
+        logprobs = np.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0] - logsumexp(logits)
+        ended = tokens[:, -1] == self.eot
+        sum_logprobs += np.where(ended, 0, logprobs)
+        chosen = np.where(ended, self.eot, chosen)
+        return np.column_stack([tokens, chosen]), bool((chosen == self.eot).all())
+
+
+def sample(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """A token per row, by inverting the cumulative distribution at a draw from [0, 1).
+
+    logits float [n_seq, n_vocab]; draws float64 [n_seq]. Returns int64 [n_seq].
+    """
+    cumulative = np.cumsum(np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)), axis=-1)
+    return np.array([np.searchsorted(row, draw * row[-1], side="right") for row, draw in zip(cumulative, draws)])
+
+
+def logsumexp(logits: np.ndarray) -> np.ndarray:
+    """`log(sum(exp(logits)))` over the last dimension; -inf where all are."""
+    top = logits.max(axis=-1)
+    shift = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore"):
+        return shift + np.log(np.exp(logits - shift[..., None]).sum(axis=-1))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """`exp(logits) / sum(exp(logits))` over the last dimension."""
+    return np.exp(logits - logsumexp(logits)[..., None])
+
+
+def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """The likeliest language of each window, as a token, and the probability of every language, as a dict by code.
+
+    audio: log-mel windows [n_audio, n_mels, 3000], or their features. As `whisper.detect_language`.
+
+    Raises OptionError for English-only models.
+    """
+    if not model.is_multilingual:
+        raise OptionError("this model knows only English, so it can't tell languages apart; use a multilingual one, such as base")
+    features = audio if isinstance(audio, AudioFeatures) else model.embed_audio(audio)
+    tokenizer = get_tokenizer(True, num_languages=model.num_languages)
+    start = np.full((features.n_audio, 1, 1), tokenizer.sot)
+    logits = model.decoder(features).logits(start)[:, 0, 0, list(tokenizer.all_language_tokens)]
+    tokens = np.array(tokenizer.all_language_tokens)[logits.argmax(axis=-1)]
+    return tokens, [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
+
+
+class DecodingTask:
+    """Decodes windows under one set of options; the parts that options don't change from window to window are made once."""
+
+    def __init__(self, model: Whisper, options: DecodingOptions, rng: np.random.Generator | None = None) -> None:
+        self.model = model
+        self.options = options
+        self.tokenizer = tokenizer = get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=options.language or "en", task=options.task
+        )
+        self.n_ctx = model.dims.n_text_ctx
+        self.n_group = options.best_of or 1
+        self.sample_len = options.sample_len or self.n_ctx // 2
+        self.initial_tokens = self._initial_tokens()
+        self.sample_begin = len(self.initial_tokens)
+        self.sot_index = self.initial_tokens.index(tokenizer.sot)
+        self.token_decoder = GreedyDecoder(options.temperature, tokenizer.eot, rng or np.random.default_rng(0))
+        self.logit_filters = self._logit_filters()
+        if self.sample_begin > self.n_ctx:
+            raise OptionError(f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; shorten them")
+
+    def _initial_tokens(self) -> list[int]:
+        tokenizer, options = self.tokenizer, self.options
+
+        def as_tokens(text: str | list[int]) -> list[int]:
+            return tokenizer.encode(" " + text.strip()) if isinstance(text, str) else list(text)
+
+        tokens = list(tokenizer.sot_sequence_including_notimestamps if options.without_timestamps else tokenizer.sot_sequence)
+        if options.prefix:
+            # As upstream: at the default sample_len this limit is 0, which keeps the whole prefix.
+            tokens += as_tokens(options.prefix)[-(self.n_ctx // 2 - self.sample_len) :]
+        if options.prompt:
+            tokens = [tokenizer.sot_prev, *as_tokens(options.prompt)[-(self.n_ctx // 2 - 1) :], *tokens]
+        return tokens
+
+    def _logit_filters(self) -> list[LogitFilter]:
+        options, filters = self.options, list[LogitFilter]()
+        if options.suppress_blank:
+            filters.append(SuppressBlank(self.tokenizer, self.sample_begin))
+        if options.suppress_tokens:
+            filters.append(SuppressTokens(self._suppressed(options.suppress_tokens)))
+        if not options.without_timestamps:
+            index = None
+            if options.max_initial_timestamp:
+                index = round(options.max_initial_timestamp * self.model.dims.n_audio_ctx / CHUNK_LENGTH)
+            filters.append(ApplyTimestampRules(self.tokenizer, self.sample_begin, index))
+        return filters
+
+    def _suppressed(self, asked: str | Iterable[int]) -> list[int]:
+        tokenizer, n_vocab = self.tokenizer, self.model.dims.n_vocab
+        try:
+            tokens = {int(token) for token in (asked.split(",") if isinstance(asked, str) else asked)}
+        except ValueError as error:
+            raise OptionError(f"suppress_tokens {asked!r} is no comma-separated list of token ids") from error
+        if not tokens <= set(range(-1, n_vocab)):
+            raise OptionError(f"suppress_tokens {asked!r} names tokens that the vocabulary of {n_vocab} lacks")
+        if -1 in tokens:
+            tokens = tokens - {-1} | set(tokenizer.non_speech_tokens)
+        never = (tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm, tokenizer.no_speech)
+        return sorted(tokens.union(never))
+
+    def run(self, audio: AudioFeatures) -> list[DecodingResult]:
+        """Decode each window of a batch."""
+        options, n_audio = self.options, audio.n_audio
+        tokens = np.tile(self.initial_tokens, (n_audio, 1))
+        languages = [self.tokenizer.language or "en"] * n_audio
+        language_probs: Sequence[dict[str, float] | None] = [None] * n_audio
+        if self.model.is_multilingual and (options.language is None or options.task == "lang_id"):
+            language_tokens, language_probs = detect_language(self.model, audio)
+            languages = [max(probs, key=lambda code: probs[code]) for probs in language_probs if probs]
+            tokens[:, self.sot_index + 1] = language_tokens
+        if options.task == "lang_id":
+            return [DecodingResult(language, probs) for language, probs in zip(languages, language_probs)]
+
+        tokens, sum_logprobs, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
+        groups = zip(
+            languages,
+            language_probs,
+            tokens.reshape(n_audio, self.n_group, -1),
+            sum_logprobs.reshape(n_audio, self.n_group),
+            no_speech_probs,
+        )
+        return [self._best(*group) for group in groups]
+
+    def _sample(self, audio: AudioFeatures, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Extend tokens [n_audio * n_group, n] until all have ended; also sums of log-probabilities, and no-speech probabilities."""
+        decoder = self.model.decoder(audio, self.n_group)
+        sum_logprobs = np.zeros(len(tokens))
+        shape = (audio.n_audio, self.n_group, -1)
+        last = self.sample_begin - 1
+        at_sot, logits = decoder.logits(tokens.reshape(shape), rows=[self.sot_index, last]).transpose(2, 0, 1, 3)
+        no_speech_probs = softmax(at_sot[:, 0])[:, self.tokenizer.no_speech]
+        for i in range(self.sample_len):
+            if i > 0:
+                logits = decoder.logits(tokens[:, -1:].reshape(shape))
+            logits = logits.reshape(len(tokens), -1)
+            for logit_filter in self.logit_filters:
+                logit_filter.apply(logits, tokens)
+            tokens, completed = self.token_decoder.update(tokens, logits, sum_logprobs)
+            if completed or tokens.shape[1] > self.n_ctx:
+                break
+        return tokens, sum_logprobs, no_speech_probs
+
+    def _best(
+        self, language: str, probs: dict[str, float] | None, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float
+    ) -> DecodingResult:
+        """The likeliest of a group's sequences, for its length."""
+        sampled = [row[self.sample_begin :].tolist() for row in group]
+        sampled = [row[: row.index(self.tokenizer.eot)] if self.tokenizer.eot in row else row for row in sampled]
+        alpha = self.options.length_penalty
+        lengths = np.array([len(row) for row in sampled], float)
+        penalties = np.maximum(lengths, 1) if alpha is None else ((5 + lengths) / 6) ** alpha
+        best = int(np.argmax(sum_logprobs / penalties))
+        tokens = sampled[best]
+        text = self.tokenizer.decode(tokens).strip()
+        return DecodingResult(
+            language=language,
+            language_probs=probs,
+            tokens=tokens,
+            text=text,
+            avg_logprob=float(sum_logprobs[best] / (len(tokens) + 1)),
+            no_speech_prob=float(no_speech_prob),
+            temperature=self.options.temperature,
+            compression_ratio=compression_ratio(text),
+        )
+
+
+def decode(
+    model: Whisper,
+    audio: np.ndarray | AudioFeatures,
+    options: DecodingOptions | None = None,
+    rng: np.random.Generator | None = None,
+    **kwargs: object,
+) -> DecodingResult | list[DecodingResult]:
+    """Decode 30-second windows: log-mel [n_mels, 3000] to a result, [n_audio, n_mels, 3000] or features to a list of them.
+
+    options, or the fields of `DecodingOptions` as keywords; rng: where sampling draws from, the same sequence each time by default.
+    As `whisper.decode`.
+
+    Raises OptionError for options that can't be used.
+    """
+    options = replace(options or DecodingOptions(), **kwargs)  # type: ignore[arg-type]
+    features = audio if isinstance(audio, AudioFeatures) else model.embed_audio(audio)
+    results = DecodingTask(model, options, rng).run(features)
+    return results[0] if isinstance(audio, np.ndarray) and audio.ndim == 2 else results

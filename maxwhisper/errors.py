@@ -1,0 +1,21 @@
+"""The errors a user can cause and mend. Each says in one line what was wrong, with what value, and what to do."""
+
+
+class WhisperError(RuntimeError):
+    """Base of the errors below; the command line prints them without a traceback."""
+
+
+class AudioError(WhisperError):
+    """Audio that can't be read or used."""
+
+
+class CheckpointError(WhisperError):
+    """A model that can't be found, read or used."""
+
+
+class OptionError(WhisperError, ValueError):
+    """An option whose value can't be used."""
+
+
+class OutputError(WhisperError):
+    """A result that can't be written."""

@@ -1,0 +1,192 @@
+"""Whisper as MAX graphs, in the order the data flows and under the checkpoint's own names.
+
+Three graphs share one set of weights: `encoder` turns a log-mel spectrogram into audio features, `cross_kv` turns those into the
+keys and values that every decoder layer attends to, `decoder` turns tokens into logits and keeps its own keys and values in place.
+Prefill and a cached step are the same decoder graph with a different number of tokens.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from max.dtype import DType
+from max.graph import BufferType, BufferValue, DeviceRef, Dim, Graph, Module, TensorType, TensorValue, Weight
+from max.graph import ops as max_ops
+
+from maxwhisper import ops
+from maxwhisper.checkpoint import ModelDimensions, weight_shapes
+
+ACTIVATION_DTYPE = DType.float32
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A place in the model: its path names weights and activations alike, as in `encoder.blocks.0.attn.query`.
+
+    `weight` brings the checkpoint's weight of that path into the graph; `record` notes an activation under it, to be had as an
+    extra output of the same graph by whoever asks for its name.
+    """
+
+    weights: Mapping[str, Weight]
+    activations: dict[str, TensorValue] = field(default_factory=dict)
+    path: str = ""
+
+    def __truediv__(self, name: str | int) -> "Scope":
+        return Scope(self.weights, self.activations, f"{self.path}.{name}".lstrip("."))
+
+    def weight(self, name: str) -> TensorValue:
+        return TensorValue(self.weights[(self / name).path])
+
+    def record(self, value: TensorValue) -> TensorValue:
+        self.activations[self.path] = value
+        return value
+
+
+def layer_norm(at: Scope, x: TensorValue) -> TensorValue:
+    return at.record(ops.layer_norm(x, at.weight("weight"), at.weight("bias")))
+
+
+def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
+    return at.record(ops.linear(x, at.weight("weight"), at.weight("bias") if bias else None))
+
+
+def keys_and_values(at: Scope, x: TensorValue, n_head: int) -> tuple[TensorValue, TensorValue]:
+    """Project x [batch, n, n_state] to keys and values, [batch, n_head, n, head_dim] each. Keys have no bias."""
+    k = linear(at / "key", x, bias=False)
+    v = linear(at / "value", x)
+    return ops.split_heads(k, n_head), ops.split_heads(v, n_head)
+
+
+def attention(
+    at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None
+) -> TensorValue:
+    """Multi-head attention of q [batch, n, n_state] to k, v [batch, n_head, n_kv, head_dim], and the output projection."""
+    scores = ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k)
+    scores = (at / "scores").record(scores if mask is None else ops.apply_mask(scores, mask))
+    weights = (at / "weights").record(ops.softmax(scores))
+    context = (at / "context").record(ops.merge_heads(ops.attention_context(weights, v)))
+    return linear(at / "out", context)
+
+
+def mlp(at: Scope, x: TensorValue) -> TensorValue:
+    h = linear(at / "mlp" / 0, layer_norm(at / "mlp_ln", x))
+    h = (at / "mlp" / "gelu").record(ops.gelu(h))
+    return (at / "mlp" / "residual").record(x + linear(at / "mlp" / 2, h))
+
+
+def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue) -> TensorValue:
+    """log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state]."""
+    x = max_ops.permute(log_mel, [0, 2, 1])
+    for name, stride in (("conv1", 1), ("conv2", 2)):
+        conv = at / name
+        x = conv.record(ops.conv1d(x, conv.weight("weight"), conv.weight("bias"), stride))
+        x = (conv / "gelu").record(ops.gelu(x))
+    x = (at / "positions").record(x + at.weight("positional_embedding"))
+    for i in range(dims.n_audio_layer):
+        block = at / "blocks" / i
+        attn = block / "attn"
+        h = layer_norm(block / "attn_ln", x)
+        q = linear(attn / "query", h)
+        h = attention(attn, q, *keys_and_values(attn, h, dims.n_audio_head))
+        x = (attn / "residual").record(x + h)
+        x = mlp(block, x)
+    return layer_norm(at / "ln_post", x)
+
+
+def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> list[TensorValue]:
+    """audio_features [n_audio, n_audio_ctx, n_audio_state] to a key and a value for each decoder layer, in layer order,
+    [n_audio, n_text_head, n_audio_ctx, head_dim] each.
+    """
+    layers = (at / "blocks" / i / "cross_attn" for i in range(dims.n_text_layer))
+    return [kv for layer in layers for kv in keys_and_values(layer, audio_features, dims.n_text_head)]
+
+
+def decoder(
+    at: Scope,
+    dims: ModelDimensions,
+    tokens: TensorValue,
+    positions: TensorValue,
+    mask: TensorValue,
+    rows: TensorValue,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+) -> TensorValue:
+    """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab].
+
+    tokens int64 [n_audio, n_group, n]: the tokens that follow those already in the cache; a group shares one audio's features.
+    positions int64 [n] of these tokens; mask [n, n_kv]: 0 where one of them sees one of all so far, itself included, else -inf.
+    rows int64 [n_rows]: at which of the n tokens logits are wanted (the product with the vocabulary is the dearest of all).
+    self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
+    written at their positions. cross_kv: what the graph `cross_kv` returned.
+    """
+    n_audio, n_group, n = tokens.shape
+    n_kv, n_head = mask.shape[1], dims.n_text_head
+    grouped, flat = [n_audio, n_group], [n_audio * n_group]
+    here = (slice(TensorValue(n_kv - n), TensorValue(n_kv)), n)
+
+    def cached(buffer: BufferValue, new: TensorValue) -> TensorValue:
+        buffer[:, :, :, here, :] = max_ops.reshape(new, grouped + [n_head, n, new.shape[-1]])
+        valid = max_ops.buffer_load(buffer)[:, :, :, :n_kv, :]
+        return max_ops.reshape(valid, flat + [n_head, n_kv, new.shape[-1]])
+
+    embedding = ops.token_embedding(max_ops.reshape(tokens, flat + [n]), at.weight("token_embedding.weight"))
+    x = (at / "embedding").record(embedding)
+    x = (at / "positions").record(x + ops.token_embedding(positions, at.weight("positional_embedding")))
+    for i in range(dims.n_text_layer):
+        block = at / "blocks" / i
+        attn, cross_attn = block / "attn", block / "cross_attn"
+        h = layer_norm(block / "attn_ln", x)
+        q = linear(attn / "query", h)
+        kv = [cached(*pair) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head))]
+        h = attention(attn, q, *kv, mask=mask)
+        x = (attn / "residual").record(x + h)
+        # A group's queries all attend to the same audio, so they stand side by side along the query axis.
+        h = layer_norm(block / "cross_attn_ln", x)
+        q = max_ops.reshape(linear(cross_attn / "query", h), [n_audio, n_group * n, dims.n_text_state])
+        h = attention(cross_attn, q, *cross_kv[2 * i : 2 * i + 2])
+        x = (cross_attn / "residual").record(x + max_ops.reshape(h, x.shape))
+        x = mlp(block, x)
+    x = layer_norm(at / "ln", x)
+    x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
+    logits = ops.linear(max_ops.permute(x, [1, 0, 2]), at.weight("token_embedding.weight"))
+    return (at / "logits").record(max_ops.reshape(logits, grouped + [rows.shape[0], dims.n_vocab]))
+
+
+def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> Module:
+    """All three graphs in one module, so that they compile together and share their kernels.
+
+    Each activation named in `capture` becomes an extra output of the graph that computes it, in data-flow order.
+    """
+    module = Module()
+    wanted = set(capture)
+    weights = {name: Weight(name, ACTIVATION_DTYPE, shape, device) for name, shape in weight_shapes(dims).items()}
+    head_dim = dims.n_text_state // dims.n_text_head
+
+    def tensor(dtype: DType, *shape: str | int) -> TensorType:
+        return TensorType(dtype, shape, device)
+
+    features = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
+    cross = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+    cache = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
+    n_kv = 2 * dims.n_text_layer
+
+    def finish(graph: Graph, outputs: list[TensorValue], scope: Scope) -> None:
+        graph.output(*outputs, *(value for name, value in scope.activations.items() if name in wanted))
+
+    log_mel = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_mels, 2 * dims.n_audio_ctx)
+    with Graph("encoder", input_types=[log_mel], module=module) as graph:
+        at = Scope(weights) / "encoder"
+        finish(graph, [encoder(at, dims, graph.inputs[0].tensor)], at)
+
+    with Graph("cross_kv", input_types=[features], module=module) as graph:
+        at = Scope(weights) / "decoder"
+        finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
+
+    tokens_type, positions_type = tensor(DType.int64, "n_audio", "n_group", "n"), tensor(DType.int64, "n")
+    inputs = [tokens_type, positions_type, tensor(ACTIVATION_DTYPE, "n", "n_kv"), tensor(DType.int64, "n_rows")]
+    with Graph("decoder", input_types=[*inputs, *[cache] * n_kv, *[cross] * n_kv], module=module) as graph:
+        at = Scope(weights) / "decoder"
+        tokens, positions, mask, rows = (value.tensor for value in graph.inputs[:4])
+        self_kv = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
+        cross_values = [value.tensor for value in graph.inputs[4 + n_kv :]]
+        finish(graph, [decoder(at, dims, tokens, positions, mask, rows, self_kv, cross_values)], at)
+    return module

@@ -1,0 +1,151 @@
+"""A Whisper model compiled and ready to run: audio in, features and logits out."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef
+
+from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
+from maxwhisper.errors import OptionError, WhisperError
+from maxwhisper.graphs import ACTIVATION_DTYPE, build_module
+
+
+@dataclass(frozen=True)
+class AudioFeatures:
+    """What the encoder made of a batch of windows, on the model's device, with what each decoder layer attends to."""
+
+    features: Buffer  # [n_audio, n_audio_ctx, n_audio_state]
+    cross_kv: Sequence[Buffer]  # a key and a value for each layer, [n_audio, n_text_head, n_audio_ctx, head_dim] each
+
+    @property
+    def n_audio(self) -> int:
+        return self.features.shape[0]
+
+    def to_numpy(self) -> np.ndarray:
+        """The encoder's output, float32 [n_audio, n_audio_ctx, n_audio_state]."""
+        return self.features.to(CPU()).to_numpy()
+
+
+class Whisper:
+    """A model's three graphs, compiled for one device.
+
+    checkpoint: the weights; device: "cpu" or "gpu"; threads: how many the CPU graphs use (all cores by default).
+
+    Raises OptionError for a device that is not there, WhisperError where MAX can't compile the graphs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", threads: int | None = None) -> None:
+        self.dims: ModelDimensions = checkpoint.dims
+        self.device = find_device(device)
+        session = InferenceSession(devices=[self.device], num_threads=threads)
+        module = build_module(self.dims, DeviceRef.from_device(self.device))
+        # Held here for as long as the graphs that may read them in place.
+        self._weights = {name: np.asarray(array, np.float32, order="C") for name, array in checkpoint.weights.items()}
+        try:
+            with _notice(f"compiling Whisper's graphs for the {device} (minutes the first time, then kept in MAX's cache)…"):
+                self._graphs = session.load_all(module, weights_registry=self._weights)
+        except RuntimeError as error:
+            raise WhisperError(f"MAX could not compile the model for {device}: {error}") from error
+
+    @property
+    def is_multilingual(self) -> bool:
+        return self.dims.n_vocab >= 51865
+
+    @property
+    def num_languages(self) -> int:
+        return self.dims.n_vocab - 51765 - int(self.is_multilingual)
+
+    def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
+        """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
+
+        Raises OptionError where the shape is another.
+        """
+        window = (self.dims.n_mels, 2 * self.dims.n_audio_ctx)
+        if mel.shape[-2:] != window or mel.ndim not in (2, 3):
+            raise OptionError(f"a log-mel window has shape {mel.shape}, but this model takes {window}; use pad_or_trim")
+        batch = np.ascontiguousarray(mel.reshape(-1, *window), np.float32)
+        (features,) = self._graphs["encoder"].execute(self._to_device(batch))
+        return AudioFeatures(features, self._graphs["cross_kv"].execute(features))
+
+    def decoder(self, audio: AudioFeatures, n_group: int = 1) -> "Decoder":
+        """A decoder with an empty cache, for `n_group` sequences per window."""
+        return Decoder(self, audio, n_group)
+
+    def _to_device(self, array: np.ndarray) -> Buffer:
+        return Buffer.from_numpy(array).to(self.device)
+
+
+class Decoder:
+    """Decodes token after token, remembering keys and values of those it has seen."""
+
+    def __init__(self, model: Whisper, audio: AudioFeatures, n_group: int) -> None:
+        dims = model.dims
+        shape = (audio.n_audio, n_group, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
+        self._model = model
+        self._cross_kv = audio.cross_kv
+        self._self_kv = [Buffer.zeros(shape, ACTIVATION_DTYPE, model.device) for _ in range(2 * dims.n_text_layer)]
+        self.n_past = 0
+
+    def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Feed the tokens that come next and return what may follow them, float32 [n_audio, n_group, n_rows, n_vocab].
+
+        tokens: int [n_audio, n_group, n]; rows: for which of the n tokens logits are wanted, all by default.
+
+        Raises OptionError where the tokens would not fit the model's context.
+        """
+        n = tokens.shape[-1]
+        if not 0 < n <= self._model.dims.n_text_ctx - self.n_past:
+            raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {self._model.dims.n_text_ctx}")
+        positions = np.arange(self.n_past, self.n_past + n)
+        mask = np.where(np.arange(self.n_past + n) <= positions[:, None], np.float32(0), np.float32(-np.inf))
+        wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
+        inputs = (np.ascontiguousarray(tokens, np.int64), positions, mask, wanted)
+        on_device = (self._model._to_device(array) for array in inputs)
+        (logits,) = self._model._graphs["decoder"].execute(*on_device, *self._self_kv, *self._cross_kv)
+        self.n_past += n
+        return logits.to(CPU()).to_numpy()
+
+
+def load_model(
+    name: str | os.PathLike[str] = "tiny.en",
+    device: str = "cpu",
+    download_root: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+) -> Whisper:
+    """Load a model by its official name, or from a file or folder, and compile it for a device ("cpu" or "gpu").
+
+    `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
+    Hugging Face, and downloaded where the network allows.
+
+    Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there.
+    """
+    return Whisper(load_checkpoint(name, download_root), device, threads)
+
+
+def find_device(name: str) -> Device:
+    """Raises OptionError for a name other than "cpu" and "gpu", and for "gpu" where MAX finds none."""
+    if name not in ("cpu", "gpu"):
+        raise OptionError(f"device {name!r} is neither 'cpu' nor 'gpu'")
+    if name == "gpu" and not accelerator_count():
+        raise OptionError("MAX finds no GPU here; use the device 'cpu'")
+    return Accelerator() if name == "gpu" else CPU()
+
+
+@contextmanager
+def _notice(message: str, after: float = 3.0) -> Iterator[None]:
+    """Print a message if what is done takes long: compiled graphs come from MAX's cache in no time, or are compiled in minutes."""
+    timer = threading.Timer(after, print, (message,), {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

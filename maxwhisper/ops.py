@@ -1,0 +1,85 @@
+"""The operations Whisper is made of, on MAX Graph.
+
+Each function builds one operation from graph values and knows nothing of weights' names or of the model around it.
+Shapes may be symbolic; `...` stands for any leading dimensions.
+"""
+
+import math
+
+from max.graph import TensorValue, ops
+
+LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
+
+
+def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    """Normalise the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias` (Ba et al., 2016).
+
+    x [..., n_state]; weight, bias [n_state]. The variance is the biased one, as in `torch.nn.functional.layer_norm`.
+    """
+    return ops.layer_norm(x, weight, bias, LAYER_NORM_EPSILON)
+
+
+def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """`x @ weight.T + bias`, as `torch.nn.functional.linear`. x [..., n_in]; weight [n_out, n_in]; bias [n_out]."""
+    y = ops.matmul(x, ops.transpose(weight, 0, 1))
+    return y if bias is None else y + bias
+
+
+def gelu(x: TensorValue) -> TensorValue:
+    """The exact GELU, `x * Phi(x)` with the normal distribution's Phi (Hendrycks and Gimpel, 2016); not the tanh form."""
+    return ops.gelu(x)
+
+
+def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
+    """Cross-correlate along time with one zero of padding on either side, as `torch.nn.functional.conv1d(padding=1)`.
+
+    x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out].
+    Returns [batch, ceil(n_frames / stride), n_out].
+    """
+    taps = ops.unsqueeze(ops.permute(weight, [2, 1, 0]), 0)  # [1, 3, n_in, n_out]
+    y = ops.conv2d(ops.unsqueeze(x, 1), taps, stride=(1, stride), padding=(0, 0, 1, 1))
+    return ops.squeeze(y, 1) + bias
+
+
+def token_embedding(tokens: TensorValue, weight: TensorValue) -> TensorValue:
+    """Look up each token's row. tokens int64 [...]; weight [n_vocab, n_state]. Returns [..., n_state]."""
+    return ops.gather(weight, tokens, axis=0)
+
+
+def split_heads(x: TensorValue, n_head: int) -> TensorValue:
+    """[batch, n, n_state] to [batch, n_head, n, head_dim]."""
+    batch, n, n_state = x.shape
+    return ops.permute(ops.reshape(x, [batch, n, n_head, int(n_state) // n_head]), [0, 2, 1, 3])
+
+
+def merge_heads(x: TensorValue) -> TensorValue:
+    """[batch, n_head, n, head_dim] to [batch, n, n_state]; the inverse of `split_heads`."""
+    batch, n_head, n, head_dim = x.shape
+    return ops.reshape(ops.permute(x, [0, 2, 1, 3]), [batch, n, int(n_head) * int(head_dim)])
+
+
+def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
+    """`q @ k.T / sqrt(head_dim)` (Vaswani et al., 2017, equation 1).
+
+    q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
+    """
+    scale = ops.constant(1 / math.sqrt(int(q.shape[-1])), q.dtype, device=q.device)
+    return ops.matmul(q * scale, ops.transpose(k, -2, -1))
+
+
+def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:
+    """`scores + mask`: 0 where a query may see a key, -inf where not. scores [batch, n_head, n, n_kv]; mask [n, n_kv].
+
+    The mask comes from outside because MAX 26.7 gets it wrong inside: `tests/test_max_defects.py`, `where_broadcasts_a_comparison`.
+    """
+    return scores + mask
+
+
+def softmax(scores: TensorValue) -> TensorValue:
+    """`exp(x - max) / sum(exp(x - max))` over the last dimension."""
+    return ops.softmax(scores)
+
+
+def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
+    """`weights @ v`. weights [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim]."""
+    return ops.matmul(weights, v)

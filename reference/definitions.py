@@ -1,0 +1,70 @@
+"""What each op computes, in NumPy float64. These are the definitions; everything else is measured against them.
+
+Arguments and shapes are those of the op of the same name in `maxwhisper.ops`.
+"""
+
+import numpy as np
+from scipy.special import erfc
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Ba, Kiros and Hinton, *Layer Normalization* (2016), equation 4, with the epsilon of `torch.nn.LayerNorm`."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred**2).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + LAYER_NORM_EPSILON) * weight + bias
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
+    """`torch.nn.functional.linear`."""
+    return x @ weight.T + bias
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x Phi(x), Hendrycks and Gimpel, *Gaussian Error Linear Units* (2016); erfc keeps its digits where x is very negative."""
+    return 0.5 * x * erfc(-x / np.sqrt(2.0))
+
+
+def conv1d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1) -> np.ndarray:
+    """`torch.nn.functional.conv1d(padding=1)` for three taps, channels last. x [batch, n_frames, n_in]; weight [n_out, n_in, 3]."""
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    n = x.shape[1]
+    return sum(padded[:, tap : tap + n : stride] @ weight[:, :, tap].T for tap in range(3)) + bias
+
+
+def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
+    """[batch, n, n_state] to [batch, n_head, n, head_dim]."""
+    return x.reshape(*x.shape[:2], n_head, -1).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x: np.ndarray) -> np.ndarray:
+    """[batch, n_head, n, head_dim] to [batch, n, n_state]."""
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def attention_scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Vaswani et al., *Attention Is All You Need* (2017), equation 1, before the softmax."""
+    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+
+
+def causal_mask(scores: np.ndarray, positions: np.ndarray, key_positions: np.ndarray) -> np.ndarray:
+    """-inf wherever a key's position lies after its query's."""
+    return np.where(key_positions[None, :] <= positions[:, None], scores, -np.inf)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """exp(x) / sum(exp(x)) over the last dimension."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def log_mel_spectrogram(samples: np.ndarray, filters: np.ndarray, padding: int = 0) -> np.ndarray:
+    """`whisper.log_mel_spectrogram`: samples [n_samples] to [n_mels, n_frames]; filters [n_mels, 201] as stored, in float32."""
+    n_fft, hop = 400, 160
+    padded = np.pad(np.pad(samples.astype(np.float64), (0, padding)), n_fft // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:-1]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    power = np.abs(np.fft.rfft(frames * hann)) ** 2
+    log_mel = np.log10(np.maximum(filters.astype(np.float64) @ power.T, 1e-10))
+    return (np.maximum(log_mel, log_mel.max() - 8) + 4) / 4
