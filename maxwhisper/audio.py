@@ -1,6 +1,7 @@
 """Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
 
 import os
+import struct
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ N_FRAMES = N_SAMPLES // HOP_LENGTH
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 
 # Formats whose header says how long the audio is, so that a file cut short can be told from a short one.
-_EXACT_DURATION = {"wav", "flac", "mov", "mp4", "matroska", "webm", "aiff", "w64"}
+_EXACT_DURATION = {"flac", "mov", "mp4", "matroska", "webm"}
 _CUT_SECONDS = 0.5  # how much less than the header says may come out of a sound file: encoders pad and players trim
 
 
@@ -40,7 +41,7 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
             resampler = av.AudioResampler(format="s16", layout="mono", rate=sr)
             frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
             frames += resampler.resample(None)
-            promised = _promised_seconds(container, stream)
+            promised = _promised_seconds(path, container, stream)
     except av.FFmpegError as error:
         raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
     samples = np.concatenate([frame.to_ndarray()[0] for frame in frames]) if frames else np.empty(0, np.int16)
@@ -53,13 +54,31 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
     return samples.astype(np.float32) / 32768.0
 
 
-def _promised_seconds(container: Any, stream: Any) -> float:
+def _promised_seconds(path: str, container: Any, stream: Any) -> float:
     """How long the audio is by the file's own header, or 0 where it doesn't say."""
-    if _EXACT_DURATION.isdisjoint(container.format.name.split(",")):
+    formats = set(container.format.name.split(","))
+    if "wav" in formats:
+        return _wav_seconds(path)
+    if formats.isdisjoint(_EXACT_DURATION):
         return 0.0
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / av.time_base
+
+
+def _wav_seconds(path: str) -> float:
+    """How long a wav file says it is; FFmpeg tells how much is there. 0 where it was written to a pipe and doesn't know."""
+    byte_rate = 0
+    with open(path, "rb") as file:
+        file.seek(12)  # "RIFF", a size, "WAVE"
+        while len(header := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", header)
+            if name == b"data":
+                return size / byte_rate if byte_rate and size < 2**32 - 1 else 0.0
+            chunk = file.read(size + size % 2)
+            if name == b"fmt " and size >= 12:
+                byte_rate = struct.unpack_from("<8xI", chunk)[0]
+    return 0.0
 
 
 def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:

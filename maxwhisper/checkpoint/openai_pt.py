@@ -5,6 +5,7 @@ A pickle can name any function to call. This reader knows eight names, all harml
 
 import collections
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read_openai(path: Path) -> Checkpoint:
             content = _Unpickler(archive).load()
         state = {name: np.ascontiguousarray(array) for name, array in content["model_state_dict"].items()}
         dims = ModelDimensions(**content["dims"])
-    except (zipfile.BadZipFile, pickle.UnpicklingError, *MALFORMED) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, RuntimeError, *MALFORMED) as error:
         raise CheckpointError(f"{path} is damaged or no OpenAI Whisper checkpoint ({error}); get it anew") from error
     return Checkpoint(dims, state, str(path))
 

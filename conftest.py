@@ -1,0 +1,63 @@
+"""What tests share: the device, the models compiled for it, their judges, and recorded speech."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import whisper
+
+from maxwhisper import Whisper
+from maxwhisper.checkpoint import Checkpoint, load_checkpoint
+from reference.numpy_whisper import NumpyWhisper
+from reference.openai import load_openai
+
+# Nothing is downloaded by a test.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device gpu` runs everything that is compiled on the accelerator."""
+    parser.addoption("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """The device that MAX compiles for."""
+    return request.config.getoption("--device")
+
+
+class Trio:
+    """One checkpoint three times over: on MAX, in OpenAI Whisper, and in NumPy float64."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self.checkpoint = checkpoint
+        self.model = Whisper(checkpoint, device)
+        self.judge: whisper.Whisper = load_openai(checkpoint)
+        self.truth = NumpyWhisper(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def trio(device: str) -> Callable[[str], Trio]:
+    """`trio("tiny.en")` or `trio("base")`: compiled once per run."""
+    return cache(lambda name: Trio(load_checkpoint(name), device))
+
+
+@pytest.fixture(scope="session")
+def tiny_en(trio: Callable[[str], Trio]) -> Trio:
+    """The English-only model, whose weights always come along."""
+    return trio("tiny.en")
+
+
+@pytest.fixture(scope="session")
+def base(trio: Callable[[str], Trio]) -> Trio:
+    """The multilingual model of the extra `base`."""
+    return trio("base")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same random numbers in each run."""
+    return np.random.default_rng(0)

@@ -1,0 +1,181 @@
+"""Two programs' transcripts of the same samples, compared token by token, and every difference held against float64."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import whisper
+
+import maxwhisper
+from reference.numpy_whisper import NumpyWhisper
+
+# Fields of a segment that must be equal, and those that are computed in floating point, with how far they may differ.
+EQUAL_FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature")
+CLOSE_FIELDS = {"avg_logprob": 1e-3, "compression_ratio": 1e-3, "no_speech_prob": 1e-3}
+
+
+@dataclass(frozen=True)
+class Window:
+    """One call of a decoder: what it was prompted with and what it answered, at which temperature."""
+
+    initial_tokens: list[int]
+    tokens: list[int]
+    temperature: float
+    mel: np.ndarray | None = None  # float32 [n_mels, 3000], where the program shows it
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """A transcript, and the windows it was made of in the order they were decoded, retries at higher temperatures included."""
+
+    result: dict[str, Any]
+    windows: list[Window]
+
+
+def transcribe_with_max(model: maxwhisper.Whisper, samples: np.ndarray, **options: Any) -> Transcription:
+    """`maxwhisper.transcribe`, watched from outside."""
+    module: Any = importlib.import_module("maxwhisper.transcribe")
+    windows: list[Window] = []
+
+    class Watched(module.DecodingTask):
+        def run(self, audio: Any) -> Any:
+            results = super().run(audio)
+            windows.extend(Window(list(self.initial_tokens), r.tokens, r.temperature) for r in results)
+            return results
+
+    with _replaced(module, "DecodingTask", Watched):
+        return Transcription(maxwhisper.transcribe(model, samples, **options), windows)
+
+
+def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **options: Any) -> Transcription:
+    """`whisper.transcribe` in float32, watched from outside."""
+    windows: list[Window] = []
+
+    def decode(mel: torch.Tensor, options: whisper.DecodingOptions) -> whisper.DecodingResult:
+        task = whisper.decoding.DecodingTask(model, options)
+        (result,) = task.run(mel[None])
+        windows.append(Window(list(task.initial_tokens), result.tokens, result.temperature, mel.numpy()))
+        return result
+
+    with _replaced(model, "decode", decode):
+        return Transcription(whisper.transcribe(model, samples, fp16=False, **options), windows)
+
+
+@dataclass(frozen=True)
+class TokenDifference:
+    """The first step at which two programs chose different tokens, and whether rounding explains it.
+
+    margin: how far apart the two candidates' logits are in float64; error_max, error_openai: by how much each program's float32 logits
+    of these two candidates are off, at most.
+    """
+
+    window: int
+    step: int
+    token_max: int
+    token_openai: int
+    margin: float
+    error_max: float
+    error_openai: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """The candidates are closer than both programs' errors together, so either may come out on top."""
+        return self.margin <= self.error_max + self.error_openai
+
+
+@dataclass
+class Comparison:
+    """What differs between two transcripts of the same samples."""
+
+    n_steps: int = 0
+    differences: list[str] = field(default_factory=list)
+    token_difference: TokenDifference | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.differences
+
+    @property
+    def passes(self) -> bool:
+        """Equal, or different from a step on at which rounding decides."""
+        return self.is_equal or (self.token_difference is not None and self.token_difference.is_rounding)
+
+
+def compare(
+    ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
+) -> Comparison:
+    """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64."""
+    comparison = Comparison(n_steps=sum(len(window.tokens) + 1 for window in theirs.windows))
+    _compare_results(ours.result, theirs.result, comparison.differences)
+    comparison.token_difference = _first_token_difference(ours, theirs, model, judge, truth)
+    if comparison.token_difference and comparison.is_equal:
+        comparison.differences.append("decoded tokens differ where the transcripts do not")
+    return comparison
+
+
+def _compare_results(ours: dict[str, Any], theirs: dict[str, Any], differences: list[str]) -> None:
+    for name in ("text", "language"):
+        if ours[name] != theirs[name]:
+            differences.append(f"{name}: {ours[name]!r}, OpenAI {theirs[name]!r}")
+    if len(ours["segments"]) != len(theirs["segments"]):
+        differences.append(f"{len(ours['segments'])} segments, OpenAI {len(theirs['segments'])}")
+    for a, b in zip(ours["segments"], theirs["segments"]):
+        if a.keys() != b.keys():
+            differences.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
+            continue
+        for name in EQUAL_FIELDS:
+            if a[name] != b[name]:
+                differences.append(f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}")
+        for name, limit in CLOSE_FIELDS.items():
+            if not abs(a[name] - b[name]) <= limit:
+                differences.append(f"segment {b['id']} {name}: {a[name]:.6f}, OpenAI {b[name]:.6f}")
+
+
+def _first_token_difference(
+    ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
+) -> TokenDifference | None:
+    for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
+        if (a.initial_tokens, a.temperature) != (b.initial_tokens, b.temperature):
+            return None  # not a token but a decision between windows differs; the transcripts show it
+        if a.tokens != b.tokens:
+            return _weigh(i, a, b, model, judge, truth)
+    return None
+
+
+def _weigh(
+    i: int, ours: Window, theirs: Window, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
+) -> TokenDifference:
+    assert theirs.mel is not None
+    eot = whisper.tokenizer.get_tokenizer(judge.is_multilingual, num_languages=judge.num_languages).eot
+    a, b = [*ours.tokens, eot], [*theirs.tokens, eot]
+    step = next(k for k, (x, y) in enumerate(zip(a, b)) if x != y)
+    tokens = np.array([[*ours.initial_tokens, *a[:step]]])
+    mel = theirs.mel[None]
+    exact = truth.decoder(tokens, truth.encoder(mel))[0, -1]
+    with torch.no_grad():
+        openai = judge(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()[0, -1]
+    ours_logits = model.decoder(model.embed_audio(mel)).logits(tokens[None], rows=[tokens.shape[1] - 1])[0, 0, 0]
+    pair = [a[step], b[step]]
+    return TokenDifference(
+        window=i,
+        step=step,
+        token_max=pair[0],
+        token_openai=pair[1],
+        margin=float(abs(exact[pair[0]] - exact[pair[1]])),
+        error_max=float(abs(ours_logits - exact)[pair].max()),
+        error_openai=float(abs(openai - exact)[pair].max()),
+    )
+
+
+@contextmanager
+def _replaced(target: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(target, name)
+    setattr(target, name, value)
+    try:
+        yield
+    finally:
+        setattr(target, name, original)
