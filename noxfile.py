@@ -7,25 +7,43 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests"]
 
+# Packages that hold recorded speech; nothing else of them is used, so nothing that they depend on is installed.
+SPEECH = (
+    "pytest-audioeval==0.1.3",  # 27 clips in 9 languages, with their text
+    "useful-moonshine-onnx==20251121",  # beckett.wav, 10 s of a person speaking
+)
+
+
+def install(session: nox.Session, *extra: str) -> None:
+    session.install("-e", ".[test,base]", *extra)
+    session.install("--no-deps", *SPEECH)
+
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that must pass. `nox -s tests -- tests/test_audio.py` runs a part."""
-    session.install("-e", ".[test,base]")
+    install(session)
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
     """MAX beside OpenAI Whisper on real speech: `nox -s parity -- [--model base] [AUDIO …]`."""
-    session.install("-e", ".[test,base]")
+    install(session)
     session.run("python", "-m", "reference.parity", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
-    session.install("-e", ".[test,base]", "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20")
+    install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+
+
+@nox.session
+def max_defects(session: nox.Session) -> None:
+    """The pinned reproducers of defects in MAX itself."""
+    install(session)
+    session.run("pytest", "-m", "max_defects", *session.posargs)

@@ -12,6 +12,8 @@ import numpy as np
 from maxwhisper.checkpoint import available_models
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
+from maxwhisper.model import load_model
+from maxwhisper.transcribe import transcribe
 from maxwhisper.utils import FORMATS, write_transcript
 
 
@@ -52,9 +54,6 @@ def _transcribe(
         if temperature_increment_on_fallback <= 0:
             raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not above 0")
         temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
-
-    from maxwhisper.model import load_model  # MAX takes a while to import; --help and wrong options need not wait for it
-    from maxwhisper.transcribe import transcribe
 
     whisper = load_model(model, device, model_dir, threads or None)
     failed = 0

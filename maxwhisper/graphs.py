@@ -151,28 +151,37 @@ def decoder(
     return (at / "logits").record(max_ops.reshape(logits, grouped + [rows.shape[0], dims.n_vocab]))
 
 
-def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> Module:
+def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> tuple[Module, dict[str, list[str]]]:
     """All three graphs in one module, so that they compile together and share their kernels.
 
-    Each activation named in `capture` becomes an extra output of the graph that computes it, in data-flow order.
+    Each activation named in `capture` becomes an extra output of the graph that computes it, behind the graph's own, in data-flow
+    order. Returns the module and, for each graph, the names of its extra outputs.
+
+    Raises ValueError for names that no graph computes.
     """
-    module = Module()
+    module, captured = Module(), dict[str, list[str]]()
     wanted = set(capture)
     weights = {name: Weight(name, ACTIVATION_DTYPE, shape, device) for name, shape in weight_shapes(dims).items()}
     head_dim = dims.n_text_state // dims.n_text_head
+    n_kv = 2 * dims.n_text_layer
 
     def tensor(dtype: DType, *shape: str | int) -> TensorType:
         return TensorType(dtype, shape, device)
 
-    features = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
-    cross = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
-    cache = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
-    n_kv = 2 * dims.n_text_layer
-
-    def finish(graph: Graph, outputs: list[TensorValue], scope: Scope) -> None:
-        graph.output(*outputs, *(value for name, value in scope.activations.items() if name in wanted))
-
     log_mel = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_mels, 2 * dims.n_audio_ctx)
+    features = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
+    tokens = tensor(DType.int64, "n_audio", "n_group", "n")
+    positions = tensor(DType.int64, "n")
+    mask = tensor(ACTIVATION_DTYPE, "n", "n_kv")
+    rows = tensor(DType.int64, "n_rows")
+    self_kv = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
+    audio_kv = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+
+    def finish(graph: Graph, outputs: list[TensorValue], at: Scope) -> None:
+        extra = {name: value for name, value in at.activations.items() if name in wanted}
+        graph.output(*outputs, *extra.values())
+        captured[graph.name] = list(extra)
+
     with Graph("encoder", input_types=[log_mel], module=module) as graph:
         at = Scope(weights) / "encoder"
         finish(graph, [encoder(at, dims, graph.inputs[0].tensor)], at)
@@ -181,12 +190,13 @@ def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str
         at = Scope(weights) / "decoder"
         finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
 
-    tokens_type, positions_type = tensor(DType.int64, "n_audio", "n_group", "n"), tensor(DType.int64, "n")
-    inputs = [tokens_type, positions_type, tensor(ACTIVATION_DTYPE, "n", "n_kv"), tensor(DType.int64, "n_rows")]
-    with Graph("decoder", input_types=[*inputs, *[cache] * n_kv, *[cross] * n_kv], module=module) as graph:
+    with Graph("decoder", input_types=[tokens, positions, mask, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv], module=module) as graph:
         at = Scope(weights) / "decoder"
-        tokens, positions, mask, rows = (value.tensor for value in graph.inputs[:4])
-        self_kv = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
-        cross_values = [value.tensor for value in graph.inputs[4 + n_kv :]]
-        finish(graph, [decoder(at, dims, tokens, positions, mask, rows, self_kv, cross_values)], at)
-    return module
+        values = [value.tensor for value in graph.inputs[:4]]
+        buffers = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
+        audio = [value.tensor for value in graph.inputs[4 + n_kv :]]
+        finish(graph, [decoder(at, dims, *values, buffers, audio)], at)
+
+    if unknown := wanted.difference(*captured.values()):
+        raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")
+    return module, captured

@@ -47,7 +47,7 @@ class Whisper:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
         session = InferenceSession(devices=[self.device], num_threads=threads)
-        module = build_module(self.dims, DeviceRef.from_device(self.device))
+        module, _ = build_module(self.dims, DeviceRef.from_device(self.device))
         # Held here for as long as the graphs that may read them in place.
         self._weights = {name: np.asarray(array, np.float32, order="C") for name, array in checkpoint.weights.items()}
         try:

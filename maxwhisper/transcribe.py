@@ -48,6 +48,8 @@ def transcribe(
     Raises AudioError where the audio can't be used, OptionError for options that can't.
     """
     temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else [float(t) for t in temperature]
+    if not temperatures:
+        raise OptionError("no temperature is given to decode at; give one or several")
     rng = rng or np.random.default_rng(0)
     mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)  # padded, so that the last window is whole
     content_frames = mel.shape[-1] - N_FRAMES

@@ -1,0 +1,205 @@
+"""The command line: what it writes, what it prints, and how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import Trio
+from maxwhisper import cli, transcribe
+from maxwhisper.utils import FORMATS
+from reference.clips import packaged_clips
+from tests.checkpoint_writers import random_checkpoint, write_openai
+from tests.test_checkpoints import SMALL
+
+BECKETT = str(packaged_clips()["beckett"].path)
+COUNTING = str(packaged_clips()["en/counting"].path)
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The model that other tests use too; what was asked for is noted."""
+    asked = []
+
+    def load_model(*arguments: object) -> object:
+        asked.append(arguments)
+        return tiny_en.model
+
+    monkeypatch.setattr("maxwhisper.cli.load_model", load_model)
+    return asked
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["transcribe", *arguments])
+
+
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that says what went wrong."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maxwhisper:")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_all_formats_are_written_and_the_text_is_printed(tmp_path: Path, tiny_en: Trio, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(BECKETT, "-o", str(tmp_path / "new" / "folder")) == 0
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"beckett.{extension}" for extension in FORMATS}
+    result = json.loads((tmp_path / "new" / "folder" / "beckett.json").read_text())
+    assert result == transcribe(tiny_en.model, BECKETT, best_of=5)
+    printed = capsys.readouterr()
+    for segment in result["segments"]:
+        assert segment["text"].strip() in printed.out
+    assert "[00:00.000 --> " in printed.out
+    assert printed.err == ""  # no progress bar where nobody watches
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_one_format(output_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(COUNTING, "--output_dir", str(tmp_path), "--output_format", output_format, "--verbose", "False") == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"counting.{output_format}"]
+    assert capsys.readouterr().out == ""
+
+
+def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict = {}
+
+    def spy(model: object, audio: str, **options: object) -> dict:
+        seen.update(options, audio=audio)
+        return {"text": "", "segments": [], "language": "en"}
+
+    monkeypatch.setattr("maxwhisper.cli.transcribe", spy)
+    arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
+        --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
+        --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False"""
+    assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
+    assert compiled_once == [("base", "cpu", "models", 2)]
+    assert seen.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
+    assert seen == {
+        "audio": "talk.mp3",
+        "best_of": 3,
+        "beam_size": None,
+        "task": "translate",
+        "language": "German",
+        "initial_prompt": "Hallo",
+        "condition_on_previous_text": False,
+        "no_speech_threshold": None,
+        "compression_ratio_threshold": 3.0,
+        "logprob_threshold": -2.0,
+        "suppress_tokens": "1,2",
+        "length_penalty": 0.5,
+        "verbose": False,
+        "fp16": False,
+    }
+    assert run("talk.mp3", "-o", str(tmp_path), "--temperature_increment_on_fallback", "None") == 0
+    assert seen["temperature"] == [0.0]
+
+
+def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.wav").write_text("no sound")
+    assert run(COUNTING, str(tmp_path / "notes.wav"), BECKETT, "-o", str(tmp_path / "out"), "-f", "txt") == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"counting.txt", "beckett.txt"}
+    assert "notes.wav can't be read as audio" in failure(capsys)
+
+
+def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(COUNTING, "-o", str(tmp_path), "--language", "French", "-f", "json") == 0
+    assert json.loads((tmp_path / "counting.json").read_text())["language"] == "en"
+    assert "tiny.en knows only English" in failure(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--beam_size", "5"], "beam_size 5) is not there yet"),
+        (["--temperature", "-1"], "temperature -1.0 is negative"),
+        (["--temperature_increment_on_fallback", "0"], "is not above 0"),
+        (["--suppress_tokens", "x"], "'x' is no comma-separated list"),
+        (["--suppress_tokens", "60000"], "tokens that the vocabulary of 51864 lacks"),
+        (["missing.wav"], "missing.wav can't be read"),
+        (["."], ". is a folder"),
+        (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_line(
+    arguments: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(BECKETT, *arguments, "-o", str(tmp_path), "-f", "txt") == 1
+    assert match in failure(capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--model"], ["--task", "sing"], ["--language", "Klingon"], ["--verbose", "yes"], ["--nonsense"]])
+def test_wrong_usage_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(BECKETT, *arguments)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file_is_noticed_before_any_work(
+    tmp_path: Path, compiled_once: list[tuple], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        assert run(BECKETT, "-o", str(folder)) == 1
+        assert "choose another --output_dir" in failure(capsys)
+    assert compiled_once == []
+
+
+def test_a_folder_that_can_not_be_written_is_noticed(
+    tmp_path: Path, compiled_once: list[tuple], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    assert run(BECKETT, "-o", str(tmp_path)) == 1
+    assert "can't be written to" in failure(capsys)
+    assert compiled_once == []
+
+
+@pytest.mark.parametrize("option", ["--help", "transcribe --help"])
+def test_help_names_the_command(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(option.split())
+    assert caught.value.code == 0
+    assert "transcribe" in capsys.readouterr().out
+
+
+# The real program, in a process of its own.
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "maxwhisper", *arguments], capture_output=True, text=True, timeout=1200)
+
+
+def test_bad_models_are_named_without_a_traceback(tmp_path: Path) -> None:
+    whole = write_openai(tmp_path / "whole.pt", random_checkpoint(SMALL)).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    for model, match in (("tiny.fr", "no model 'tiny.fr'"), (str(tmp_path / "cut.pt"), "cut.pt is damaged")):
+        done = program("transcribe", BECKETT, "--model", model, "-o", str(tmp_path / "out"))
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert match in done.stderr
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_thread_counts_give_the_same_transcript(tmp_path: Path, device: str) -> None:
+    results = []
+    for threads in ("1", "2"):
+        out = tmp_path / threads
+        done = program("transcribe", BECKETT, "--threads", threads, "--device", device, "-o", str(out), "-f", "json")
+        assert done.returncode == 0, done.stderr
+        results.append([segment["tokens"] for segment in json.loads((out / "beckett.json").read_text())["segments"]])
+    assert results[0] == results[1]
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    """Neither to import the package nor to transcribe."""
+    script = f"""
+import sys
+from maxwhisper.cli import main
+assert main(["transcribe", {COUNTING!r}, "-o", {str(tmp_path)!r}]) == 0
+import maxwhisper
+loaded = {{"torch", "whisper", "librosa", "reference"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,126 @@
+"""The truth is checked too, and what compares with it can tell a difference."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import Trio
+from maxwhisper import log_mel_spectrogram, pad_or_trim
+from maxwhisper.audio import N_FRAMES
+from reference import definitions as define
+from reference.clips import packaged_clips
+from reference.transcripts import TokenDifference, Transcription, Window, compare, transcribe_with_max, transcribe_with_openai
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+def as_torch(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
+    return tuple(map(torch.from_numpy, arrays))
+
+
+def test_definitions_are_torchs_in_float64() -> None:
+    x, weight, bias = random(2, 7, 12), random(5, 12), random(5)
+    scale, shift = random(12), random(12) + 1
+    kernel = random(5, 12, 3)
+    q, k, v = random(2, 3, 7, 4), random(2, 3, 9, 4), random(2, 3, 9, 4)
+    torch_x, torch_kernel, torch_bias = as_torch(x, kernel, bias)
+    pairs = {
+        "layer_norm": (define.layer_norm(x, scale, shift), F.layer_norm(torch_x, (12,), *as_torch(scale, shift), eps=1e-5)),
+        "linear": (define.linear(x, weight, bias), F.linear(*as_torch(x, weight, bias))),
+        "gelu": (define.gelu(5 * x), F.gelu(5 * torch_x)),
+        "softmax": (define.softmax(9 * x), (9 * torch_x).softmax(-1)),
+        "attention": (define.softmax(define.attention_scores(q, k)) @ v, F.scaled_dot_product_attention(*as_torch(q, k, v))),
+        "causal attention": (
+            define.softmax(define.causal_mask(define.attention_scores(q, k[:, :, :7]), np.arange(7), np.arange(7))) @ v[:, :, :7],
+            F.scaled_dot_product_attention(*as_torch(q, k[:, :, :7], v[:, :, :7]), is_causal=True),
+        ),
+    }
+    for stride in (1, 2):
+        theirs = F.conv1d(torch_x.mT, torch_kernel, torch_bias, stride=stride, padding=1).mT
+        pairs[f"conv1d, stride {stride}"] = (define.conv1d(x, kernel, bias, stride), theirs)
+    for name, (ours, witness) in pairs.items():
+        assert ours.shape == tuple(witness.shape), name
+        assert abs(ours - witness.numpy()).max() < 1e-13, name
+
+
+def test_the_float64_model_is_openais(tiny_en: Trio) -> None:
+    """OpenAI Whisper's float32 lies around it."""
+    mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)[None]
+    tokens = np.array([[50257, 50363, 1675, 262]])
+    features = tiny_en.truth.encoder(mel)
+    logits = tiny_en.truth.decoder(tokens, features)
+    with torch.no_grad():
+        assert abs(tiny_en.judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < 1e-4
+        assert abs(tiny_en.judge(*as_torch(mel, tokens)).numpy() - logits).max() < 1e-3
+
+
+@pytest.fixture(scope="module")
+def transcriptions(tiny_en: Trio) -> tuple[Transcription, Transcription]:
+    samples = packaged_clips()["beckett"].samples
+    return transcribe_with_max(tiny_en.model, samples, temperature=0), transcribe_with_openai(tiny_en.judge, samples, temperature=0)
+
+
+def edit(transcription: Transcription, change: str) -> Transcription:
+    """A transcription with one thing changed."""
+    changed = copy.deepcopy(transcription)
+    segment = changed.result["segments"][0]
+    if change == "text":
+        changed.result["text"] += "!"
+    elif change == "language":
+        changed.result["language"] = "fr"
+    elif change == "segment lost":
+        changed.result["segments"].pop()
+    elif change == "field lost":
+        del segment["seek"]
+    elif change == "nan":
+        segment["avg_logprob"] = np.nan
+    elif change in ("avg_logprob", "compression_ratio", "no_speech_prob"):
+        segment[change] += 2e-3
+    elif change == "window token":
+        changed.windows[0].tokens[3] += 1
+    else:
+        segment[change] = segment[change] + (segment[change] if change == "tokens" else type(segment[change])(" " if change == "text" else 1))
+    return changed
+
+
+CHANGES = ["text", "language", "segment lost", "field lost", "nan", "avg_logprob", "compression_ratio", "no_speech_prob", "tokens", "start"]
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "end", "seek", "temperature", "id"])
+def test_any_change_of_a_transcript_is_a_difference(change: str, transcriptions: Any, tiny_en: Trio) -> None:
+    ours, theirs = transcriptions
+    assert compare(ours, theirs, tiny_en.model, tiny_en.judge, tiny_en.truth).is_equal
+    comparison = compare(edit(ours, change), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    assert not comparison.passes
+    assert len(comparison.differences) == 1
+
+
+def test_a_wrong_token_is_found_and_weighed(transcriptions: Any, tiny_en: Trio) -> None:
+    ours, theirs = transcriptions
+    comparison = compare(edit(ours, "window token"), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    difference = comparison.token_difference
+    assert difference is not None
+    assert (difference.window, difference.step, difference.token_max) == (0, 3, theirs.windows[0].tokens[3] + 1)
+    assert difference.margin > 0.1
+    assert difference.error_max < 1e-3
+    assert difference.error_openai < 1e-3
+    assert not comparison.passes
+
+
+@pytest.mark.parametrize(("margin", "is_rounding"), [(0.9e-5, True), (1.1e-5, False), (0.0, True), (np.nan, False)])
+def test_rounding_explains_only_margins_below_both_errors(margin: float, is_rounding: bool) -> None:
+    assert TokenDifference(0, 0, 1, 2, margin, error_max=6e-6, error_openai=4e-6).is_rounding is is_rounding
+
+
+def test_windows_hold_what_was_decoded(transcriptions: Any) -> None:
+    ours, theirs = transcriptions
+    for a, b in zip(ours.windows, theirs.windows, strict=True):
+        assert isinstance(a, Window)
+        assert (a.initial_tokens, a.tokens, a.temperature) == (b.initial_tokens, b.tokens, b.temperature)
+    assert ours.windows[0].tokens

@@ -1,0 +1,210 @@
+"""Transcripts are OpenAI Whisper's, token by token, on recorded speech."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import whisper
+
+from conftest import Trio
+from maxwhisper import AudioError, OptionError, transcribe
+from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.transcribe import split_at_timestamps
+from reference.clips import all_clips, extra_clips, packaged_clips
+from reference.transcripts import Comparison, compare, transcribe_with_max, transcribe_with_openai
+from tests.test_audio import chirp, write_audio
+from tests.test_decoding import Draws
+
+ENGLISH = [name for name, clip in all_clips().items() if clip.language == "en"]
+SPOKEN = [name for name in packaged_clips() if name != "beckett"]
+ALLOWED_ROUNDING = 1e-4  # of all steps
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Any:
+    """How many steps were compared, and at which of them rounding decided: few enough, and listed by name."""
+    steps: dict[str, int] = {}
+    rounding: dict[str, str] = {}
+    yield steps, rounding
+    for name, difference in rounding.items():
+        print(f"\ndecided by rounding: {name}: {difference}")
+    assert len(rounding) <= max(1, ALLOWED_ROUNDING * sum(steps.values())), rounding
+
+
+def compare_both(trio: Trio, samples: np.ndarray, **options: Any) -> Comparison:
+    options = {"temperature": 0.0, **options}
+    ours = transcribe_with_max(trio.model, samples, **options)
+    theirs = transcribe_with_openai(trio.judge, samples, **options)
+    return compare(ours, theirs, trio.model, trio.judge, trio.truth)
+
+
+def assert_same(trio: Trio, name: str, samples: np.ndarray, ledger: Any, **options: Any) -> None:
+    comparison = compare_both(trio, samples, **options)
+    steps, rounding = ledger
+    name = f"{name} {options}"
+    steps[name] = comparison.n_steps
+    if comparison.passes and comparison.token_difference:
+        rounding[name] = str(comparison.token_difference)
+    assert comparison.passes, "\n".join([name, *comparison.differences, str(comparison.token_difference)])
+
+
+@pytest.mark.parametrize("condition", [True, False])
+@pytest.mark.parametrize("name", ENGLISH)
+def test_english(name: str, condition: bool, tiny_en: Trio, ledger: Any) -> None:
+    assert_same(tiny_en, name, all_clips()[name].samples, ledger, condition_on_previous_text=condition)
+
+
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+@pytest.mark.parametrize("name", SPOKEN)
+def test_nine_languages(name: str, task: str, base: Trio, ledger: Any) -> None:
+    assert_same(base, name, packaged_clips()[name].samples, ledger, task=task)
+
+
+def joined(seconds: float) -> np.ndarray:
+    """Packaged English speech, one clip after the other, until it lasts longer than `seconds`."""
+    clips = [packaged_clips()[name].samples for name in ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world")]
+    total = sum(map(len, clips))
+    return np.concatenate(clips * (int(seconds * SAMPLE_RATE) // total + 1))
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_several_windows(condition: bool, tiny_en: Trio, ledger: Any) -> None:
+    samples = joined(70)
+    assert len(samples) > 70 * SAMPLE_RATE
+    assert_same(tiny_en, "joined", samples, ledger, condition_on_previous_text=condition)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"initial_prompt": "Samuel Beckett, Worstward Ho."},
+        {"without_timestamps": True},
+        {"no_speech_threshold": 0.0, "logprob_threshold": 0.0},
+        {"no_speech_threshold": None},
+        {"language": "English", "compression_ratio_threshold": None, "logprob_threshold": None},
+    ],
+)
+def test_options(options: dict[str, Any], tiny_en: Trio, ledger: Any) -> None:
+    assert_same(tiny_en, "beckett", packaged_clips()["beckett"].samples, ledger, **options)
+
+
+def test_fallback_decides_and_samples_as_openai_does(tiny_en: Trio, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds that the first attempts miss; the same draws for both."""
+    draws = Draws(monkeypatch)
+    options = {"temperature": (0.0, 0.4, 1.0), "logprob_threshold": -0.2, "compression_ratio_threshold": 1.05, "best_of": 2}
+    samples = joined(40)
+    ours = transcribe_with_max(tiny_en.model, samples, rng=draws.ours, **options)
+    theirs = transcribe_with_openai(tiny_en.judge, samples, **options)
+    assert [w.temperature for w in ours.windows] == [w.temperature for w in theirs.windows]
+    assert len({w.temperature for w in ours.windows}) == 3
+    comparison = compare(ours, theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    assert comparison.is_equal, comparison.differences
+
+
+def test_two_runs_are_the_same(tiny_en: Trio) -> None:
+    """Even where sampling is needed."""
+    options = {"temperature": (0.4, 1.0), "logprob_threshold": -0.2}
+    samples = packaged_clips()["beckett"].samples
+    assert transcribe(tiny_en.model, samples, **options) == transcribe(tiny_en.model, samples, **options)
+
+
+# Valid but unusual.
+
+
+def unusual() -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE).astype(np.float32)
+    return {
+        "one sample": np.array([0.5], np.float32),
+        "no sample": np.zeros(0, np.float32),
+        "half a second of silence": np.zeros(SAMPLE_RATE // 2, np.float32),
+        "silence": np.zeros(12 * SAMPLE_RATE, np.float32),
+        "silence for two windows": np.zeros(45 * SAMPLE_RATE, np.float32),
+        "noise": 0.1 * noise,
+        "clipped noise": np.clip(100 * noise, -1, 1),
+        "louder than full scale": 50 * packaged_clips()["en/counting"].samples,
+        "very quiet": 1e-4 * packaged_clips()["en/counting"].samples,
+        "float64": packaged_clips()["en/counting"].samples.astype(np.float64),
+    }
+
+
+@pytest.mark.parametrize("name", unusual())
+def test_unusual_samples(name: str, tiny_en: Trio, ledger: Any) -> None:
+    samples = unusual()[name]
+    options: dict[str, Any] = {"temperature": 0.0}
+    ours = transcribe_with_max(tiny_en.model, samples, **options)
+    theirs = transcribe_with_openai(tiny_en.judge, samples.astype(np.float32), **options)
+    comparison = compare(ours, theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    assert comparison.passes, comparison.differences
+
+
+@pytest.mark.parametrize(("rate", "layout", "n"), [(8000, "mono", 1), (96000, "5.1", 6)])
+def test_unusual_files(rate: int, layout: str, n: int, tiny_en: Trio, tmp_path: Path, ledger: Any) -> None:
+    import librosa
+
+    speech = librosa.resample(packaged_clips()["en/counting"].samples, orig_sr=SAMPLE_RATE, target_sr=rate)
+    path = write_audio(tmp_path / "speech.wav", np.tile(np.clip(speech, -1, 1), (n, 1)), rate, layout)
+    from maxwhisper import load_audio
+
+    ours = transcribe(tiny_en.model, path, temperature=0.0)
+    theirs = whisper.transcribe(tiny_en.judge, load_audio(path), temperature=0.0, fp16=False)
+    assert ours["text"] == theirs["text"]
+    assert [s["tokens"] for s in ours["segments"]] == [s["tokens"] for s in theirs["segments"]]
+
+
+def test_a_tone_is_no_reason_to_stop(tiny_en: Trio, ledger: Any) -> None:
+    assert_same(tiny_en, "chirp", chirp(8.0, SAMPLE_RATE).astype(np.float32), ledger)
+
+
+# What can't be used.
+
+
+def test_samples_that_are_no_number_are_refused(tiny_en: Trio) -> None:
+    with pytest.raises(AudioError, match="first at 3"):
+        transcribe(tiny_en.model, np.array([0, 0, 0, np.nan], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"language": "fr"}, "knows only English, not 'fr'"),
+        ({"language": "Klingon"}, "'Klingon'"),
+        ({"beam_size": 5}, "not there yet"),
+        ({"temperature": ()}, "no temperature"),
+        ({"temperatur": 0}, "temperatur"),
+    ],
+)
+def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: str, tiny_en: Trio) -> None:
+    with pytest.raises((OptionError, TypeError), match=match):
+        transcribe(tiny_en.model, np.zeros(SAMPLE_RATE, np.float32), **options)
+
+
+# Cutting a window into segments.
+
+BEGIN = 1000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "spans", "advance"),
+    [
+        ([], [(0.0, 8.0, [])], 800),
+        ([7, 8], [(0.0, 8.0, [7, 8])], 800),
+        ([BEGIN, 7, BEGIN + 100], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 800),
+        ([BEGIN, 7], [(0.0, 8.0, [BEGIN, 7])], 800),
+        ([BEGIN, 7, BEGIN + 100, BEGIN + 110, 8], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
+        ([BEGIN, 7, BEGIN + 100, BEGIN + 110], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
+        (
+            [BEGIN + 5, 7, BEGIN + 100, BEGIN + 110, 8, BEGIN + 150],
+            [(0.1, 2.0, [BEGIN + 5, 7, BEGIN + 100]), (2.2, 3.0, [BEGIN + 110, 8, BEGIN + 150])],
+            800,
+        ),
+    ],
+)
+def test_windows_are_cut_where_two_timestamps_meet(tokens: list[int], spans: list[Any], advance: int) -> None:
+    found, moved = split_at_timestamps(tokens, BEGIN, segment_size=800, n_audio_ctx=1500)
+    assert moved == advance
+    assert [(pytest.approx(start), pytest.approx(end), piece) for start, end, piece in found] == spans
+
+
+def test_extra_audio_is_all_used() -> None:
+    assert set(extra_clips()) <= set(ENGLISH)
