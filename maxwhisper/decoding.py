@@ -1,6 +1,6 @@
 """From logits to tokens, by the rules of OpenAI Whisper's `decoding.py`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -193,6 +193,11 @@ def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[
     return tokens, [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
 
 
+def likeliest(probs: dict[str, float]) -> str:
+    """The language of the highest probability, by code."""
+    return max(probs, key=lambda language: probs[language])
+
+
 class DecodingTask:
     """Decodes windows under one set of options; the parts that options don't change from window to window are made once."""
 
@@ -258,18 +263,16 @@ class DecodingTask:
         options, n_audio = self.options, audio.n_audio
         tokens = np.tile(self.initial_tokens, (n_audio, 1))
         languages = [self.tokenizer.language or "en"] * n_audio
-        language_probs: Sequence[dict[str, float] | None] = [None] * n_audio
         if self.model.is_multilingual and (options.language is None or options.task == "lang_id"):
             language_tokens, language_probs = detect_language(self.model, audio)
-            languages = [max(probs, key=lambda code: probs[code]) for probs in language_probs if probs]
+            languages = [likeliest(probs) for probs in language_probs]
             tokens[:, self.sot_index + 1] = language_tokens
-        if options.task == "lang_id":
-            return [DecodingResult(language, probs) for language, probs in zip(languages, language_probs)]
+            if options.task == "lang_id":
+                return [DecodingResult(language, probs) for language, probs in zip(languages, language_probs)]
 
         tokens, sum_logprobs, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
         groups = zip(
             languages,
-            language_probs,
             tokens.reshape(n_audio, self.n_group, -1),
             sum_logprobs.reshape(n_audio, self.n_group),
             no_speech_probs,
@@ -296,7 +299,7 @@ class DecodingTask:
         return tokens, sum_logprobs, no_speech_probs
 
     def _best(
-        self, language: str, probs: dict[str, float] | None, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float
+        self, language: str, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float
     ) -> DecodingResult:
         """The likeliest of a group's sequences, for its length."""
         sampled = [row[self.sample_begin :].tolist() for row in group]
@@ -309,7 +312,6 @@ class DecodingTask:
         text = self.tokenizer.decode(tokens).strip()
         return DecodingResult(
             language=language,
-            language_probs=probs,
             tokens=tokens,
             text=text,
             avg_logprob=float(sum_logprobs[best] / (len(tokens) + 1)),

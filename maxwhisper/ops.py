@@ -4,9 +4,14 @@ Each function builds one operation from graph values and knows nothing of weight
 Shapes may be symbolic; `...` stands for any leading dimensions.
 """
 
+import functools
 import math
 
-from max.graph import TensorValue, ops
+from max.graph import StaticDim, TensorValue, ops
+
+# MAX's matrix product on the CPU adds up one long sum per element, whose rounding error grows with its length: over the 1500 keys of an
+# attention it was 8 times PyTorch's. Sums of at most this many terms, added up in turn, keep it below 3 times.
+MAX_TERMS = 512
 
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
 
@@ -19,9 +24,19 @@ def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> Tensor
     return ops.layer_norm(x, weight, bias, LAYER_NORM_EPSILON)
 
 
+def matmul(a: TensorValue, b: TensorValue) -> TensorValue:
+    """`a @ b` for a [..., n, k] and b [..., k, m], the sum over a static k taken in equal blocks of at most `MAX_TERMS`."""
+    k = a.shape[-1]
+    if not isinstance(k, StaticDim) or int(k) <= MAX_TERMS:
+        return ops.matmul(a, b)
+    size = max(divisor for divisor in range(1, MAX_TERMS + 1) if int(k) % divisor == 0)
+    blocks = [slice(start, start + size) for start in range(0, int(k), size)]
+    return functools.reduce(ops.add, (ops.matmul(a[..., block], b[..., block, :]) for block in blocks))
+
+
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`. x [..., n_in]; weight [n_out, n_in]; bias [n_out]."""
-    y = ops.matmul(x, ops.transpose(weight, 0, 1))
+    y = matmul(x, ops.transpose(weight, 0, 1))
     return y if bias is None else y + bias
 
 
@@ -34,11 +49,13 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
     """Cross-correlate along time with one zero of padding on either side, as `torch.nn.functional.conv1d(padding=1)`.
 
     x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out].
-    Returns [batch, ceil(n_frames / stride), n_out].
+    Returns [batch, ceil(n_frames / stride), n_out]. A matrix product for each of the three taps: faster than MAX's convolution on the
+    CPU, more exact (each sums over n_in alone), and compiled already for the linear layers.
     """
-    taps = ops.unsqueeze(ops.permute(weight, [2, 1, 0]), 0)  # [1, 3, n_in, n_out]
-    y = ops.conv2d(ops.unsqueeze(x, 1), taps, stride=(1, stride), padding=(0, 0, 1, 1))
-    return ops.squeeze(y, 1) + bias
+    n_frames = int(x.shape[1])
+    padded = ops.pad(x, [0, 0, 1, 1, 0, 0])
+    taps = (linear(padded[:, tap : tap + n_frames : stride, :], weight[:, :, tap]) for tap in range(3))
+    return functools.reduce(ops.add, taps) + bias
 
 
 def token_embedding(tokens: TensorValue, weight: TensorValue) -> TensorValue:
@@ -64,7 +81,7 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
     q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
     """
     scale = ops.constant(1 / math.sqrt(int(q.shape[-1])), q.dtype, device=q.device)
-    return ops.matmul(q * scale, ops.transpose(k, -2, -1))
+    return matmul(q * scale, ops.transpose(k, -2, -1))
 
 
 def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:
@@ -82,4 +99,4 @@ def softmax(scores: TensorValue) -> TensorValue:
 
 def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     """`weights @ v`. weights [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim]."""
-    return ops.matmul(weights, v)
+    return matmul(weights, v)

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maxwhisper.audio import CHUNK_LENGTH, FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, log_mel_spectrogram, pad_or_trim
-from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language
+from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
 from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
 from maxwhisper.model import AudioFeatures, Whisper
@@ -168,7 +168,7 @@ def _language(model: Whisper, mel: np.ndarray, asked: str | None, verbose: bool 
         language_code(asked)
         return asked
     _, (probs,) = detect_language(model, pad_or_trim(mel, N_FRAMES))
-    language = max(probs, key=lambda code: probs[code])
+    language = likeliest(probs)
     if verbose is not None:
         tqdm.write(f"Detected language: {LANGUAGES[language].title()}")
     return language

@@ -13,6 +13,7 @@ from maxwhisper import log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from reference import definitions as define
 from reference.clips import packaged_clips
+from reference.openai import in_float64
 from reference.transcripts import TokenDifference, Transcription, Window, compare, transcribe_with_max, transcribe_with_openai
 
 
@@ -50,14 +51,13 @@ def test_definitions_are_torchs_in_float64() -> None:
 
 
 def test_the_float64_model_is_openais(tiny_en: Trio) -> None:
-    """OpenAI Whisper's float32 lies around it."""
-    mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)[None]
+    mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)[None].astype(np.float64)
     tokens = np.array([[50257, 50363, 1675, 262]])
     features = tiny_en.truth.encoder(mel)
-    logits = tiny_en.truth.decoder(tokens, features)
-    with torch.no_grad():
-        assert abs(tiny_en.judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < 1e-4
-        assert abs(tiny_en.judge(*as_torch(mel, tokens)).numpy() - logits).max() < 1e-3
+    with torch.no_grad(), in_float64(tiny_en.judge) as judge:
+        assert abs(judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < 1e-10
+        assert abs(judge(*as_torch(mel, tokens)).numpy() - tiny_en.truth.decoder(tokens, features)).max() < 1e-10
+    assert tiny_en.judge.decoder.ln.weight.dtype == torch.float32
 
 
 @pytest.fixture(scope="module")
