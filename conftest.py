@@ -1,9 +1,8 @@
 """What tests share: the device, the models compiled for it, their judges, and recorded speech."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest

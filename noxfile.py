@@ -15,6 +15,7 @@ SPEECH = (
 
 
 def install(session: nox.Session, *extra: str) -> None:
+    """The project as it lies here, with what tests and parity need."""
     session.install("-e", ".[test,base]", *extra)
     session.install("--no-deps", *SPEECH)
 

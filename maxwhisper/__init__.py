@@ -9,7 +9,7 @@ from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
 from maxwhisper.checkpoint import ModelDimensions, available_models
 from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
 from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
-from maxwhisper.model import Whisper, load_model
+from maxwhisper.model import Whisper, load_model, set_num_threads
 from maxwhisper.transcribe import transcribe
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "load_model",
     "log_mel_spectrogram",
     "pad_or_trim",
+    "set_num_threads",
     "transcribe",
 ]

@@ -90,9 +90,7 @@ def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
         return load_audio(audio)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise AudioError(
-            f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]"
-        )
+        raise AudioError(f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]")
     samples = samples.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(samples))
     if len(bad):

@@ -12,7 +12,7 @@ import numpy as np
 from maxwhisper.checkpoint import available_models
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
-from maxwhisper.model import load_model
+from maxwhisper.model import load_model, set_num_threads
 from maxwhisper.transcribe import transcribe
 from maxwhisper.utils import FORMATS, write_transcript
 
@@ -37,7 +37,7 @@ def _transcribe(
     model: str,
     model_dir: str | None,
     device: str,
-    threads: int | None,
+    threads: int,
     output_dir: str,
     output_format: str,
     temperature: float,
@@ -55,7 +55,9 @@ def _transcribe(
             raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not above 0")
         temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
 
-    whisper = load_model(model, device, model_dir, threads or None)
+    if threads:
+        set_num_threads(threads)
+    whisper = load_model(model, device, model_dir)
     failed = 0
     for path in audio:
         try:

@@ -104,7 +104,7 @@ class ApplyTimestampRules:
     max_initial_timestamp_index: int | None
 
     def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
-        begin, eot = self.tokenizer.timestamp_begin, self.tokenizer.eot
+        begin = self.tokenizer.timestamp_begin
         logits[:, self.tokenizer.no_timestamps] = -np.inf
         for row, sampled in zip(logits, tokens[:, self.sample_begin :]):
             self._pair(row, sampled)
@@ -298,9 +298,7 @@ class DecodingTask:
                 break
         return tokens, sum_logprobs, no_speech_probs
 
-    def _best(
-        self, language: str, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float
-    ) -> DecodingResult:
+    def _best(self, language: str, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float) -> DecodingResult:
         """The likeliest of a group's sequences, for its length."""
         sampled = [row[self.sample_begin :].tolist() for row in group]
         sampled = [row[: row.index(self.tokenizer.eot)] if self.tokenizer.eot in row else row for row in sampled]

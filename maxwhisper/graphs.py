@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from max.dtype import DType
-from max.graph import BufferType, BufferValue, DeviceRef, Dim, Graph, Module, TensorType, TensorValue, Weight
+from max.graph import BufferType, BufferValue, DeviceRef, Graph, Module, TensorType, TensorValue, Weight
 from max.graph import ops as max_ops
 
 from maxwhisper import ops
@@ -42,10 +42,12 @@ class Scope:
 
 
 def layer_norm(at: Scope, x: TensorValue) -> TensorValue:
+    """`ops.layer_norm` with the weights of this place."""
     return at.record(ops.layer_norm(x, at.weight("weight"), at.weight("bias")))
 
 
 def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
+    """`ops.linear` with the weights of this place."""
     return at.record(ops.linear(x, at.weight("weight"), at.weight("bias") if bias else None))
 
 
@@ -56,9 +58,7 @@ def keys_and_values(at: Scope, x: TensorValue, n_head: int) -> tuple[TensorValue
     return ops.split_heads(k, n_head), ops.split_heads(v, n_head)
 
 
-def attention(
-    at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None
-) -> TensorValue:
+def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None) -> TensorValue:
     """Multi-head attention of q [batch, n, n_state] to k, v [batch, n_head, n_kv, head_dim], and the output projection."""
     scores = ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k)
     scores = (at / "scores").record(scores if mask is None else ops.apply_mask(scores, mask))
@@ -68,6 +68,7 @@ def attention(
 
 
 def mlp(at: Scope, x: TensorValue) -> TensorValue:
+    """The second half of a block: layer norm, two linear layers with a GELU between them, and the residual around them."""
     h = linear(at / "mlp" / 0, layer_norm(at / "mlp_ln", x))
     h = (at / "mlp" / "gelu").record(ops.gelu(h))
     return (at / "mlp" / "residual").record(x + linear(at / "mlp" / 2, h))
@@ -103,20 +104,20 @@ def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> l
 def decoder(
     at: Scope,
     dims: ModelDimensions,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
     tokens: TensorValue,
     positions: TensorValue,
     mask: TensorValue,
     rows: TensorValue,
-    self_kv: Sequence[BufferValue],
-    cross_kv: Sequence[TensorValue],
 ) -> TensorValue:
     """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab].
 
+    self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
+    written at their positions. cross_kv: what the graph `cross_kv` returned.
     tokens int64 [n_audio, n_group, n]: the tokens that follow those already in the cache; a group shares one audio's features.
     positions int64 [n] of these tokens; mask [n, n_kv]: 0 where one of them sees one of all so far, itself included, else -inf.
     rows int64 [n_rows]: at which of the n tokens logits are wanted (the product with the vocabulary is the dearest of all).
-    self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
-    written at their positions. cross_kv: what the graph `cross_kv` returned.
     """
     n_audio, n_group, n = tokens.shape
     n_kv, n_head = mask.shape[1], dims.n_text_head
@@ -124,11 +125,11 @@ def decoder(
     here = (slice(TensorValue(n_kv - n), TensorValue(n_kv)), n)
 
     def cached(buffer: BufferValue, new: TensorValue) -> TensorValue:
-        buffer[:, :, :, here, :] = max_ops.reshape(new, grouped + [n_head, n, new.shape[-1]])
+        buffer[:, :, :, here, :] = max_ops.reshape(new, [*grouped, n_head, n, new.shape[-1]])
         valid = max_ops.buffer_load(buffer)[:, :, :, :n_kv, :]
-        return max_ops.reshape(valid, flat + [n_head, n_kv, new.shape[-1]])
+        return max_ops.reshape(valid, [*flat, n_head, n_kv, new.shape[-1]])
 
-    embedding = ops.token_embedding(max_ops.reshape(tokens, flat + [n]), at.weight("token_embedding.weight"))
+    embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), at.weight("token_embedding.weight"))
     x = (at / "embedding").record(embedding)
     x = (at / "positions").record(x + ops.token_embedding(positions, at.weight("positional_embedding")))
     for i in range(dims.n_text_layer):
@@ -136,8 +137,8 @@ def decoder(
         attn, cross_attn = block / "attn", block / "cross_attn"
         h = layer_norm(block / "attn_ln", x)
         q = linear(attn / "query", h)
-        kv = [cached(*pair) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head))]
-        h = attention(attn, q, *kv, mask=mask)
+        k, v = (cached(*pair) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head)))
+        h = attention(attn, q, k, v, mask)
         x = (attn / "residual").record(x + h)
         # A group's queries all attend to the same audio, so they stand side by side along the query axis.
         h = layer_norm(block / "cross_attn_ln", x)
@@ -148,7 +149,7 @@ def decoder(
     x = layer_norm(at / "ln", x)
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
     logits = ops.linear(max_ops.permute(x, [1, 0, 2]), at.weight("token_embedding.weight"))
-    return (at / "logits").record(max_ops.reshape(logits, grouped + [rows.shape[0], dims.n_vocab]))
+    return (at / "logits").record(max_ops.reshape(logits, [*grouped, rows.shape[0], dims.n_vocab]))
 
 
 def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> tuple[Module, dict[str, list[str]]]:
@@ -192,10 +193,10 @@ def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str
 
     with Graph("decoder", input_types=[tokens, positions, mask, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv], module=module) as graph:
         at = Scope(weights) / "decoder"
-        values = [value.tensor for value in graph.inputs[:4]]
+        inputs = (value.tensor for value in graph.inputs[:4])
         buffers = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
         audio = [value.tensor for value in graph.inputs[4 + n_kv :]]
-        finish(graph, [decoder(at, dims, *values, buffers, audio)], at)
+        finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
 
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")

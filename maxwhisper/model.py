@@ -3,14 +3,12 @@
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
-from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
 
@@ -38,15 +36,15 @@ class AudioFeatures:
 class Whisper:
     """A model's three graphs, compiled for one device.
 
-    checkpoint: the weights; device: "cpu" or "gpu"; threads: how many the CPU graphs use (all cores by default).
+    checkpoint: the weights; device: "cpu" or "gpu".
 
     Raises OptionError for a device that is not there, WhisperError where MAX can't compile the graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
-        session = InferenceSession(devices=[self.device], num_threads=threads)
+        session = InferenceSession(devices=[self.device])
         module, _ = build_module(self.dims, DeviceRef.from_device(self.device))
         # Held here for as long as the graphs that may read them in place.
         self._weights = {name: np.asarray(array, np.float32, order="C") for name, array in checkpoint.weights.items()}
@@ -119,7 +117,6 @@ def load_model(
     name: str | os.PathLike[str] = "tiny.en",
     device: str = "cpu",
     download_root: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
 ) -> Whisper:
     """Load a model by its official name, or from a file or folder, and compile it for a device ("cpu" or "gpu").
 
@@ -128,16 +125,39 @@ def load_model(
 
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there.
     """
-    return Whisper(load_checkpoint(name, download_root), device, threads)
+    return Whisper(load_checkpoint(name, download_root), device)
 
 
 def find_device(name: str) -> Device:
     """Raises OptionError for a name other than "cpu" and "gpu", and for "gpu" where MAX finds none."""
+    global _max_has_started
     if name not in ("cpu", "gpu"):
         raise OptionError(f"device {name!r} is neither 'cpu' nor 'gpu'")
     if name == "gpu" and not accelerator_count():
         raise OptionError("MAX finds no GPU here; use the device 'cpu'")
+    _max_has_started = True
     return Accelerator() if name == "gpu" else CPU()
+
+
+_max_has_started = False
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads on the CPU, in this whole process; to be called before the first model is loaded. All cores by default.
+
+    MAX starts one thread for each core that the process may use, so this leaves it that many. (`InferenceSession` has an argument for
+    the number of threads, but MAX 26.7 aborts the process when it is used: `tests/test_max_defects.py`.)
+
+    Raises OptionError where a model has been loaded already, there are fewer cores, or the system can't limit them.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise OptionError("the number of threads can't be chosen on this system, only on Linux")
+    cores = sorted(os.sched_getaffinity(0))
+    if not 0 < n <= len(cores):
+        raise OptionError(f"{n} threads can't be used on {len(cores)} cores; give 1 to {len(cores)}")
+    if _max_has_started:
+        raise OptionError("the number of threads must be set before the first model is loaded")
+    os.sched_setaffinity(0, cores[:n])
 
 
 @contextmanager

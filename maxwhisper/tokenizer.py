@@ -136,7 +136,8 @@ class Tokenizer:
         Hyphens and apostrophes are suppressed only at the start of a word. Symbols of several tokens are suppressed where they are
         musical, by their first token: U+2640 to U+267F share it, and all of those may go.
         """
-        symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()]
+        symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』']
+        symbols += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()  # noqa: SIM905 readable as it is
         musical = "♩♪♫♬♭♮♯"
         found = {self.encode(" -")[0], self.encode(" '")[0]}
         for symbol in [*symbols, *musical]:
@@ -147,9 +148,7 @@ class Tokenizer:
 
 
 @lru_cache
-def get_tokenizer(
-    multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None
-) -> Tokenizer:
+def get_tokenizer(multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None) -> Tokenizer:
     """The tokenizer of a multilingual or an English-only model, set to a language (by code or name) and a task.
 
     Raises OptionError for a language or task that Whisper doesn't have.

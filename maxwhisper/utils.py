@@ -31,20 +31,23 @@ def format_timestamp(seconds: float, always_include_hours: bool = False, decimal
 
 
 def to_txt(result: Transcript) -> str:
+    """A line for each segment."""
     return "".join(f"{segment['text'].strip()}\n" for segment in result["segments"])
 
 
 def to_vtt(result: Transcript) -> str:
+    """WebVTT subtitles."""
     return "WEBVTT\n\n" + "".join(f"{start} --> {end}\n{text}\n\n" for start, end, text in _subtitles(result, False, "."))
 
 
 def to_srt(result: Transcript) -> str:
+    """SubRip subtitles."""
     subtitles = enumerate(_subtitles(result, True, ","), start=1)
     return "".join(f"{i}\n{start} --> {end}\n{text}\n\n" for i, (start, end, text) in subtitles)
 
 
 def to_tsv(result: Transcript) -> str:
-    """Times in whole milliseconds, which no locale writes differently."""
+    """Tab-separated values; times in whole milliseconds, which no locale writes differently."""
     rows = (
         f"{round(1000 * segment['start'])}\t{round(1000 * segment['end'])}\t{segment['text'].strip().replace(chr(9), ' ')}\n"
         for segment in result["segments"]
@@ -53,6 +56,7 @@ def to_tsv(result: Transcript) -> str:
 
 
 def to_json(result: Transcript) -> str:
+    """Everything that `transcribe` returned."""
     return json.dumps(result)
 
 

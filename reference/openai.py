@@ -29,6 +29,30 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     return model.eval()
 
 
+# What reads the channels of the residual stream, and what writes them, at either end of the names.
+_READ_CHANNELS = ("query.weight", "key.weight", "value.weight", "mlp.0.weight", "positional_embedding", "token_embedding.weight")
+_WRITE_CHANNELS = ("out.weight", "out.bias", "mlp.2.weight", "mlp.2.bias", "conv2.weight", "conv2.bias")
+_LAYER_NORMS = ("ln.weight", "ln.bias", "ln_post.weight", "ln_post.bias")
+
+
+def reordered(model: whisper.Whisper, seed: int) -> tuple[whisper.Whisper, np.ndarray]:
+    """The same model with the channels of its residual stream in another order, and that order.
+
+    It computes the same numbers (audio features in the new order, logits as they were) and rounds differently, for every sum over the
+    channels runs in another order.
+    """
+    order = np.random.default_rng(seed).permutation(model.dims.n_audio_state)
+    state = dict(model.state_dict())
+    for name, weight in state.items():
+        if name.endswith(_READ_CHANNELS):
+            state[name] = weight[:, order]
+        elif name.endswith((*_WRITE_CHANNELS, *_LAYER_NORMS)):
+            state[name] = weight[order]
+    equivalent = whisper.model.Whisper(model.dims)
+    equivalent.load_state_dict(state)
+    return equivalent.eval(), order
+
+
 @contextmanager
 def in_float64(model: whisper.Whisper) -> Iterator[whisper.Whisper]:
     """The same model in float64. Its casts to float32, in layer norm and behind the logits, are without effect meanwhile."""

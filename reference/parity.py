@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.print(table)
     median = sorted(speed_ups)[len(speed_ups) // 2]
-    console.print(f"{'[green]equal' if passed else '[red]DIFFERENT'}[/] over {steps} decoder steps; MAX {median:.1f} times as fast (median)")
+    console.print(
+        f"{'[green]equal' if passed else '[red]DIFFERENT'}[/] over {steps} decoder steps; MAX {median:.1f} times as fast (median)"
+    )
     return 0 if passed else 1
 
 

@@ -97,6 +97,7 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
+        """Nothing differs."""
         return not self.differences
 
     @property
@@ -146,9 +147,7 @@ def _first_token_difference(
     return None
 
 
-def _weigh(
-    i: int, ours: Window, theirs: Window, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
-) -> TokenDifference:
+def _weigh(i: int, ours: Window, theirs: Window, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper) -> TokenDifference:
     assert theirs.mel is not None
     eot = whisper.tokenizer.get_tokenizer(judge.is_multilingual, num_languages=judge.num_languages).eot
     a, b = [*ours.tokens, eot], [*theirs.tokens, eot]

@@ -16,7 +16,7 @@ from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
 def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int = 0) -> Checkpoint:
     """Weights of a small normal distribution, so that activations stay finite."""
     rng = np.random.default_rng(seed)
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
     for name, shape in weight_shapes(dims).items():
         offset = 1.0 if re.search(r"ln(_post)?\.weight$", name) else 0.0
         weights[name] = (offset + 0.1 * rng.standard_normal(shape, np.float32)).astype(dtype)

@@ -4,6 +4,7 @@ import os
 import time
 import wave
 from pathlib import Path
+from typing import Any
 
 import av
 import librosa
@@ -34,7 +35,7 @@ def write_audio(path: Path, samples: np.ndarray, rate: int, layout: str = "mono"
         if with_video:
             video = container.add_stream("mpeg4", rate=10)
             video.width = video.height = 32
-        stream = container.add_stream(codec, rate=rate, layout=layout, format=sample_format)
+        stream: Any = container.add_stream(codec, rate=rate, layout=layout, format=sample_format)
         packed = np.ascontiguousarray((samples.T * 32767).round().astype(np.int16).reshape(1, -1))
         frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
         frame.sample_rate = rate

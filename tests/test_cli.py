@@ -69,11 +69,13 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         return {"text": "", "segments": [], "language": "en"}
 
     monkeypatch.setattr("maxwhisper.cli.transcribe", spy)
+    monkeypatch.setattr("maxwhisper.cli.set_num_threads", lambda n: seen.update(threads=n))
     arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
         --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
-    assert compiled_once == [("base", "cpu", "models", 2)]
+    assert compiled_once == [("base", "cpu", "models")]
+    assert seen.pop("threads") == 2
     assert seen.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
     assert seen == {
         "audio": "talk.mp3",
@@ -116,6 +118,7 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["--temperature_increment_on_fallback", "0"], "is not above 0"),
         (["--suppress_tokens", "x"], "'x' is no comma-separated list"),
         (["--suppress_tokens", "60000"], "tokens that the vocabulary of 51864 lacks"),
+        (["--threads", "-1"], "-1 threads can't be used"),
         (["missing.wav"], "missing.wav can't be read"),
         (["."], ". is a folder"),
         (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),

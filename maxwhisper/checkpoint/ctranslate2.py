@@ -47,7 +47,7 @@ def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
     """
     try:
         variables = _variables(data)
-        weights, sizes = {}, {}
+        weights, sizes = dict[str, np.ndarray](), dict[str, int]()
         for name, array in variables.items():
             if array.ndim == 0:
                 sizes[name] = int(array)

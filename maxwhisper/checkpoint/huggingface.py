@@ -60,7 +60,7 @@ def read_huggingface(folder: Path, files: list[Path]) -> Checkpoint:
         raise CheckpointError(f"{config_path} can't be read ({error.strerror}); it must lie beside the weights") from error
     except MALFORMED as error:
         raise CheckpointError(f"{config_path} is damaged or not a Whisper model's ({error!r})") from error
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
     for path in files:
         try:
             tensors = safetensors.deserialize(path.read_bytes())
