@@ -31,6 +31,7 @@ def test_definitions_are_torchs_in_float64() -> None:
     kernel = random(5, 12, 3)
     q, k, v = random(2, 3, 7, 4), random(2, 3, 9, 4), random(2, 3, 9, 4)
     torch_x, torch_kernel, torch_bias = as_torch(x, kernel, bias)
+    torch_q, torch_k, torch_v = as_torch(q, k[:, :, :7], v[:, :, :7])
     pairs = {
         "layer_norm": (define.layer_norm(x, scale, shift), F.layer_norm(torch_x, (12,), *as_torch(scale, shift))),
         "linear": (define.linear(x, weight, bias), F.linear(*as_torch(x, weight, bias))),
@@ -39,7 +40,7 @@ def test_definitions_are_torchs_in_float64() -> None:
         "attention": (define.softmax(define.attention_scores(q, k)) @ v, F.scaled_dot_product_attention(*as_torch(q, k, v))),
         "causal attention": (
             define.softmax(define.causal_mask(define.attention_scores(q, k[:, :, :7]), np.arange(7), np.arange(7))) @ v[:, :, :7],
-            F.scaled_dot_product_attention(*as_torch(q, k[:, :, :7], v[:, :, :7]), None, 0.0, True),
+            F.scaled_dot_product_attention(torch_q, torch_k, torch_v, is_causal=True),
         ),
     }
     for stride in (1, 2):
