@@ -1,11 +1,14 @@
 """What tests share: the device, the models compiled for it, their judges, and recorded speech."""
 
+import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import pytest
+import torch
 import whisper
 
 from maxwhisper import Whisper
@@ -28,6 +31,21 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.config.getoption("--device")
 
 
+def remembering(encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """OpenAI's encoder is the slowest part of the suite, and many tests show it the same windows."""
+    known: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    def encode_once(mel: torch.Tensor) -> torch.Tensor:
+        key = hashlib.sha256(mel.numpy().tobytes()).digest()
+        if key not in known:
+            known[key] = encode(mel)
+        if len(known) > 100:
+            known.popitem(last=False)
+        return known[key]
+
+    return encode_once
+
+
 class Trio:
     """One checkpoint three times over: on MAX, in OpenAI Whisper, and in NumPy float64."""
 
@@ -35,6 +53,7 @@ class Trio:
         self.checkpoint = checkpoint
         self.model = Whisper(checkpoint, device)
         self.judge: whisper.Whisper = load_openai(checkpoint)
+        self.judge.encoder.forward = remembering(self.judge.encoder.forward)
         self.truth = NumpyWhisper(checkpoint)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -35,16 +36,14 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
         raise AudioError(f"{path} is a folder; name the audio files in it")
     try:
         with av.open(path, metadata_errors="ignore") as container:
-            if not container.streams.audio:
+            stream = container.streams.best("audio")
+            if stream is None:
                 raise AudioError(f"{path} holds no audio; give a sound or video file")
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=sr)
-            frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
-            frames += resampler.resample(None)
-            promised = _promised_seconds(path, container, stream)
-    except av.FFmpegError as error:
+            pieces = [np.empty(0, np.int16), *_resampled(path, container, stream, sr)]
+            samples = np.concatenate(pieces)
+            promised = _promised_seconds(path, container, stream, len(samples) / sr)
+    except (av.FFmpegError, OSError) as error:
         raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
-    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames]) if frames else np.empty(0, np.int16)
     if len(samples) == 0:
         raise AudioError(f"{path} holds no audio samples; record or export it anew")
     if len(samples) / sr < promised - _CUT_SECONDS:
@@ -54,31 +53,61 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
     return samples.astype(np.float32) / 32768.0
 
 
-def _promised_seconds(path: str, container: Any, stream: Any) -> float:
-    """How long the audio is by the file's own header, or 0 where it doesn't say."""
+def _resampled(path: str, container: Any, stream: Any, rate: int) -> Iterator[np.ndarray]:
+    """The stream's samples, int16 [n_samples] at `rate` Hz, piece by piece. Rate and channels may change on the way, as in joined files."""
+    resampler: Any = None
+    seen = None
+    for frame in _decoded(path, container, stream):
+        if (frame.format.name, frame.layout.name, frame.sample_rate) != seen:
+            if resampler is not None:
+                yield from (out.to_ndarray()[0] for out in resampler.resample(None))
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
+            seen = (frame.format.name, frame.layout.name, frame.sample_rate)
+        yield from (out.to_ndarray()[0] for out in resampler.resample(frame))
+    if resampler is not None:
+        yield from (out.to_ndarray()[0] for out in resampler.resample(None))
+
+
+def _decoded(path: str, container: Any, stream: Any) -> Iterator[Any]:
+    """The stream's frames. Damaged packets are left out, as FFmpeg leaves them out; a file that lacks much is found by its length."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            continue
+        for frame in frames:
+            if frame.format.name.startswith(("flt", "dbl")) and not np.isfinite(frame.to_ndarray()).all():
+                raise AudioError(f"{path} has samples that are no finite number, {frame.time:.2f} s from its start; repair the recording")
+            yield frame
+
+
+def _promised_seconds(path: str, container: Any, stream: Any, found: float) -> float:
+    """How long the audio is by the file's own header, or 0 where it doesn't say; `found` seconds were decoded."""
     formats = set(container.format.name.split(","))
-    if "wav" in formats:
-        return _wav_seconds(path)
+    if "wav" in formats and os.path.isfile(path):
+        return found * _wav_bytes_promised(path)
     if formats.isdisjoint(_EXACT_DURATION):
         return 0.0
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base
+    alone = len(container.streams) == 1  # else the file's duration may be that of its pictures
+    return (container.duration or 0) / av.time_base if alone else 0.0
 
 
-def _wav_seconds(path: str) -> float:
-    """How long a wav file says it is; FFmpeg tells how much is there. 0 where it was written to a pipe and doesn't know."""
-    byte_rate = 0
+def _wav_bytes_promised(path: str) -> float:
+    """How many bytes of samples a wav file says it has, for each that is there; 0 where it was written to a pipe and doesn't know."""
     with open(path, "rb") as file:
         file.seek(12)  # "RIFF", a size, "WAVE"
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack("<4sI", header)
             if name == b"data":
-                return size / byte_rate if byte_rate and size < 2**32 - 1 else 0.0
-            chunk = file.read(size + size % 2)
-            if name == b"fmt " and size >= 12:
-                byte_rate = struct.unpack_from("<8xI", chunk)[0]
+                there = os.path.getsize(path) - file.tell()
+                return size / there if there and size < _UNKNOWN_SIZE else 0.0
+            file.seek(size + size % 2, os.SEEK_CUR)
     return 0.0
+
+
+_UNKNOWN_SIZE = 0x7FFFF000  # programs that write to pipes put this or more
 
 
 def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The command line: `maxwhisper transcribe AUDIO …`, with the options of `whisper`."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections import Counter
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from maxwhisper.checkpoint import available_models
+from maxwhisper.decoding import DecodingOptions
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import load_model, set_num_threads
-from maxwhisper.transcribe import transcribe
+from maxwhisper.transcribe import options_for_each, transcribe
 from maxwhisper.utils import FORMATS, write_transcript
 
 
@@ -51,10 +53,14 @@ def _transcribe(
         language = "en"
     temperatures = [temperature]
     if temperature_increment_on_fallback is not None:
-        if temperature_increment_on_fallback <= 0:
-            raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not above 0")
+        if not 0.01 <= temperature_increment_on_fallback <= 1:
+            raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not between 0.01 and 1")
+        if not 0 <= temperature < np.inf:
+            raise OptionError(f"--temperature {temperature} is not 0 or more")
         temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
 
+    decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
+    options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
     if threads:
         set_num_threads(threads)
     whisper = load_model(model, device, model_dir)

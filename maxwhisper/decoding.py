@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         if self.beam_size is not None:
             raise OptionError(f"beam search (beam_size {self.beam_size}) is not there yet; leave beam_size out to decode greedily")
-        if self.temperature < 0:
-            raise OptionError(f"temperature {self.temperature} is negative; give 0 or more")
+        if not 0 <= self.temperature < np.inf:
+            raise OptionError(f"temperature {self.temperature} is not 0 or more")
         if self.best_of is not None and self.best_of < 1:
             raise OptionError(f"best_of {self.best_of} leaves nothing to choose from; give 1 or more")
         if self.best_of is not None and self.temperature == 0:
@@ -52,7 +52,7 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """What was decoded from a window; fields as `whisper.DecodingResult`."""
+    """What was decoded from a window; fields as `whisper.DecodingResult`, but for the audio features."""
 
     language: str
     language_probs: dict[str, float] | None = None
@@ -176,10 +176,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits - logsumexp(logits)[..., None])
 
 
-def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[np.ndarray, list[dict[str, float]]]:
+def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[Any, Any]:
     """The likeliest language of each window, as a token, and the probability of every language, as a dict by code.
 
-    audio: log-mel windows [n_audio, n_mels, 3000], or their features. As `whisper.detect_language`.
+    audio: log-mel windows [n_audio, n_mels, 3000] or their features; one window [n_mels, 3000] gives one token and one dict.
+    As `whisper.detect_language`.
 
     Raises OptionError for English-only models.
     """
@@ -190,7 +191,8 @@ def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[
     start = np.full((features.n_audio, 1, 1), tokenizer.sot)
     logits = model.decoder(features).logits(start)[:, 0, 0, list(tokenizer.all_language_tokens)]
     tokens = np.array(tokenizer.all_language_tokens)[logits.argmax(axis=-1)]
-    return tokens, [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
+    probs = [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
+    return (tokens[0], probs[0]) if isinstance(audio, np.ndarray) and audio.ndim == 2 else (tokens, probs)
 
 
 def likeliest(probs: dict[str, float]) -> str:
@@ -199,7 +201,7 @@ def likeliest(probs: dict[str, float]) -> str:
 
 
 class DecodingTask:
-    """Decodes windows under one set of options; the parts that options don't change from window to window are made once."""
+    """Decodes windows under one set of options."""
 
     def __init__(self, model: Whisper, options: DecodingOptions, rng: np.random.Generator | None = None) -> None:
         self.model = model
@@ -241,7 +243,7 @@ class DecodingTask:
         if not options.without_timestamps:
             index = None
             if options.max_initial_timestamp:
-                index = round(options.max_initial_timestamp * self.model.dims.n_audio_ctx / CHUNK_LENGTH)
+                index = round(options.max_initial_timestamp / (CHUNK_LENGTH / self.model.dims.n_audio_ctx))
             filters.append(ApplyTimestampRules(self.tokenizer, self.sample_begin, index))
         return filters
 
@@ -251,7 +253,7 @@ class DecodingTask:
             tokens = {int(token) for token in (asked.split(",") if isinstance(asked, str) else asked)}
         except ValueError as error:
             raise OptionError(f"suppress_tokens {asked!r} is no comma-separated list of token ids") from error
-        if not tokens <= set(range(-1, n_vocab)):
+        if tokens and not -1 <= min(tokens) <= max(tokens) < n_vocab:
             raise OptionError(f"suppress_tokens {asked!r} names tokens that the vocabulary of {n_vocab} lacks")
         if -1 in tokens:
             tokens = tokens - {-1} | set(tokenizer.non_speech_tokens)
@@ -262,13 +264,13 @@ class DecodingTask:
         """Decode each window of a batch."""
         options, n_audio = self.options, audio.n_audio
         tokens = np.tile(self.initial_tokens, (n_audio, 1))
-        languages = [self.tokenizer.language or "en"] * n_audio
-        if self.model.is_multilingual and (options.language is None or options.task == "lang_id"):
-            language_tokens, language_probs = detect_language(self.model, audio)
+        languages = [options.language or "en"] * n_audio
+        if options.task == "lang_id":
+            _, language_probs = detect_language(self.model, audio)
+            return [DecodingResult(likeliest(probs), probs) for probs in language_probs]
+        if options.language is None and self.model.is_multilingual:
+            tokens[:, self.sot_index + 1], language_probs = detect_language(self.model, audio)
             languages = [likeliest(probs) for probs in language_probs]
-            tokens[:, self.sot_index + 1] = language_tokens
-            if options.task == "lang_id":
-                return [DecodingResult(language, probs) for language, probs in zip(languages, language_probs)]
 
         tokens, sum_logprobs, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
         groups = zip(

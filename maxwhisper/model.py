@@ -52,7 +52,8 @@ class Whisper:
             with _notice(f"compiling Whisper's graphs for the {device} (minutes the first time, then kept in MAX's cache)…"):
                 self._graphs = session.load_all(module, weights_registry=self._weights)
         except RuntimeError as error:
-            raise WhisperError(f"MAX could not compile the model for {device}: {error}") from error
+            reason, *_ = str(error).split("\n")
+            raise WhisperError(f"MAX could not compile the model for the {device}: {reason}") from error
 
     @property
     def is_multilingual(self) -> bool:
@@ -143,9 +144,9 @@ _max_has_started = False
 
 
 def set_num_threads(n: int) -> None:
-    """Use `n` threads on the CPU, in this whole process; to be called before the first model is loaded. All cores by default.
+    """Use `n` threads on the CPU; to be called before the first model is loaded, by the thread that loads it. All cores by default.
 
-    MAX starts one thread for each core that the process may use, so this leaves it that many. (`InferenceSession` has an argument for
+    MAX starts one thread for each core that it may use, so this leaves it that many. (`InferenceSession` has an argument for
     the number of threads, but MAX 26.7 aborts the process when it is used: `tests/test_max_defects.py`.)
 
     Raises OptionError where a model has been loaded already, there are fewer cores, or the system can't limit them.

@@ -36,7 +36,7 @@ def matmul(a: TensorValue, b: TensorValue) -> TensorValue:
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`. x [..., n_in]; weight [n_out, n_in]; bias [n_out]."""
-    y = matmul(x, ops.transpose(weight, 0, 1))
+    y = ops.matmul(x, ops.transpose(weight, 0, 1))
     return y if bias is None else y + bias
 
 
@@ -81,7 +81,7 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
     q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
     """
     scale = ops.constant(1 / math.sqrt(int(q.shape[-1])), q.dtype, device=q.device)
-    return matmul(q * scale, ops.transpose(k, -2, -1))
+    return ops.matmul(q * scale, ops.transpose(k, -2, -1))
 
 
 def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:

@@ -54,7 +54,11 @@ class Tokenizer:
     task: str | None = None
 
     def encode(self, text: str, **kwargs: Any) -> list[int]:
-        return self.encoding.encode(text, **kwargs)
+        """Raises OptionError where the text holds a special token, such as `<|endoftext|>`, that `kwargs` don't allow."""
+        try:
+            return self.encoding.encode(text, **kwargs)
+        except ValueError as error:
+            raise OptionError(f"{text!r} holds one of Whisper's special tokens; write it in another way") from error
 
     def decode(self, token_ids: list[int], **kwargs: Any) -> str:
         """The text of the tokens; timestamps are left out."""

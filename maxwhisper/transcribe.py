@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,27 +48,17 @@ def transcribe(
 
     Raises AudioError where the audio can't be used, OptionError for options that can't.
     """
-    temperatures = [float(temperature)] if isinstance(temperature, (int, float)) else [float(t) for t in temperature]
-    if not temperatures:
-        raise OptionError("no temperature is given to decode at; give one or several")
+    attempts = options_for_each(temperature, decode_options)
     rng = rng or np.random.default_rng(0)
     mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)  # padded, so that the last window is whole
     content_frames = mel.shape[-1] - N_FRAMES
 
-    language = decode_options["language"] = _language(model, mel, decode_options.get("language"), verbose)
-    tokenizer = get_tokenizer(
-        model.is_multilingual,
-        num_languages=model.num_languages,
-        language=language,
-        task=decode_options.get("task", "transcribe"),
-    )
+    language = _language(model, mel, attempts[0].language, verbose)
+    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=attempts[0].task)
 
     def decode_with_fallback(window: AudioFeatures, prompt: list[int]) -> DecodingResult:
-        for t in temperatures:
-            options = {**decode_options, "prompt": prompt, "temperature": t}
-            if t == 0:
-                options.pop("best_of", None)
-            (result,) = DecodingTask(model, DecodingOptions(**options), rng).run(window)
+        for options in attempts:
+            (result,) = DecodingTask(model, replace(options, prompt=prompt, language=language), rng).run(window)
             unlikely = logprob_threshold is not None and result.avg_logprob < logprob_threshold
             repetitive = compression_ratio_threshold is not None and result.compression_ratio > compression_ratio_threshold
             silent = no_speech_threshold is not None and result.no_speech_prob > no_speech_threshold
@@ -109,6 +100,18 @@ def transcribe(
             seek += advance
 
     return {"text": tokenizer.decode(all_tokens[len(prompt_tokens) :]), "segments": all_segments, "language": language}
+
+
+def options_for_each(temperature: float | Sequence[float], decode_options: dict[str, Any]) -> list[DecodingOptions]:
+    """The options of each attempt at a window, one for each temperature.
+
+    Raises OptionError where there is no temperature, or options can't be used.
+    """
+    temperatures = np.atleast_1d(np.asarray(temperature, float)).tolist()
+    if not temperatures:
+        raise OptionError("no temperature is given to decode at; give one or several")
+    greedy = {**decode_options, "best_of": None}  # where nothing is sampled, there is nothing to choose from
+    return [DecodingOptions(**(greedy if t == 0 else decode_options), temperature=t) for t in temperatures]
 
 
 Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens between
@@ -163,11 +166,11 @@ def _language(model: Whisper, mel: np.ndarray, asked: str | None, verbose: bool 
     if not model.is_multilingual:
         if asked is not None and language_code(asked) != "en":
             raise OptionError(f"this model knows only English, not {asked!r}; use a multilingual one, such as base")
-        return "en"
+        return asked or "en"
     if asked is not None:
         language_code(asked)
         return asked
-    _, (probs,) = detect_language(model, pad_or_trim(mel, N_FRAMES))
+    _, probs = detect_language(model, pad_or_trim(mel, N_FRAMES))
     language = likeliest(probs)
     if verbose is not None:
         tqdm.write(f"Detected language: {LANGUAGES[language].title()}")

@@ -86,12 +86,13 @@ def write_transcript(result: Transcript, audio_path: str, output_dir: str | os.P
     written = []
     for extension, to_text in formats.items():
         path = Path(output_dir) / f"{Path(audio_path).stem}.{extension}"
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{os.getpid()}.{extension}.partial")
         try:
             partial.write_text(to_text(result), encoding="utf-8", newline="\n")
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OutputError(f"{path} can't be written ({error.strerror}); choose another --output_dir") from error
+        finally:
+            partial.unlink(missing_ok=True)
         written.append(path)
     return written

@@ -1,6 +1,5 @@
 """OpenAI Whisper as witness and judge: the same weights, float32, its attention path and number of threads pinned."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,10 +22,8 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     MultiHeadAttention.use_sdpa = True
-    model = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(checkpoint.dims)))
-    weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()}
-    model.load_state_dict(weights, strict=True)
-    return model.eval()
+    dims = whisper.model.ModelDimensions(**vars(checkpoint.dims))
+    return _build(dims, {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()})
 
 
 # What reads the channels of the residual stream, and what writes them, at either end of the names.
@@ -48,9 +45,7 @@ def reordered(model: whisper.Whisper, seed: int) -> tuple[whisper.Whisper, np.nd
             state[name] = weight[:, order]
         elif name.endswith((*_WRITE_CHANNELS, *_LAYER_NORMS)):
             state[name] = weight[order]
-    equivalent = whisper.model.Whisper(model.dims)
-    equivalent.load_state_dict(state)
-    return equivalent.eval(), order
+    return _build(model.dims, state), order
 
 
 @contextmanager
@@ -63,6 +58,12 @@ def in_float64(model: whisper.Whisper) -> Iterator[whisper.Whisper]:
 
     torch.Tensor.float = keep  # type: ignore[method-assign,assignment]
     try:
-        yield copy.deepcopy(model).double()
+        yield _build(model.dims, dict(model.state_dict())).double()
     finally:
         torch.Tensor.float = narrow  # type: ignore[method-assign]
+
+
+def _build(dims: whisper.model.ModelDimensions, weights: dict[str, torch.Tensor]) -> whisper.Whisper:
+    model = whisper.model.Whisper(dims)
+    model.load_state_dict(weights, strict=True)
+    return model.eval()

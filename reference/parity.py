@@ -21,7 +21,7 @@ from reference.transcripts import Comparison, Transcription, compare, transcribe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare, print a table, and return 0 where every clip's transcript is equal within rounding, else 1."""
+    """Compare greedy transcripts, print a table, and return 0 where every clip's is equal within rounding, else 1."""
     parser = argparse.ArgumentParser(prog="nox -s parity --", description=__doc__)
     parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, speech that comes in packages")
     parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         transcriptions: list[Transcription] = []
         for transcribe, program in ((transcribe_with_max, model), (transcribe_with_openai, judge)):
             begin = time.perf_counter()
-            transcriptions.append(transcribe(program, samples))
+            transcriptions.append(transcribe(program, samples, temperature=0.0))  # sampled tokens would differ by chance
             seconds.append(time.perf_counter() - begin)
         ours, theirs = transcriptions
         comparison = compare(ours, theirs, model, judge, truth)

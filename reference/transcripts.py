@@ -70,7 +70,7 @@ class TokenDifference:
     """The first step at which two programs chose different tokens, and whether rounding explains it.
 
     margin: how far apart the two candidates' logits are in float64; error_max, error_openai: by how much each program's float32 logits
-    of these two candidates are off, at most.
+    at this step are off, at most.
     """
 
     window: int
@@ -83,8 +83,8 @@ class TokenDifference:
 
     @property
     def is_rounding(self) -> bool:
-        """The candidates are closer than both programs' errors together, so either may come out on top."""
-        return self.margin <= self.error_max + self.error_openai
+        """The candidates are closer than both programs' errors together, so either may come out on top; and ours is no outlier."""
+        return self.margin <= self.error_max + self.error_openai and self.error_max <= 4 * self.error_openai
 
 
 @dataclass
@@ -93,6 +93,7 @@ class Comparison:
 
     n_steps: int = 0
     differences: list[str] = field(default_factory=list)
+    n_unexplained: int = 0  # how many of them come before the first token that differs
     token_difference: TokenDifference | None = None
 
     @property
@@ -102,8 +103,9 @@ class Comparison:
 
     @property
     def passes(self) -> bool:
-        """Equal, or different from a step on at which rounding decides."""
-        return self.is_equal or (self.token_difference is not None and self.token_difference.is_rounding)
+        """Equal, or different only from a step on at which rounding decides."""
+        rounding = self.token_difference is not None and self.token_difference.is_rounding
+        return self.is_equal or (rounding and self.n_unexplained == 0)
 
 
 def compare(
@@ -111,39 +113,59 @@ def compare(
 ) -> Comparison:
     """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64."""
     comparison = Comparison(n_steps=sum(len(window.tokens) + 1 for window in theirs.windows))
-    _compare_results(ours.result, theirs.result, comparison.differences)
-    comparison.token_difference = _first_token_difference(ours, theirs, model, judge, truth)
-    if comparison.token_difference and comparison.is_equal:
-        comparison.differences.append("decoded tokens differ where the transcripts do not")
+    before, after = _compare_results(ours.result, theirs.result)
+    comparison.token_difference = _first_token_difference(ours, theirs, before, model, judge, truth)
+    if comparison.token_difference and not before + after:
+        before.append("decoded tokens differ where the transcripts do not")
+    comparison.differences = before + after
+    comparison.n_unexplained = len(before)
     return comparison
 
 
-def _compare_results(ours: dict[str, Any], theirs: dict[str, Any], differences: list[str]) -> None:
-    for name in ("text", "language"):
-        if ours[name] != theirs[name]:
-            differences.append(f"{name}: {ours[name]!r}, OpenAI {theirs[name]!r}")
-    if len(ours["segments"]) != len(theirs["segments"]):
-        differences.append(f"{len(ours['segments'])} segments, OpenAI {len(theirs['segments'])}")
+def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs before the first segment whose tokens differ, and what from there on."""
+    before: list[str] = []
+    after: list[str] = []
+    if ours["language"] != theirs["language"]:
+        before.append(f"language: {ours['language']!r}, OpenAI {theirs['language']!r}")
+    found = before
     for a, b in zip(ours["segments"], theirs["segments"]):
         if a.keys() != b.keys():
-            differences.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
+            found.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
             continue
+        if a["tokens"] != b["tokens"]:
+            found = after
         for name in EQUAL_FIELDS:
             if a[name] != b[name]:
-                differences.append(f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}")
+                found.append(f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}")
         for name, limit in CLOSE_FIELDS.items():
             if not abs(a[name] - b[name]) <= limit:
-                differences.append(f"segment {b['id']} {name}: {a[name]:.6f}, OpenAI {b[name]:.6f}")
+                found.append(f"segment {b['id']} {name}: {a[name]:.6f}, OpenAI {b[name]:.6f}")
+    if len(ours["segments"]) != len(theirs["segments"]):
+        after.append(f"{len(ours['segments'])} segments, OpenAI {len(theirs['segments'])}")
+    if ours["text"] != theirs["text"]:
+        after.append(f"text: {ours['text']!r}, OpenAI {theirs['text']!r}")
+    return before, after
 
 
 def _first_token_difference(
-    ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
+    ours: Transcription,
+    theirs: Transcription,
+    differences: list[str],
+    model: maxwhisper.Whisper,
+    judge: whisper.Whisper,
+    truth: NumpyWhisper,
 ) -> TokenDifference | None:
     for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
         if (a.initial_tokens, a.temperature) != (b.initial_tokens, b.temperature):
-            return None  # not a token but a decision between windows differs; the transcripts show it
+            differences.append(
+                f"window {i} was prompted with {a.initial_tokens} at {a.temperature}, OpenAI {b.initial_tokens} at {b.temperature}"
+            )
+            return None
         if a.tokens != b.tokens:
             return _weigh(i, a, b, model, judge, truth)
+    if len(ours.windows) != len(theirs.windows):
+        differences.append(f"{len(ours.windows)} windows decoded, OpenAI {len(theirs.windows)}")
     return None
 
 
@@ -165,8 +187,8 @@ def _weigh(i: int, ours: Window, theirs: Window, model: maxwhisper.Whisper, judg
         token_max=pair[0],
         token_openai=pair[1],
         margin=float(abs(exact[pair[0]] - exact[pair[1]])),
-        error_max=float(abs(ours_logits - exact)[pair].max()),
-        error_openai=float(abs(openai - exact)[pair].max()),
+        error_max=float(abs(ours_logits - exact).max()),
+        error_openai=float(abs(openai - exact).max()),
     )
 
 

@@ -10,6 +10,7 @@ import av
 import librosa
 import numpy as np
 import pytest
+import soundfile
 import whisper
 
 from maxwhisper import AudioError, load_audio, log_mel_spectrogram, pad_or_trim
@@ -93,6 +94,39 @@ def test_lossless_files_at_16_khz_come_out_bit_for_bit(tmp_path: Path, rng: np.r
         assert np.array_equal(samples, (integers / 32768).astype(np.float32)), kind
 
 
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_wav_files_written_to_a_pipe_are_whole(size: int, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "piped.wav", chirp(2.0, 16000)[None], 16000)
+    whole = load_audio(path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+    assert np.array_equal(load_audio(path), whole)
+
+
+def test_joined_files_of_different_rates_are_read_through(tmp_path: Path) -> None:
+    parts = [write_audio(tmp_path / f"{rate}.mp3", chirp(2.0, rate)[None], rate).read_bytes() for rate in (16000, 44100)]
+    (tmp_path / "joined.mp3").write_bytes(b"".join(parts))
+    assert len(load_audio(tmp_path / "joined.mp3")) > 3.5 * SAMPLE_RATE
+
+
+def test_a_video_longer_than_its_sound_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "video.webm"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libvpx", rate=1)
+        video.width = video.height = 32
+        audio: Any = container.add_stream("libopus", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 48000, 0
+        for piece in av.AudioResampler(format=audio.format.name, frame_size=960).resample(frame):
+            container.mux(audio.encode(piece))
+        container.mux(audio.encode(None))
+        for _ in range(5):
+            container.mux(video.encode(av.VideoFrame(32, 32, "yuv420p")))
+        container.mux(video.encode(None))
+    assert len(load_audio(path)) == pytest.approx(SAMPLE_RATE, rel=0.1)
+
+
 def test_the_sound_of_a_video_is_read(tmp_path: Path) -> None:
     samples = load_audio(write_audio(tmp_path / "video.mp4", chirp(1.0, 48000)[None], 48000, with_video=True))
     assert len(samples) == pytest.approx(SAMPLE_RATE, rel=0.1)
@@ -151,6 +185,27 @@ def test_what_can_not_be_read_is_named_with_the_reason(name: str, match: str, ba
         load_audio(bad_files[name])
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_samples_that_are_no_number_is_refused(tmp_path: Path) -> None:
+    samples = np.zeros(16000, np.float32)
+    samples[8000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16000, "FLOAT")
+    with pytest.raises(AudioError, match=r"nan\.wav has samples that are no finite number, 0\.\d\d s from its start"):
+        load_audio(tmp_path / "nan.wav")
+
+
+def test_damaged_packets_are_left_out(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "chirp.mp3", chirp(10.0, 16000)[None], 16000)
+    whole = load_audio(path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 1500] = bytes(1500)
+    path.write_bytes(data)
+    damaged = load_audio(path)
+    assert 0.8 * len(whole) < len(damaged) <= len(whole)
+    n = len(whole) // 3
+    assert np.array_equal(damaged[:n], whole[:n])
 
 
 @pytest.mark.parametrize(

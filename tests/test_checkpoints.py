@@ -139,6 +139,18 @@ def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path: Path) ->
     refused(path, match="outside")
 
 
+def test_a_pickle_can_not_change_how_others_are_read(tmp_path: Path) -> None:
+    """BUILD sets the state of whatever the pickle was given."""
+    checkpoint = random_checkpoint(SMALL, np.float32)
+    whole = write_openai(tmp_path / "whole.pt", checkpoint, torch.bfloat16)
+    before = read_checkpoint(whole)
+    for name, state in (("torch\nBFloat16Storage", "}"), ("torch._utils\n_rebuild_tensor_v2", "(N}V__defaults__\n(tst")):
+        with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", f"c{name}\n{state}b.".encode())
+        refused(tmp_path / "evil.pt", match="damaged")
+    assert_same(read_checkpoint(whole), before)
+
+
 def test_a_compressed_pt_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**6))

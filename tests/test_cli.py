@@ -114,8 +114,11 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
     ("arguments", "match"),
     [
         (["--beam_size", "5"], "beam_size 5) is not there yet"),
-        (["--temperature", "-1"], "temperature -1.0 is negative"),
-        (["--temperature_increment_on_fallback", "0"], "is not above 0"),
+        (["--temperature", "-1"], "temperature -1.0 is not 0 or more"),
+        (["--temperature", "nan"], "temperature nan is not 0 or more"),
+        (["--temperature_increment_on_fallback", "0"], "is not between 0.01 and 1"),
+        (["--temperature_increment_on_fallback", "nan"], "is not between 0.01 and 1"),
+        (["--initial_prompt", "<|endoftext|>"], "special tokens"),
         (["--suppress_tokens", "x"], "'x' is no comma-separated list"),
         (["--suppress_tokens", "60000"], "tokens that the vocabulary of 51864 lacks"),
         (["--threads", "-1"], "-1 threads can't be used"),
@@ -182,6 +185,13 @@ def test_bad_models_are_named_without_a_traceback(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
         assert match in done.stderr
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_very_long_name_is_written(tmp_path: Path) -> None:
+    recording = tmp_path / f"{'x' * 240}.wav"
+    recording.write_bytes(Path(COUNTING).read_bytes())
+    assert run(str(recording), "-o", str(tmp_path / "out")) == 0
+    assert len(list((tmp_path / "out").iterdir())) == len(FORMATS)
 
 
 def test_thread_counts_give_the_same_transcript(tmp_path: Path, device: str) -> None:

@@ -5,12 +5,17 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
-import whisper
+from max.driver import CPU, Buffer
+from max.dtype import DType
+from max.engine import InferenceSession
+from max.graph import DeviceRef
 
 from conftest import Trio
-from maxwhisper import ModelDimensions, OptionError, Whisper, load_model, log_mel_spectrogram, pad_or_trim, set_num_threads
+from maxwhisper import ModelDimensions, OptionError, load_model, log_mel_spectrogram, pad_or_trim, set_num_threads
 from maxwhisper.audio import N_FRAMES
+from maxwhisper.graphs import build_module
 from maxwhisper.model import find_device
+from reference import definitions as define
 from reference.clips import Clip, all_clips, packaged_clips
 from reference.openai import load_openai, reordered
 from tests.checkpoint_writers import random_checkpoint
@@ -64,8 +69,10 @@ def test_a_cached_step_gives_what_the_prefill_does(tiny_en: Trio) -> None:
     decoder = tiny_en.model.decoder(features)
     stepwise = [decoder.logits(tokens[:, :, :3])[0, 0], *(decoder.logits(tokens[:, :, i : i + 1])[0, 0] for i in range(3, 8))]
     truth = tiny_en.truth.decoder(tokens[0], features.to_numpy().astype(float))[0]
-    error = abs(whole - truth).max()
-    assert abs(np.concatenate(stepwise) - truth).max() <= 4 * error
+    with torch.no_grad():
+        judged = tiny_en.judge.decoder(torch.from_numpy(tokens[0]), torch.from_numpy(features.to_numpy()))[0].numpy()
+    for logits in (whole, np.concatenate(stepwise)):
+        assert abs(logits - truth).max() <= 4 * abs(judged - truth).max()
     assert decoder.n_past == 8
 
 
@@ -107,25 +114,95 @@ def test_threads_are_chosen_before_the_first_model(tiny_en: Trio) -> None:
         set_num_threads(1000000)
 
 
+CAPTURED = {
+    "encoder": ["encoder.conv1", "encoder.conv1.gelu", "encoder.conv2", "encoder.conv2.gelu", "encoder.positions"]
+    + [f"encoder.blocks.0.{name}" for name in ("attn_ln", "attn.query", "attn.scores", "attn.weights", "attn.out", "attn.residual")]
+    + ["encoder.ln_post"],
+    "decoder": ["decoder.embedding", "decoder.positions"]
+    + [f"decoder.blocks.0.{name}" for name in ("attn.scores", "attn.weights", "attn.residual", "cross_attn.context", "cross_attn.residual")]
+    + [f"decoder.blocks.0.mlp.{name}" for name in ("0", "gelu", "2", "residual")]
+    + ["decoder.ln", "decoder.logits"],
+}
+
+
+class Uneven:
+    """A small model with large-v3-turbo's peculiarities: 128 mels, 51866 tokens, more encoder layers than decoder layers; and its
+    activations as extra outputs of its graphs.
+    """
+
+    def __init__(self, device: str) -> None:
+        dims = ModelDimensions(128, 1500, 32, 4, 3, 51866, 448, 32, 4, 1)
+        self.checkpoint = random_checkpoint(dims, np.float32)
+        self.judge = load_openai(self.checkpoint)
+        self.device = find_device(device)
+        names = [name for graph in CAPTURED.values() for name in graph]
+        module, self.captured = build_module(dims, DeviceRef.from_device(self.device), capture=names)
+        session = InferenceSession(devices=[self.device])
+        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights)
+
+        self.mel = window(packaged_clips()["beckett"], n_mels=128)
+        self.tokens = np.array([[50258, 50259, 50360, 400, 51865]])
+        self.features, encoder = self._run("encoder", self.mel)
+        cross_kv = self.graphs["cross_kv"].execute(self._on_device(self.features))
+        cache = [Buffer.zeros((1, 1, 4, 448, 8), DType.float32, self.device) for _ in range(2)]
+        mask = np.triu(np.full((5, 5), -np.inf, np.float32), 1)
+        self.mask = mask
+        self.logits, decoder = self._run("decoder", self.tokens[None], np.arange(5), mask, np.arange(5), *cache, *cross_kv)
+        self.activations = encoder | decoder
+
+    def _on_device(self, value: np.ndarray | Buffer) -> Buffer:
+        return value if isinstance(value, Buffer) else Buffer.from_numpy(np.ascontiguousarray(value)).to(self.device)
+
+    def _run(self, graph: str, *inputs: np.ndarray | Buffer) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        buffers = self.graphs[graph].execute(*map(self._on_device, inputs))
+        output, *extra = (buffer.to(CPU()).to_numpy() for buffer in buffers)
+        return output, dict(zip(self.captured[graph], extra, strict=True))
+
+
 @pytest.fixture(scope="module")
-def uneven(device: str) -> tuple[Whisper, whisper.Whisper]:
-    """A small model with large-v3-turbo's peculiarities: 128 mels, 51866 tokens, more encoder layers than decoder layers."""
-    checkpoint = random_checkpoint(ModelDimensions(128, 1500, 32, 4, 3, 51866, 448, 32, 4, 1), np.float32)
-    return Whisper(checkpoint, device), load_openai(checkpoint)
+def uneven(device: str) -> Uneven:
+    return Uneven(device)
 
 
-def test_sizes_like_turbos(uneven: tuple[Whisper, whisper.Whisper]) -> None:
-    model, judge = uneven
-    assert model.is_multilingual
-    assert model.num_languages == 100
-    mel = window(packaged_clips()["beckett"], n_mels=128)
-    tokens = np.array([[50258, 50259, 50360, 400, 51865]])
-    features = model.embed_audio(mel)
+def test_sizes_like_turbos(uneven: Uneven) -> None:
     with torch.no_grad():
-        expected = judge.encoder(torch.from_numpy(mel))
-        expected_logits = judge.decoder(torch.from_numpy(tokens), expected).numpy()
-    assert np.allclose(features.to_numpy(), expected.numpy(), atol=1e-4)
-    assert np.allclose(model.decoder(features).logits(tokens[None])[0], expected_logits, atol=1e-4)
+        features = uneven.judge.encoder(torch.from_numpy(uneven.mel))
+        logits = uneven.judge.decoder(torch.from_numpy(uneven.tokens), features).numpy()
+    assert np.allclose(uneven.features, features.numpy(), atol=1e-4)
+    assert np.allclose(uneven.logits[0], logits, atol=1e-4)
+
+
+def test_captured_activations_are_what_their_names_say(uneven: Uneven) -> None:
+    """Each is what its definition makes of the ones before it."""
+    assert uneven.captured == CAPTURED | {"cross_kv": []}
+    a, w = uneven.activations, uneven.checkpoint.weights
+
+    def wb(path: str) -> tuple[np.ndarray, np.ndarray]:
+        return w[f"{path}.weight"], w[f"{path}.bias"]
+
+    block, decoder_block = "encoder.blocks.0", "decoder.blocks.0"
+    expected = {
+        "encoder.conv1": define.conv1d(uneven.mel.swapaxes(1, 2), *wb("encoder.conv1")),
+        "encoder.conv1.gelu": define.gelu(a["encoder.conv1"]),
+        "encoder.conv2": define.conv1d(a["encoder.conv1.gelu"], *wb("encoder.conv2"), stride=2),
+        "encoder.positions": a["encoder.conv2.gelu"] + w["encoder.positional_embedding"],
+        f"{block}.attn_ln": define.layer_norm(a["encoder.positions"], *wb(f"{block}.attn_ln")),
+        f"{block}.attn.query": define.linear(a[f"{block}.attn_ln"], *wb(f"{block}.attn.query")),
+        f"{block}.attn.weights": define.softmax(a[f"{block}.attn.scores"]),
+        f"{block}.attn.residual": a["encoder.positions"] + a[f"{block}.attn.out"],
+        "encoder.ln_post": uneven.features,
+        "decoder.embedding": w["decoder.token_embedding.weight"][uneven.tokens],
+        "decoder.positions": a["decoder.embedding"] + w["decoder.positional_embedding"][:5],
+        f"{decoder_block}.attn.scores": np.where(np.isfinite(uneven.mask), a[f"{decoder_block}.attn.scores"], -np.inf),
+        f"{decoder_block}.attn.weights": define.softmax(a[f"{decoder_block}.attn.scores"]),
+        f"{decoder_block}.mlp.gelu": define.gelu(a[f"{decoder_block}.mlp.0"]),
+        f"{decoder_block}.mlp.residual": a[f"{decoder_block}.cross_attn.residual"] + a[f"{decoder_block}.mlp.2"],
+        "decoder.ln": define.layer_norm(a[f"{decoder_block}.mlp.residual"], *wb("decoder.ln")),
+        "decoder.logits": uneven.logits,
+    }
+    for name, value in expected.items():
+        assert a[name].shape == value.shape, name
+        assert np.allclose(a[name], value, rtol=1e-5, atol=1e-5), name
 
 
 def test_unknown_devices_are_named() -> None:

@@ -77,15 +77,16 @@ def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | o
 
     Raises CheckpointError where nothing is found, or what is found is damaged or no Whisper model.
     """
-    path = Path(name_or_path).expanduser()
     official = OFFICIAL.get(str(name_or_path))
     if official is None:
-        return read_checkpoint(path)
+        return read_checkpoint(Path(name_or_path))
     if official.packaged and all(importlib.util.find_spec(package) for package, _ in official.packaged.parts):
         return _read_packaged(official.packaged)
     pt = _openai_cache(download_root) / f"{_PT_NAMES.get(str(name_or_path), name_or_path)}.pt"
     if pt.is_file():
-        if hashlib.sha256(pt.read_bytes()).hexdigest() != official.sha256:
+        with pt.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != official.sha256:
             raise CheckpointError(f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew")
         return read_openai(pt)
     return read_checkpoint(_from_hub(str(name_or_path), official))
@@ -96,6 +97,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError where there is none, or it is damaged or no Whisper model.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no model {str(path)!r}: neither a file or folder nor one of {', '.join(OFFICIAL)} "
+            f"(tiny.en comes with maxwhisper, base with {BASE.install})"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
     if path.is_dir():
         found = [file for pattern in ("*.safetensors", "model.bin", "*.pt") for file in sorted(path.glob(pattern))]
         if not found:
@@ -107,11 +117,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if len(files) > 1:
             raise CheckpointError(f"{path} holds {len(files)} {kind} files; name one of them")
         path = files[0]
-    if not path.is_file():
-        raise CheckpointError(
-            f"no model {str(path)!r}: neither a file or folder nor one of {', '.join(OFFICIAL)} "
-            f"(tiny.en comes with maxwhisper, base with {BASE.install})"
-        )
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -150,11 +155,12 @@ def _from_hub(name: str, official: Official) -> Path:
     import huggingface_hub  # slow to import, and seldom needed
 
     wanted = ["config.json", "model.safetensors"]
+    reason = "the download holds no model.safetensors"
     for local_only in (True, False):
         try:
             folder = Path(huggingface_hub.snapshot_download(official.repository, allow_patterns=wanted, local_files_only=local_only))
         except (OSError, ValueError, RuntimeError) as error:  # the hub's errors for no network, no such repository, no cache
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             continue
         if (folder / "model.safetensors").is_file():
             return folder

@@ -16,7 +16,7 @@ from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
-BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+BFLOAT16 = "bfloat16"
 
 
 def read_openai(path: Path) -> Checkpoint:
@@ -46,13 +46,17 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it wants {module}.{name} to be called, which no tensor needs")
-        return _KNOWN[module, name]
+        known = _KNOWN[module, name]
+        # A pickle may change what it is given: strings and built-in types it can't, and functions it gets a wrapping of its own.
+        return known if isinstance(known, (str, type)) else lambda *arguments: known(*arguments)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         kind, dtype, key, _location, n_elements = pid
         if kind != "storage":
             raise pickle.UnpicklingError(f"unknown kind of data, {kind!r}")
         stored = self.archive.read(self._stored(f"{self.folder}data/{key}"))  # checks the CRC
+        if dtype == BFLOAT16:
+            return widen_bfloat16(np.frombuffer(stored, "<u2", n_elements))
         return np.frombuffer(stored, dtype, n_elements)
 
     def _stored(self, name: str) -> zipfile.ZipInfo:
@@ -68,8 +72,7 @@ def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], st
     if offset < 0 or min((*shape, *strides), default=0) < 0 or (0 not in shape and last >= len(storage)):
         raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches outside its {len(storage)} stored elements")
     size = storage.itemsize
-    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * size for stride in strides])
-    return widen_bfloat16(view["bfloat16"]) if storage.dtype == BFLOAT16 else view
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * size for stride in strides])
 
 
 def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
@@ -80,9 +83,9 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "HalfStorage"): np.dtype("<f2"),
-    ("torch", "FloatStorage"): np.dtype("<f4"),
-    ("torch", "DoubleStorage"): np.dtype("<f8"),
+    ("torch", "HalfStorage"): "<f2",
+    ("torch", "FloatStorage"): "<f4",
+    ("torch", "DoubleStorage"): "<f8",
     ("torch", "BFloat16Storage"): BFLOAT16,
-    ("torch", "LongStorage"): np.dtype("<i8"),
+    ("torch", "LongStorage"): "<i8",
 }
