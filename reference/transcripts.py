@@ -92,6 +92,7 @@ class Comparison:
     """What differs between two transcripts of the same samples."""
 
     n_steps: int = 0
+    n_windows: int = 0
     differences: list[str] = field(default_factory=list)
     n_unexplained: int = 0  # how many of them come before the first token that differs
     token_difference: TokenDifference | None = None
@@ -112,7 +113,7 @@ def compare(
     ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
 ) -> Comparison:
     """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64."""
-    comparison = Comparison(n_steps=sum(len(window.tokens) + 1 for window in theirs.windows))
+    comparison = Comparison(sum(len(window.tokens) + 1 for window in theirs.windows), len(theirs.windows))
     before, after = _compare_results(ours.result, theirs.result)
     comparison.token_difference = _first_token_difference(ours, theirs, before, model, judge, truth)
     if comparison.token_difference and not before + after:
