@@ -82,7 +82,7 @@ class SuppressBlank:
 
     def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
         if tokens.shape[1] == self.sample_begin:
-            logits[:, [*self.tokenizer.encode(" "), self.tokenizer.eot]] = -np.inf
+            logits[:, [*self.tokenizer.encoding.encode_ordinary(" "), self.tokenizer.eot]] = -np.inf
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Whisper's tokenizer: OpenAI's two vocabularies, their special tokens, and the prompts made of those."""
 
-import base64
+import binascii
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -19,7 +19,7 @@ _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!
 def get_encoding(name: str = "gpt2", num_languages: int = 99) -> tiktoken.Encoding:
     """The byte-pair encoding `name` ("gpt2", for English-only models, or "multilingual") with Whisper's special tokens after it."""
     lines = resources.files("maxwhisper").joinpath(f"assets/{name}.tiktoken").read_bytes().splitlines()
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+    ranks = {binascii.a2b_base64(token): int(rank) for token, rank in (line.split() for line in lines)}
     specials = [
         "<|endoftext|>",
         "<|startoftranscript|>",
@@ -143,9 +143,10 @@ class Tokenizer:
         symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』']
         symbols += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()  # noqa: SIM905 readable as it is
         musical = "♩♪♫♬♭♮♯"
-        found = {self.encode(" -")[0], self.encode(" '")[0]}
+        encode = self.encoding.encode_ordinary  # none of these is special, and the search for those that are takes a while to start
+        found = {encode(" -")[0], encode(" '")[0]}
         for symbol in [*symbols, *musical]:
-            for tokens in (self.encode(symbol), self.encode(" " + symbol)):
+            for tokens in (encode(symbol), encode(" " + symbol)):
                 if len(tokens) == 1 or symbol in musical:
                     found.add(tokens[0])
         return tuple(sorted(found))
