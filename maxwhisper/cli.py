@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
     add("--verbose", type=_bool, default=True, metavar="{True,False}", help="print the text as it is recognised")
     add("--task", default="transcribe", choices=["transcribe", "translate"], help="write what was said, or translate it to English")
-    add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; None detects it")
+    add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; detected if not given")
     add("--temperature", type=float, default=0, help="temperature to sample at; 0 takes the likeliest token")
     add("--best_of", type=_optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
     add("--beam_size", type=_optional_int, help="number of beams; not there yet, decoding is greedy")

@@ -1,6 +1,6 @@
 """What each op computes, in NumPy float64. These are the definitions; everything else is measured against them.
 
-Arguments and shapes are those of the op of the same name in `maxwhisper.ops`.
+Where `maxwhisper.ops` has an op of the same name, arguments and shapes are the same.
 """
 
 import numpy as np

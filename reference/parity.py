@@ -1,6 +1,7 @@
 """`nox -s parity`: the same recordings through MAX and through OpenAI Whisper, side by side."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from rich.table import Table
 from tqdm import tqdm
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-from maxwhisper import Whisper, WhisperError, available_models
+from maxwhisper import Whisper, WhisperError, available_models, set_num_threads
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
 from reference.numpy_whisper import NumpyWhisper
-from reference.openai import load_openai
+from reference.openai import N_THREADS, load_openai
 from reference.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
 
 
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args(argv)
+    if hasattr(os, "sched_getaffinity"):
+        set_num_threads(min(N_THREADS, len(os.sched_getaffinity(0))))  # as many as OpenAI Whisper has
     try:
         checkpoint = load_checkpoint(args.model)
         model = Whisper(checkpoint, args.device)
@@ -55,10 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_row(clip.name, ours.result["text"].strip(), *_verdict(comparison), rate, *(f"{s:.2f} s" for s in seconds))
     console = Console()
     console.print(table)
+    verdict = "[green]equal[/]" if passed else "[red]DIFFERENT[/]"
     median = sorted(speed_ups)[len(speed_ups) // 2]
-    console.print(
-        f"{'[green]equal' if passed else '[red]DIFFERENT'}[/] over {steps} decoder steps; MAX {median:.1f} times as fast (median)"
-    )
+    console.print(f"{verdict} over {steps} decoder steps; MAX {median:.1f} times as fast (median; {N_THREADS} threads)")
     return 0 if passed else 1
 
 
