@@ -173,7 +173,8 @@ def logsumexp(logits: np.ndarray) -> np.ndarray:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """`exp(logits) / sum(exp(logits))` over the last dimension."""
-    return np.exp(logits - logsumexp(logits)[..., None])
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
 
 
 def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[Any, Any]:
