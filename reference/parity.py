@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jiwer
 from rich.console import Console
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from maxwhisper import Whisper, WhisperError, available_models, set_num_threads
+from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
 from reference.numpy_whisper import NumpyWhisper
@@ -39,13 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"parity: {error}", file=sys.stderr)
         return 1
     judge, truth = load_openai(checkpoint), NumpyWhisper(checkpoint)
+    programs: tuple[tuple[Any, Any], ...] = ((transcribe_with_max, model), (transcribe_with_openai, judge))
 
     table = Table("clip", "text by MAX", "equal", "differs by", "WER", "MAX", "OpenAI", title=f"{args.model}: MAX beside OpenAI Whisper")
     passed, steps, speed_ups = True, 0, []
+    for transcribe, program in programs:
+        transcribe(program, recordings[0][1][:SAMPLE_RATE])  # warm up
     for clip, samples in tqdm(recordings, unit="clip", disable=None, leave=False):
         seconds: list[float] = []
         transcriptions: list[Transcription] = []
-        for transcribe, program in ((transcribe_with_max, model), (transcribe_with_openai, judge)):
+        for transcribe, program in programs:
             begin = time.perf_counter()
             transcriptions.append(transcribe(program, samples, temperature=0.0))  # sampled tokens would differ by chance
             seconds.append(time.perf_counter() - begin)
@@ -59,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.print(table)
     verdict = "[green]equal[/]" if passed else "[red]DIFFERENT[/]"
-    median = sorted(speed_ups)[len(speed_ups) // 2]
+    median = statistics.median(speed_ups)
     console.print(f"{verdict} over {steps} decoder steps; MAX {median:.1f} times as fast (median; {N_THREADS} threads)")
     return 0 if passed else 1
 
