@@ -77,7 +77,8 @@ def _decoded(path: str, container: Any, stream: Any) -> Iterator[Any]:
             continue
         for frame in frames:
             if frame.format.name.startswith(("flt", "dbl")) and not np.isfinite(frame.to_ndarray()).all():
-                raise AudioError(f"{path} has samples that are no finite number, {frame.time:.2f} s from its start; repair the recording")
+                where = "" if frame.time is None else f", {frame.time:.2f} s from its start"
+                raise AudioError(f"{path} has samples that are no finite number{where}; repair the recording")
             yield frame
 
 
