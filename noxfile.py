@@ -35,6 +35,13 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def golden(session: nox.Session) -> None:
+    """Ask the reference anew and rewrite `golden/`, or compare with it: `nox -s golden -- --check`."""
+    install(session)
+    session.run("python", "-m", "reference.golden", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
     install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20")

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def compare(
     ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
 ) -> Comparison:
     """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64."""
-    comparison = Comparison(sum(len(window.tokens) + 1 for window in theirs.windows), len(theirs.windows))
+    comparison = Comparison(n_steps(theirs), len(theirs.windows))
     before, after = _compare_results(ours.result, theirs.result)
     comparison.token_difference = _first_token_difference(ours, theirs, before, model, judge, truth)
     if comparison.token_difference and not before + after:
@@ -121,6 +122,18 @@ def compare(
     comparison.differences = before + after
     comparison.n_unexplained = len(before)
     return comparison
+
+
+def n_steps(transcription: Transcription) -> int:
+    """How many tokens were chosen, ends of text among them."""
+    return sum(len(window.tokens) + 1 for window in transcription.windows)
+
+
+def differences(ours: Transcription, theirs: Transcription) -> list[str]:
+    """Everything in which two transcripts differ, tokens of discarded attempts included; nobody is asked why."""
+    found = [difference for part in _compare_results(ours.result, theirs.result) for difference in part]
+    pairs = zip_longest(*([(w.initial_tokens, w.tokens, w.temperature) for w in t.windows] for t in (ours, theirs)))
+    return found + [f"window {i}: {a}, OpenAI {b}" for i, (a, b) in enumerate(pairs) if a != b]
 
 
 def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """The compiled graphs against OpenAI Whisper and NumPy float64."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,23 +34,27 @@ def assert_as_exact_as_openai(trio: Trio, clips: Iterable[Clip]) -> None:
     OpenAI's own is three times larger or smaller. So its own error is the largest of a few such orders.
     """
     start = np.array([[50258 if trio.model.is_multilingual else 50257]])
-    judges = [(trio.judge, np.arange(trio.model.dims.n_audio_state)), *(reordered(trio.judge, seed) for seed in range(3))]
+    identity = np.arange(trio.model.dims.n_audio_state)
+    judge = cache(lambda seed: (trio.judge, identity) if seed is None else reordered(trio.judge, seed))
     for clip in clips:
         mel = window(clip)
         features = trio.truth.encoder(mel)
         logits = trio.truth.decoder(start, features)
         encoded = trio.model.embed_audio(mel)
-        our_errors = [abs(encoded.to_numpy() - features).max(), abs(trio.model.decoder(encoded).logits(start[None])[0] - logits).max()]
-        their_errors = [0.0, 0.0]
-        for judge, order in judges:
+        ours = np.array([abs(encoded.to_numpy() - features).max(), abs(trio.model.decoder(encoded).logits(start[None])[0] - logits).max()])
+        theirs = np.zeros(2)
+        for seed in (None, 0, 1, 2):  # further orders are asked only where the first ones do not settle it
+            openai, order = judge(seed)
             with torch.no_grad():
-                judge_features = judge.encoder(torch.from_numpy(mel))
-                judge_logits = judge.decoder(torch.from_numpy(start), judge_features)
-            errors = abs(judge_features.numpy() - features[..., order]).max(), abs(judge_logits.numpy() - logits).max()
-            their_errors = [max(pair) for pair in zip(their_errors, errors)]
-        for stage, ours, theirs in zip(("encoder", "logits"), our_errors, their_errors):
-            print(f"{clip.name} {stage}: {ours:.2e} from float64, OpenAI {theirs:.2e}")
-            assert ours <= 4 * theirs, f"{clip.name} {stage}: {ours:.2e} from float64, OpenAI {theirs:.2e}"
+                their_features = openai.encoder(torch.from_numpy(mel))
+                their_logits = openai.decoder(torch.from_numpy(start), their_features)
+            errors = abs(their_features.numpy() - features[..., order]).max(), abs(their_logits.numpy() - logits).max()
+            theirs = np.maximum(theirs, errors)
+            if (ours <= 4 * theirs).all():
+                break
+        verdict = f"{clip.name}: encoder and logits {ours} from float64, OpenAI {theirs}"
+        print(verdict)
+        assert (ours <= 4 * theirs).all(), verdict
 
 
 def test_tiny_en_is_as_exact_as_openai_on_every_english_clip(tiny_en: Trio) -> None:

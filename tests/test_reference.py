@@ -1,6 +1,7 @@
 """The truth is checked too, and what compares with it can tell a difference."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from maxwhisper import log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from reference import definitions as define
 from reference.clips import packaged_clips
+from reference.golden import recall, transcript_cases
 from reference.openai import in_float64, reordered
-from reference.transcripts import TokenDifference, Transcription, Window, compare, transcribe_with_max, transcribe_with_openai
+from reference.transcripts import TokenDifference, Transcription, Window, compare, differences, transcribe_with_max, transcribe_with_openai
 
 
 def random(*shape: int) -> np.ndarray:
@@ -159,3 +161,26 @@ def test_windows_hold_what_was_decoded(transcriptions: Any) -> None:
         assert isinstance(a, Window)
         assert (a.initial_tokens, a.tokens, a.temperature) == (b.initial_tokens, b.tokens, b.temperature)
     assert ours.windows[0].tokens
+
+
+def test_kept_transcripts_are_recalled_only_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = transcript_cases()["es/conteo translate"]
+    kept = recall(case)
+    assert kept is not None
+    assert kept.result["language"] == "es"
+    for changed in (
+        replace(case, model="tiny"),
+        replace(case, options=case.options | {"task": "transcribe"}),
+        replace(case, clips=("beckett",)),
+    ):
+        assert recall(changed) is None
+
+
+def test_every_change_of_a_kept_transcript_is_a_difference(transcriptions: Any) -> None:
+    ours, theirs = transcriptions
+    assert differences(ours, theirs) == []
+    first = theirs.windows[0]
+    for window in (replace(first, temperature=0.4), replace(first, tokens=first.tokens[:-1]), replace(first, initial_tokens=[])):
+        assert len(differences(ours, Transcription(theirs.result, [window, *theirs.windows[1:]]))) == 1
+    assert len(differences(ours, Transcription(theirs.result, [*theirs.windows, first]))) == 1
+    assert len(differences(ours, Transcription(theirs.result | {"language": "de"}, theirs.windows))) == 1

@@ -1,5 +1,6 @@
 """Transcripts are OpenAI Whisper's, token by token, on recorded speech."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from conftest import Trio
 from maxwhisper import AudioError, OptionError, transcribe
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.transcribe import split_at_timestamps
-from reference.clips import all_clips, extra_clips, packaged_clips
-from reference.transcripts import Comparison, compare, transcribe_with_max, transcribe_with_openai
+from reference.clips import all_clips, packaged_clips
+from reference.golden import TranscriptCase, recall, transcript_cases
+from reference.transcripts import Comparison, compare, differences, n_steps, transcribe_with_max, transcribe_with_openai
 from tests.test_audio import chirp, write_audio
 from tests.test_decoding import Draws
 
 ENGLISH = [name for name, clip in all_clips().items() if clip.language == "en"]
-SPOKEN = [name for name in packaged_clips() if name != "beckett"]
 ALLOWED_ROUNDING = 1e-4  # of all steps
 
 
@@ -61,19 +62,25 @@ def test_english(name: str, tiny_en: Trio, ledger: Any) -> None:
     assert_same_with_and_without_condition(tiny_en, name, all_clips()[name].samples, ledger)
 
 
-@pytest.mark.parametrize("task", ["transcribe", "translate"])
-@pytest.mark.parametrize("name", SPOKEN)
-def test_nine_languages(name: str, task: str, base: Trio, ledger: Any) -> None:
-    assert_same(base, name, packaged_clips()[name].samples, ledger, task=task)
+def test_kept_transcripts_cover_every_language_and_several_windows() -> None:
+    cases = transcript_cases().values()
+    spoken = {(clip.name, task) for clip in packaged_clips().values() if clip.name != "beckett" for task in ("transcribe", "translate")}
+    assert {(case.clips[0], case.options["task"]) for case in cases if case.model == "base"} == spoken
+    assert len({name.split("/")[0] for name, _ in spoken}) == 9
+    joined = [case for case in cases if case.model == "tiny.en"]
+    assert [case.options["condition_on_previous_text"] for case in joined] == [True, False]
+    assert all(len(case.samples) > 70 * SAMPLE_RATE for case in joined)
 
 
-@pytest.mark.skipif(bool(extra_clips()), reason="the folder of further recordings has longer ones")
-def test_several_windows(tiny_en: Trio, ledger: Any) -> None:
-    """More than 70 seconds, even where no long recording is at hand."""
-    clips = [packaged_clips()[name].samples for name in ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world")]
-    samples = np.concatenate(clips * 5)
-    assert len(samples) > 70 * SAMPLE_RATE
-    assert_same_with_and_without_condition(tiny_en, "joined", samples, ledger)
+@pytest.mark.parametrize("case", transcript_cases().values(), ids=lambda case: case.name)
+def test_kept_transcripts(case: TranscriptCase, trio: Callable[[str], Trio], ledger: Any) -> None:
+    """OpenAI's answers are kept in `golden/`; it is asked again only where ours differs, to weigh why."""
+    samples, model = case.samples, trio(case.model).model
+    theirs = recall(case)
+    if theirs is None or differences(transcribe_with_max(model, samples, **case.options), theirs):
+        assert_same(trio(case.model), case.name, samples, ledger, **case.options)
+    else:
+        ledger[0][case.name] = n_steps(theirs)
 
 
 @pytest.mark.parametrize(
