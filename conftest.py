@@ -5,6 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -31,12 +32,16 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.config.getoption("--device")
 
 
-def remembering(encode: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """OpenAI's encoder is the slowest part of the suite, and many tests show it the same windows."""
-    known: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+T = TypeVar("T", np.ndarray, torch.Tensor)
+Features = TypeVar("Features")
 
-    def encode_once(mel: torch.Tensor) -> torch.Tensor:
-        key = hashlib.sha256(mel.numpy().tobytes()).digest()
+
+def remembering(encode: Callable[[T], Features]) -> Callable[[T], Features]:
+    """An encoder is the slowest part of the suite, and many tests show it the same windows."""
+    known: OrderedDict[bytes, Features] = OrderedDict()
+
+    def encode_once(mel: T) -> Features:
+        key = hashlib.sha256(np.asarray(mel).tobytes()).digest()
         if key not in known:
             known[key] = encode(mel)
         if len(known) > 100:

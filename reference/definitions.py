@@ -55,8 +55,10 @@ def causal_mask(scores: np.ndarray, positions: np.ndarray, key_positions: np.nda
 
 def softmax(x: np.ndarray) -> np.ndarray:
     """exp(x) / sum(exp(x)) over the last dimension."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    e = x - x.max(axis=-1, keepdims=True)
+    np.exp(e, out=e)  # in place: an encoder's scores are 144 MB
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
 
 
 def log_mel_spectrogram(samples: np.ndarray, filters: np.ndarray, padding: int = 0) -> np.ndarray:

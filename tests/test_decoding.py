@@ -195,12 +195,13 @@ def test_the_same_draws_give_the_same_tokens(
 
 
 def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
-    """A full prompt, and a text that never ends: position 448 is reached, and no further."""
+    """A full prompt, a long prefix, and a text that never ends: position 448 is reached, and no further."""
     eot = get_tokenizer(False).eot
-    options = {"prompt": [400] * 300, "suppress_tokens": [eot, -1], "without_timestamps": True, "language": "en"}
+    filled = {"prompt": [400] * 300, "prefix": [500] * 190}
+    options = {**filled, "suppress_tokens": [eot, -1], "without_timestamps": True, "language": "en"}
     mel = mel_of("beckett")
     ours, theirs = decode_both(tiny_en, mel, **copy.deepcopy(options))
-    assert len(ours.tokens) == 448 + 1 - (1 + 223 + 2) == len(theirs.tokens)
+    assert len(ours.tokens) == 448 + 1 - (1 + 223 + 2 + 190) == len(theirs.tokens)
     assert_same(ours, theirs)
 
 
