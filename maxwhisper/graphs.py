@@ -148,8 +148,10 @@ def decoder(
         x = mlp(block, x)
     x = layer_norm(at / "ln", x)
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
-    logits = ops.linear(max_ops.permute(x, [1, 0, 2]), at.weight("token_embedding.weight"))
-    return (at / "logits").record(max_ops.reshape(logits, [*grouped, rows.shape[0], dims.n_vocab]))
+    n_rows = rows.shape[0]
+    x = max_ops.reshape(max_ops.permute(x, [1, 0, 2]), [n_audio * n_group * n_rows, dims.n_text_state])
+    logits = ops.lm_head(x, at.weight("token_embedding.weight"))
+    return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
 def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> tuple[Module, dict[str, list[str]]]:
