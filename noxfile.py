@@ -1,4 +1,4 @@
-"""The sessions people run: `nox -s tests`, `nox -s parity`, `nox -s lint`."""
+"""The sessions people run: `nox -s tests`, `nox -s parity`, and the others below."""
 
 import nox
 
