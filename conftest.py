@@ -16,6 +16,7 @@ from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.numpy_whisper import NumpyWhisper
 from reference.openai import load_openai
+from reference.suite import Suite, suite
 
 # Nothing is downloaded by a test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -78,6 +79,12 @@ def tiny_en(trio: Callable[[str], Trio]) -> Trio:
 def base(trio: Callable[[str], Trio]) -> Trio:
     """The multilingual model of the extra `base`."""
     return trio("base")
+
+
+@pytest.fixture(scope="session")
+def ops_suite(device: str) -> Suite:
+    """The table of ops, compiled once per run."""
+    return suite(device)
 
 
 @pytest.fixture

@@ -35,6 +35,13 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every op on any shape, for long: `nox -s fuzz -- --examples 2000 [--op softmax]`."""
+    install(session)
+    session.run("python", "-m", "reference.fuzz", *session.posargs)
+
+
+@nox.session
 def golden(session: nox.Session) -> None:
     """Ask the reference anew and rewrite `golden/`, or compare with it: `nox -s golden -- --check`."""
     install(session)

@@ -7,7 +7,8 @@ Shapes may be symbolic; `...` stands for any leading dimensions.
 import functools
 import math
 
-from max.graph import TensorType, TensorValue, ops
+from max.dtype import DType
+from max.graph import DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
 
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
 
@@ -16,8 +17,10 @@ def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> Tensor
     """Normalise the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias` (Ba et al., 2016).
 
     x [..., n_state]; weight, bias [n_state]. The variance is the biased one, as in `torch.nn.functional.layer_norm`.
+    Halves are widened because MAX 26.7 rounds epsilon to their dtype: `tests/test_max_defects.py`, `layer_norm_rounds_epsilon`.
     """
-    return ops.layer_norm(x, weight, bias, LAYER_NORM_EPSILON)
+    wide = (ops.cast(value, DType.float32) for value in (x, weight, bias))
+    return ops.cast(ops.layer_norm(*wide, LAYER_NORM_EPSILON), x.dtype)
 
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
@@ -38,9 +41,14 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
     Returns [batch, ceil(n_frames / stride), n_out]. A matrix product for each of the three taps: faster than MAX's convolution on the
     CPU, more exact (each sums over n_in alone), and compiled already for the linear layers.
     """
-    n_frames = int(x.shape[1])
+    n_frames = x.shape[1]
     padded = ops.pad(x, [0, 0, 1, 1, 0, 0])
-    taps = (linear(padded[:, tap : tap + n_frames : stride, :], weight[:, :, tap]) for tap in range(3))
+
+    def seen_by(tap: int) -> TensorValue:
+        frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
+        return padded[:, (frames, (n_frames + (stride - 1)) // stride), :]
+
+    taps = (linear(seen_by(tap), weight[:, :, tap]) for tap in range(3))
     return functools.reduce(ops.add, taps) + bias
 
 
@@ -58,7 +66,8 @@ def lm_head(x: TensorValue, weight: TensorValue) -> TensorValue:
     n, n_vocab = x.shape[0], weight.shape[0]
 
     def one_row() -> TensorValue:
-        return ops.squeeze(ops.sum(ops.unsqueeze(weight, 0) * ops.unsqueeze(x, 1), axis=-1), -1)
+        products = ops.cast(ops.unsqueeze(weight, 0), DType.float32) * ops.cast(ops.unsqueeze(x, 1), DType.float32)
+        return ops.cast(ops.squeeze(ops.sum(products, axis=-1), -1), x.dtype)
 
     is_one = ops.equal(TensorValue(n), 1)
     (logits,) = ops.cond(is_one, [TensorType(x.dtype, [n, n_vocab], x.device)], one_row, lambda: linear(x, weight))
@@ -74,20 +83,27 @@ def split_heads(x: TensorValue, n_head: int) -> TensorValue:
 def merge_heads(x: TensorValue) -> TensorValue:
     """[batch, n_head, n, head_dim] to [batch, n, n_state]; the inverse of `split_heads`."""
     batch, n_head, n, head_dim = x.shape
-    return ops.reshape(ops.permute(x, [0, 2, 1, 3]), [batch, n, int(n_head) * int(head_dim)])
+    return ops.reshape(ops.permute(x, [0, 2, 1, 3]), [batch, n, n_head * head_dim])
 
 
 def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
-    """`q @ k.T / sqrt(head_dim)` (Vaswani et al., 2017, equation 1).
+    """`q @ k.T / sqrt(head_dim)` (Vaswani et al., 2017, equation 1), in float32.
 
     q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
+    Halves are widened because MAX 26.7 adds them up in half precision: `tests/test_max_defects.py`, `batched_matmul_of_halves`.
     """
-    scale = ops.constant(1 / math.sqrt(int(q.shape[-1])), q.dtype, device=q.device)
-    return ops.matmul(q * scale, ops.transpose(k, -2, -1))
+    q, k = ops.cast(q, DType.float32), ops.cast(k, DType.float32)
+    return ops.matmul(q * _inverse_sqrt(q.shape[-1], q.device), ops.transpose(k, -2, -1))
+
+
+def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
+    if isinstance(dim, StaticDim):
+        return ops.constant(1 / math.sqrt(int(dim)), DType.float32, device=device)
+    return ops.rsqrt(ops.cast(TensorValue(dim), DType.float32)).to(device)
 
 
 def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:
-    """`scores + mask`: 0 where a query may see a key, -inf where not. scores [batch, n_head, n, n_kv]; mask [n, n_kv].
+    """`scores + mask`: 0 where a query may see a key, -inf where not. scores [batch, n_head, n, n_kv]; mask [n, n_kv]; both float32.
 
     The mask comes from outside because MAX 26.7 gets it wrong inside: `tests/test_max_defects.py`, `where_broadcasts_a_comparison`.
     """
@@ -100,8 +116,8 @@ def softmax(scores: TensorValue) -> TensorValue:
 
 
 def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
-    """`weights @ v`. weights [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim].
+    """`weights @ v`. weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, head_dim].
 
     Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps.
     """
-    return ops.matmul(weights, v)
+    return ops.cast(ops.matmul(weights, ops.cast(v, DType.float32)), v.dtype)

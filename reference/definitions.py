@@ -48,6 +48,11 @@ def attention_scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
     return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
 
 
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0) -> np.ndarray:
+    """Equation 1 of the same, whole. mask [n, n_kv]: 0 where a query sees a key, -inf where not. A query that sees none gives NaN."""
+    return softmax(attention_scores(q, k) + mask) @ v
+
+
 def causal_mask(scores: np.ndarray, positions: np.ndarray, key_positions: np.ndarray) -> np.ndarray:
     """-inf wherever a key's position lies after its query's."""
     return np.where(key_positions[None, :] <= positions[:, None], scores, -np.inf)

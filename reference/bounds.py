@@ -1,0 +1,134 @@
+"""How far a sound implementation may be from float64: error bounds that are computed from the inputs at hand.
+
+`Approx` carries a float64 value through an op together with two errors, and each rounding that an implementation makes on the way adds
+to both: a running error analysis (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., 3.3).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference.dtypes import DTYPES, flushed_below, unit_roundoff
+
+# The most that an implementation's exp and erf may be off, in units of the result's last place (2u of it, at most).
+# glibc documents 1 for both, SLEEF and Intel's SVML 1 to 4 for their vector forms; the op table's sweeps hold MAX's to it.
+FUNCTION_ULPS = 4
+SINGLE_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Roundings:
+    """The roundings of one op in one dtype, as unit roundoffs. Inputs are exact, but may be flushed.
+
+    accumulate: of sums and functions; store: of what lies between two kernels; output: of the result.
+    """
+
+    accumulate: float
+    store: float
+    output: float
+    tiny: float  # what underflow may add to a result
+
+    @staticmethod
+    def of(dtype: np.dtype, store: np.dtype | None = None) -> "Roundings":
+        """The contract: float32 inside, one rounding at the end; `store` where intermediates are kept in another dtype."""
+        single = DTYPES["float32"]
+        return Roundings(unit_roundoff(single), unit_roundoff(store or single), unit_roundoff(dtype), flushed_below(dtype))
+
+
+@dataclass(frozen=True)
+class Approx:
+    """A number that an implementation computes only approximately, elementwise.
+
+    value: in float64; worst: what its error never exceeds; typical: the error's standard deviation where roundings are independent and
+    uniform within their limits, the model under which errors grow like the square root of a sum's length (Higham and Mary, *A new
+    approach to probabilistic rounding error analysis*, 2019).
+    """
+
+    value: np.ndarray
+    worst: np.ndarray
+    typical: np.ndarray
+
+    @staticmethod
+    def exact(value: np.ndarray) -> "Approx":
+        """What all agree on, to the last bit."""
+        zero = np.zeros_like(value, np.float64)
+        return Approx(value, zero, zero)
+
+    @staticmethod
+    def given(value: np.ndarray) -> "Approx":
+        """An input: exact, but where it is subnormal in float32 it may be taken for 0."""
+        flushed = np.where(np.abs(value) < SINGLE_TINY, np.abs(value), 0.0)
+        return Approx(value, flushed, flushed)
+
+    def rounded(self, u: float, tiny: float = 0.0) -> "Approx":
+        """After one rounding to nearest: |fl(a) - a| <= u |a|, or `tiny` below the normal range."""
+        magnitude = np.abs(self.value)
+        return Approx(
+            self.value, self.worst + u * (magnitude + self.worst) + tiny, np.hypot(self.typical, u * magnitude / np.sqrt(3)) + tiny / 2
+        )
+
+    def __add__(self, other: "Approx") -> "Approx":
+        return Approx(self.value + other.value, self.worst + other.worst, np.hypot(self.typical, other.typical))
+
+    def __mul__(self, factor: "Approx") -> "Approx":
+        a, b = np.abs(self.value), np.abs(factor.value)
+        return Approx(
+            self.value * factor.value,
+            self.worst * b + factor.worst * a + self.worst * factor.worst,
+            np.hypot(self.typical * b, factor.typical * a),
+        )
+
+
+def gamma(n: np.ndarray | int, u: float) -> np.ndarray:
+    """γ_n = n u / (1 - n u), what n roundings amount to (Higham, lemma 3.1); infinite where it does not hold any more."""
+    nu = np.asarray(n, np.float64) * u
+    return np.where(nu < 1, nu / np.where(nu < 1, 1 - nu, 1), np.inf)
+
+
+def matmul(a: Approx, b: Approx, u: float, tiny: float = 0.0) -> Approx:
+    """`a @ b`, summed in any order, with or without fused multiply-add.
+
+    Worst: γ_n |a| |b| (Higham, 3.5), where n counts the terms that are not zero, for adding zero is exact.
+    Typical: n roundings of partial sums, each u/√3 of the sum so far. Of terms p with sum y, the k-th partial sum has the mean square
+    k Σp²/n where signs are mixed and (k y/n)² where they are not; summed over k: u²/3 (n Σp²/2 + n y²/3), and u²/3 Σp² for the products.
+    """
+    value = a.value @ b.value
+    magnitude_a, magnitude_b = np.abs(a.value), np.abs(b.value)
+    n = (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
+    inherited = a.worst @ (magnitude_b + b.worst) + magnitude_a @ b.worst
+    total = magnitude_a @ magnitude_b
+    worst = inherited + gamma(n, u) * (total + inherited) + n * tiny
+    squares = (a.value**2) @ (b.value**2)
+    own = u / np.sqrt(3) * np.sqrt(squares * (1 + n / 2) + n * value**2 / 3)
+    handed_down = a.typical**2 @ b.value**2 + a.value**2 @ b.typical**2
+    return Approx(value, worst, np.sqrt(own**2 + handed_down) + np.sqrt(n) * tiny)
+
+
+def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, roundings: Roundings, n_stored: int) -> Approx:
+    """`x @ weight + bias` of inputs, its terms, the bias among them, added in any order; partial results stored `n_stored` times.
+
+    x [..., n, k]; weight [k, m]; bias [m].
+    """
+    terms = np.concatenate([x, np.ones_like(x[..., :1])], axis=-1)
+    factors = np.concatenate([weight, bias[None]], axis=0)
+    total = matmul(Approx.given(terms), Approx.given(factors), roundings.accumulate, roundings.tiny)
+    if roundings.store == roundings.accumulate:
+        return total
+    magnitude = np.abs(terms) @ np.abs(factors) + total.worst
+    typical = roundings.store * np.sqrt(n_stored / 3) * np.sqrt(terms**2 @ factors**2)
+    return Approx(total.value, total.worst + gamma(n_stored, roundings.store) * magnitude, np.hypot(total.typical, typical))
+
+
+def exp_of_difference(x: Approx, top: Approx, u: float) -> Approx:
+    """`exp(x - top)` where top >= x: the argument is rounded once, and the function has `FUNCTION_ULPS`.
+
+    A shift of the argument by δ is a factor of e^δ, not 1 + δ: large scores in half precision need it.
+    """
+    difference = x.value - top.value
+    finite = np.isfinite(difference)
+    argument = np.where(finite, difference, 0.0)
+    shift = np.where(finite, x.worst + top.worst + u * np.abs(argument), 0.0)
+    typical_shift = np.where(finite, np.sqrt(x.typical**2 + top.typical**2 + (u * argument) ** 2 / 3), 0.0)
+    value = np.where(finite, np.exp(argument), 0.0)
+    relative = np.expm1(shift) + 2 * FUNCTION_ULPS * u * np.exp(shift)
+    return Approx(value, value * relative + SINGLE_TINY, value * np.hypot(typical_shift, u) + SINGLE_TINY / 2)

@@ -1,0 +1,110 @@
+"""The strict comparator: nothing is broadcast, nothing is close enough, and comparing nothing is a failure."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reference.bounds import Approx
+from reference.dtypes import largest
+
+# How many of its typical errors an implementation's root mean square may reach. Rounding that is independent stays near 1, a sum
+# without any blocking near 2; a wrong constant, a lost term or a narrower accumulator goes far beyond.
+SHARP = 4.0
+MAX_VACUOUS = 0.01  # of all elements
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one comparison.
+
+    share: the largest error as a share of its rigorous bound; sharp_share: the root mean square of errors, each in units of its typical
+    one, as a share of `SHARP`. Both pass up to 1. n_vacuous: elements, of n, whose bound is
+    wider than any value is large, so that nothing could exceed it.
+    """
+
+    n: int
+    failures: list[str] = field(default_factory=list)
+    share: float = 0.0
+    sharp_share: float = 0.0
+    n_vacuous: int = 0
+    worst: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Inside both gates."""
+        return not self.failures
+
+    def __str__(self) -> str:
+        gates = f"{self.share:.3g} of the rigorous bound, {self.sharp_share:.3g} of the sharp one"
+        return "; ".join([*self.failures, gates, self.worst]) if self.failures else gates
+
+
+def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndarray | None = None) -> Verdict:
+    """Hold an implementation's result against float64 and both gates.
+
+    actual: what was computed, to be of `dtype`; expected: the float64 value with its bounds; peer: what another sound implementation
+    computed from the same inputs. Where its errors are larger than typical the problem itself is ill-conditioned, and ours may be, too.
+    """
+    truth = np.asarray(expected.value, np.float64)
+    if actual.dtype != dtype:
+        return Verdict(actual.size, [f"dtype {actual.dtype} instead of {dtype}"])
+    if actual.shape != truth.shape:
+        return Verdict(actual.size, [f"shape {actual.shape} instead of {truth.shape}"])
+    if actual.size == 0:
+        return Verdict(0, ["nothing was compared"])
+
+    failures: list[str] = []
+    computed = actual.astype(np.float64)
+    finite = np.isfinite(truth) & (np.abs(truth) + expected.worst <= largest(dtype))
+    overflow = np.isfinite(truth) & ~finite  # may come out as infinity or not
+    strange = ~_same_non_finite(computed, truth) & ~overflow
+    if strange.any():
+        index = _index(np.argmax(strange), truth.shape)
+        failures.append(f"not finite where float64 is, or the other way round: {int(strange.sum())} of {truth.size} elements")
+        worst = _describe(index, computed, truth, expected.worst)
+        return Verdict(truth.size, failures, np.inf, np.inf, 0, worst)
+    if not finite.any():
+        return Verdict(truth.size, [], 0.0, 0.0, int(overflow.sum()))
+
+    error = np.where(finite, np.abs(computed - np.where(finite, truth, 0)), 0)
+    share = _share(error, np.where(finite, expected.worst, np.inf))
+    index = _index(np.argmax(share), truth.shape)
+    worst = _describe(index, computed, truth, expected.worst)
+    if share[index] > 1:
+        failures.append(f"{int((share > 1).sum())} of {truth.size} elements exceed the rigorous bound")
+
+    typical = np.broadcast_to(expected.typical, truth.shape)
+    judged = finite & (typical > 0)
+    sharp_share = 0.0
+    if judged.any():
+        own = _rms(error[judged] / typical[judged])
+        others = 0.0 if peer is None else _rms((peer.astype(np.float64)[judged] - truth[judged]) / typical[judged])
+        sharp_share = own / (SHARP * max(1.0, others if np.isfinite(others) else 1.0))
+        if sharp_share > 1:
+            failures.append(f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})")
+    extent = np.abs(truth[finite]).max()
+    n_vacuous = int((np.broadcast_to(expected.worst, truth.shape)[finite] > extent).sum()) if extent else 0
+    return Verdict(truth.size, failures, float(share[index]), float(sharp_share), n_vacuous + int(overflow.sum()), worst)
+
+
+def _same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (np.isnan(a) == np.isnan(b)) & (np.isposinf(a) == np.isposinf(b)) & (np.isneginf(a) == np.isneginf(b))
+
+
+def _share(error: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error == 0, 0.0, error / bound)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def _index(flat: np.intp, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(flat, shape))
+
+
+def _describe(index: tuple[int, ...], computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> str:
+    limit = np.broadcast_to(bound, truth.shape)[index]
+    off = abs(computed[index] - truth[index])
+    return f"worst at {list(index)}: {computed[index]:.9g}, float64 {truth[index]:.9g}, off by {off:.3g}, bound {limit:.3g}"

@@ -1,0 +1,32 @@
+"""Every op and dtype on any shape: inside both gates, and sums of integers bit for bit."""
+
+import pytest
+from hypothesis import given, settings
+
+from reference.fuzz import fuzz
+from reference.inputs import Example, examples
+from reference.suite import Suite, snippet
+from reference.table import TABLE
+
+ROWS = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes]
+EXACT_ROWS = [(name, dtype) for name, dtype in ROWS if TABLE[name].exact_sums and (dtype == "float32" or not TABLE[name].stores)]
+
+
+@pytest.mark.parametrize(("op", "dtype"), ROWS)
+def test_any_shape_and_values_stay_inside_both_gates(op: str, dtype: str, ops_suite: Suite) -> None:
+    tally = fuzz(ops_suite, op, dtype, n_examples=120)
+    assert tally.n_examples >= 100
+    print(f"{op} {dtype}: {tally.rigorous.share:.3f} and {tally.sharp.share:.3f} of the gates")
+
+
+@pytest.mark.parametrize(("op", "dtype"), EXACT_ROWS)
+def test_sums_of_integers_come_out_bit_for_bit(op: str, dtype: str, ops_suite: Suite) -> None:
+    kinds = {name: "integers" if "integers" in spec.values else "small_integers" for name, spec in TABLE[op].inputs.items()}
+
+    @given(examples(op, dtype, **kinds))
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    def check(example: Example) -> None:
+        ours, _ = ops_suite.check(example)
+        assert ours.passes, f"{ours}\n\n{snippet(example)}"
+
+    check()
