@@ -106,5 +106,5 @@ def _index(flat: np.intp, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _describe(index: tuple[int, ...], computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> str:
     limit = np.broadcast_to(bound, truth.shape)[index]
-    off = abs(computed[index] - truth[index])
-    return f"worst at {list(index)}: {computed[index]:.9g}, float64 {truth[index]:.9g}, off by {off:.3g}, bound {limit:.3g}"
+    a, b = float(computed[index]), float(truth[index])
+    return f"worst at {list(index)}: {a:.9g}, float64 {b:.9g}, off by {abs(a - b):.3g}, bound {limit:.3g}"

@@ -1,4 +1,7 @@
-"""`nox -s golden`: what the reference answered is kept in `golden/`, so that tests need not ask it each time."""
+"""`nox -s golden`: what the reference answers is kept in `golden/`, so that a change of it is seen, and tests need not ask it each time.
+
+Two things are kept: small inputs of every op with the float64 outputs of the NumPy definitions, and OpenAI Whisper's transcripts.
+"""
 
 import argparse
 import hashlib
@@ -16,11 +19,14 @@ from tqdm import tqdm
 
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
+from reference.inputs import Example
 from reference.openai import load_openai
+from reference.table import TABLE
 from reference.transcripts import Transcription, Window, differences, transcribe_with_openai
 
 FOLDER = Path(__file__).parents[1] / "golden"
 TRANSCRIPTS = FOLDER / "transcripts.json"
+OPS = FOLDER / "ops"
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,69 @@ def recall(case: TranscriptCase) -> Transcription | None:
     return Transcription(kept["result"], [Window(**window) for window in kept["windows"]])
 
 
+@dataclass(frozen=True)
+class GoldenOp:
+    """Inputs of an op, all of them numbers that every dtype holds, and its float64 output."""
+
+    inputs: list[np.ndarray]
+    output: np.ndarray
+
+
+def make_op(name: str) -> GoldenOp:
+    """Ask the NumPy definition."""
+    sizes = {"batch": 2, "n_head": 2, "n": 3, "n_frames": 5, "n_kv": 5, "head_dim": 4, "n_in": 4, "n_state": 4, "n_out": 3, "n_vocab": 6}
+    arrays = Example(name, "float32", sizes).arrays()
+    # Multiples of 1/8 below 4 are exact in eight significant bits, and their sums in few more.
+    inputs = [a if a.dtype.kind == "i" else np.where(np.isfinite(a), np.clip(np.round(8 * a) / 8, -4, 4), a) for a in arrays]
+    return GoldenOp(inputs, np.asarray(TABLE[name].define(*(a if a.dtype.kind == "i" else a.astype(np.float64) for a in inputs))))
+
+
+def recall_op(name: str) -> GoldenOp:
+    """What is kept of an op."""
+    kept = json.loads((OPS / f"{name}.json").read_text(encoding="utf-8"))
+    dtypes = [np.dtype(spec.dtype or "float32") for spec in TABLE[name].inputs.values()]
+    inputs = [np.array(kept["inputs"][key], dtype) for key, dtype in zip(TABLE[name].inputs, dtypes, strict=True)]
+    return GoldenOp(inputs, np.array(kept["output"], np.float64))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ask OpenAI Whisper anew; rewrite what is kept, or with `--check` return 1 where it differs."""
+    """Ask the reference anew; rewrite what is kept, or with `--check` return 1 where it differs."""
     parser = argparse.ArgumentParser(prog="nox -s golden --", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, and exit with 1 where anything differs")
     args = parser.parse_args(argv)
+    OPS.mkdir(parents=True, exist_ok=True)
+    found = [*_renew_ops(args.check), *_renew_transcripts(args.check)]
+    print("\n".join(found) or f"{len(TABLE)} ops and {len(transcript_cases())} transcripts are as they were")
+    return 1 if found and args.check else 0
+
+
+def _renew_ops(check: bool) -> list[str]:
+    found = []
+    for name in TABLE:
+        golden, path = make_op(name), OPS / f"{name}.json"
+        if not path.exists():
+            found.append(f"{name}: not kept")
+        elif not _same_op(golden, recall_op(name)):
+            found.append(f"{name}: another output than the one kept, or for other inputs")
+        if not check:
+            path.write_text(_op_document(name, golden), encoding="utf-8")
+    return found + [f"{path.stem}: kept, but not in the table" for path in sorted(OPS.glob("*.json")) if path.stem not in TABLE]
+
+
+def _same_op(a: GoldenOp, b: GoldenOp) -> bool:
+    same_inputs = all(np.array_equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
+    return same_inputs and a.output.shape == b.output.shape and np.allclose(a.output, b.output, rtol=1e-13, atol=1e-14, equal_nan=True)
+
+
+def _op_document(name: str, golden: GoldenOp) -> str:
+    inputs = ",\n".join(
+        f"  {json.dumps(key)}: {json.dumps(array.tolist())}" for key, array in zip(TABLE[name].inputs, golden.inputs, strict=True)
+    )
+    by = f"nox -s golden, by reference.definitions in float64, with numpy {version('numpy')} and scipy {version('scipy')}"
+    return f'{{\n "written_by": "{by}",\n "inputs": {{\n{inputs}\n }},\n "output": {json.dumps(golden.output.tolist())}\n}}\n'
+
+
+def _renew_transcripts(check: bool) -> list[str]:
     entries, found = dict[str, str](), list[str]()
     judge = cache(lambda model: load_openai(load_checkpoint(model)))
     for case in tqdm(transcript_cases().values(), unit="transcript", disable=None, leave=False):
@@ -77,11 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         changes = ["not kept for these samples and options"] if kept is None else differences(kept, answer)
         found += [f"{case.name}: {change}" for change in changes]
     found += [f"{name}: kept, but no longer asked for" for name in _read_transcripts().keys() - entries.keys()]
-    if not args.check:
-        TRANSCRIPTS.parent.mkdir(exist_ok=True)
+    if not check:
         TRANSCRIPTS.write_text(_document(entries), encoding="utf-8")
-    print("\n".join(found) or f"{len(entries)} transcripts are as they were")
-    return 1 if found and args.check else 0
+    return found
 
 
 def _asked(case: TranscriptCase) -> dict[str, Any]:

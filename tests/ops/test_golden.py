@@ -1,0 +1,35 @@
+"""What is kept of every op still holds: in NumPy to rounding, in PyTorch and MAX inside their bounds."""
+
+import numpy as np
+import pytest
+
+from reference.compare import compare
+from reference.dtypes import DTYPES
+from reference.golden import OPS, make_op, recall_op
+from reference.suite import Suite, run_torch
+from reference.table import TABLE
+
+
+def test_every_row_is_kept_and_nothing_else() -> None:
+    assert {path.stem for path in OPS.glob("*.json")} == TABLE.keys()
+
+
+@pytest.mark.parametrize("op", TABLE)
+def test_the_definition_says_what_it_did(op: str) -> None:
+    kept, made = recall_op(op), make_op(op)
+    assert all(np.array_equal(a, b) for a, b in zip(kept.inputs, made.inputs, strict=True))
+    assert np.allclose(kept.output, made.output, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize(("op", "dtype"), [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes])
+def test_max_and_torch_give_the_kept_output(op: str, dtype: str, ops_suite: Suite) -> None:
+    """Though the bound is computed today, the value that it stands around is the kept one."""
+    kept, spec = recall_op(op), TABLE[op]
+    dtypes = [DTYPES.get(i.dtype or dtype, np.dtype(i.dtype or dtype)) for i in spec.inputs.values()]
+    arrays = [array.astype(wanted) for array, wanted in zip(kept.inputs, dtypes, strict=True)]
+    assert all(np.array_equal(a.astype(float), b.astype(float)) for a, b in zip(arrays, kept.inputs, strict=True))
+    expected = spec.bound(spec.roundings(dtype), *(a if a.dtype.kind == "i" else a.astype(np.float64) for a in arrays))
+    assert np.allclose(expected.value, kept.output, rtol=1e-12, atol=1e-13)
+    for result in (ops_suite.run(op, dtype, arrays), run_torch(spec, arrays)):
+        verdict = compare(result, expected, DTYPES[spec.output or dtype])
+        assert verdict.passes, str(verdict)

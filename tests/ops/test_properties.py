@@ -1,0 +1,141 @@
+"""What holds whatever the numbers are: exactly where the op allows it, else within the bounds of both sides."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from reference.dtypes import DTYPES
+from reference.inputs import Example, examples
+from reference.suite import Suite, expect
+from reference.table import TABLE
+
+DTYPE_NAMES = list(DTYPES)
+BATCHED = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes if "batch" in next(iter(op.inputs.values())).shape]
+
+
+def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Example], None]], None]:
+    """Check a property on drawn examples, the same ones in each run."""
+
+    def run(check: Callable[[Example], None]) -> None:
+        settings(max_examples=40, deadline=None, derandomize=True, database=None)(given(examples(op, dtype, **pinned))(check))()
+
+    return run
+
+
+def within_both_bounds(suite: Suite, example: Example, a: np.ndarray, b: np.ndarray, part: Any = ...) -> bool:
+    """Two ways to the same value, each as far from it as the bound allows."""
+    limit = expect(TABLE[example.op], example, example.arrays()).worst[part]
+    return bool((np.abs(a.astype(float) - b.astype(float)) <= 2 * limit).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_softmax_sums_to_one(dtype: str, ops_suite: Suite) -> None:
+    @holds("softmax", dtype)
+    def check(example: Example) -> None:
+        (x,) = example.arrays()
+        rows = ops_suite.run("softmax", dtype, [x]).astype(float).sum(-1)
+        limit = expect(TABLE["softmax"], example, [x]).worst.sum(-1)
+        any_finite = np.isfinite(x.astype(float)).any(-1)
+        assert (np.abs(rows - 1)[any_finite] <= limit[any_finite]).all()
+        assert np.isnan(rows[~any_finite]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_softmax_ignores_an_exact_shift(dtype: str, ops_suite: Suite) -> None:
+    @holds("softmax", dtype, x="integers")
+    def check(example: Example) -> None:
+        (x,) = example.arrays()
+        x = np.clip(x.astype(float), -100, 100)
+        shifted = (x + 28).astype(DTYPES[dtype])
+        assert np.array_equal(ops_suite.run("softmax", dtype, [x.astype(DTYPES[dtype])]), ops_suite.run("softmax", dtype, [shifted]))
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_a_position_is_blind_to_what_follows(dtype: str, ops_suite: Suite) -> None:
+    """To the last bit."""
+
+    @holds("masked_attention", dtype)
+    def check(example: Example) -> None:
+        q, k, v, mask = example.arrays()
+        n, n_kv = mask.shape
+        seen = n_kv - n + 1  # by the first query
+        before = ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, 0]
+        k, v = k.copy(), v.copy()
+        k[:, :, seen:], v[:, :, seen:] = 5, -7
+        assert np.array_equal(ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, 0], before)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_a_step_is_the_prefills_last_row(dtype: str, ops_suite: Suite) -> None:
+    @holds("masked_attention", dtype)
+    def check(example: Example) -> None:
+        q, k, v, mask = example.arrays()
+        prefill = ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, -1:]
+        step = ops_suite.run("masked_attention", dtype, [q[:, :, -1:], k, v, mask[-1:]])
+        assert within_both_bounds(ops_suite, example, prefill, step, np.s_[:, :, -1:])
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_attention_does_not_care_in_which_order_keys_come(dtype: str, ops_suite: Suite) -> None:
+    @holds("attention", dtype)
+    def check(example: Example) -> None:
+        q, k, v = example.arrays()
+        order = np.random.default_rng(example.seed).permutation(k.shape[2])
+        straight = ops_suite.run("attention", dtype, [q, k, v])
+        assert within_both_bounds(ops_suite, example, straight, ops_suite.run("attention", dtype, [q, k[:, :, order], v[:, :, order]]))
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_attention_over_one_key_returns_its_value(dtype: str, ops_suite: Suite) -> None:
+    """To the last bit."""
+
+    @holds("attention", dtype, n_kv=1, n=1)
+    def check(example: Example) -> None:
+        q, k, v = example.arrays()
+        assert np.array_equal(ops_suite.run("attention", dtype, [q, k, v]), np.broadcast_to(v, q.shape))
+
+
+@pytest.mark.parametrize("op", ["softmax", "masked_attention"])
+def test_a_row_that_sees_nothing_is_undefined(op: str, ops_suite: Suite) -> None:
+    """NaN, as their docstrings say; and the rows beside it are as they would be."""
+    example = Example(op, "float32", {"batch": 1, "n_head": 2, "n": 3, "n_kv": 5, "head_dim": 4})
+    arrays = example.arrays()
+    before = ops_suite.run(op, "float32", arrays)
+    blind = np.s_[..., 1, :]
+    arrays[-1][blind] = -np.inf
+    after = ops_suite.run(op, "float32", arrays)
+    assert np.isnan(after[blind]).all()
+    assert np.array_equal(after[..., [0, 2], :], before[..., [0, 2], :])
+
+
+@pytest.mark.parametrize(("op", "dtype"), BATCHED)
+def test_elements_of_a_batch_do_not_see_each_other(op: str, dtype: str, ops_suite: Suite) -> None:
+    """To the last bit."""
+
+    @holds(op, dtype, batch=3)
+    def check(example: Example) -> None:
+        arrays = example.arrays()
+        before = ops_suite.run(op, dtype, arrays)
+        for array, spec in zip(arrays, TABLE[op].inputs.values(), strict=True):
+            if spec.shape.startswith("batch"):
+                array[[0, 2]] = array[[2, 0]]
+        assert np.array_equal(ops_suite.run(op, dtype, arrays)[1], before[1], equal_nan=True)
+
+
+@pytest.mark.parametrize("exponent", [-3, 4])
+def test_layer_norm_of_a_multiple_is_layer_norm_with_a_smaller_epsilon(exponent: int, ops_suite: Suite) -> None:
+    """LN(c x, ε) = LN(x, ε / c²), which for c a power of two holds bit for bit of every term but ε."""
+
+    @holds("layer_norm", "float32", x="near_epsilon")
+    def check(example: Example) -> None:
+        x, weight, bias = example.arrays()
+        c = 2.0**exponent
+        exact = [array.astype(float) for array in (x, weight, bias)]
+        centred = exact[0] - exact[0].mean(-1, keepdims=True)
+        truth = centred / np.sqrt(exact[0].var(-1, keepdims=True) + 1e-5 / c**2) * exact[1] + exact[2]
+        scaled = (x * np.float32(c)).astype(np.float32)
+        limit = TABLE["layer_norm"].bound(TABLE["layer_norm"].roundings("float32"), scaled.astype(float), *exact[1:]).worst
+        assert (np.abs(ops_suite.run("layer_norm", "float32", [scaled, weight, bias]) - truth) <= limit).all()

@@ -1,0 +1,192 @@
+"""The suite proves that it can fail: small mistakes turn it red, and so does one element changed by a few units in its last place."""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from max.dtype import DType
+from max.graph import TensorValue
+from max.graph import ops as max_ops
+
+from maxwhisper import ops
+from maxwhisper.model import find_device
+from reference import definitions as define
+from reference.bounds import Approx, Roundings
+from reference.fuzz import fuzz
+from reference.inputs import Example
+from reference.suite import Suite
+from reference.table import TABLE, Input, Op, row
+
+
+def layer_norm_with(epsilon: float) -> Callable[..., TensorValue]:
+    return lambda x, weight, bias: max_ops.layer_norm(x, weight, bias, epsilon)
+
+
+def attention_of(
+    scores: Callable[..., TensorValue], mask_scores: Callable[..., TensorValue] = ops.apply_mask
+) -> Callable[..., TensorValue]:
+    return lambda q, k, v, mask: ops.attention_context(ops.softmax(mask_scores(scores(q, k), mask)), v)
+
+
+def shifted(scores: TensorValue, mask: TensorValue) -> TensorValue:
+    """The mask of the position before: each query misses itself, but the first."""
+    first = mask[0:1, :]
+    n = mask.shape[0]
+    return scores + max_ops.concat([first, mask], axis=0)[(slice(TensorValue(n * 0), TensorValue(n)), n), :]
+
+
+def two_taps(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    return ops.conv1d(x, weight * max_ops.constant(np.array([1, 1, 0], np.float32), DType.float32, device=x.device), bias)
+
+
+def in_half(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    """A sum that is kept in float16 after every block of terms."""
+    wide, half = DType.float32, DType.float16
+    products = max_ops.cast(max_ops.unsqueeze(x, -2), half) * max_ops.cast(weight, half)
+    return max_ops.cast(max_ops.squeeze(max_ops.sum(products, axis=-1), -1), wide) + bias
+
+
+# name: (the op, the builder with the mistake), each compiled in float32
+MISTAKES: dict[str, tuple[str, Callable[..., TensorValue]]] = {
+    "epsilon 1e-6": ("layer_norm", layer_norm_with(1e-6)),
+    "layer norm's bias dropped": ("layer_norm", lambda x, weight, bias: ops.layer_norm(x, weight, bias * 0)),
+    "tanh GELU": ("gelu", lambda x: max_ops.gelu(x, approximate="tanh")),
+    "ReLU for GELU": ("gelu", max_ops.relu),
+    "bias dropped": ("linear", lambda x, weight, bias: ops.linear(x, weight)),
+    "products in float16": ("linear", in_half),
+    "a tap lost": ("conv1d_stride1", two_taps),
+    "scale missing": ("attention_scores", lambda q, k: max_ops.matmul(q, max_ops.transpose(k, -2, -1))),
+    "mask off by one": ("masked_attention", attention_of(ops.attention_scores, shifted)),
+    "mask missing": ("masked_attention", attention_of(ops.attention_scores, lambda scores, mask: scores)),
+    "softmax over the queries": ("softmax", lambda x: max_ops.transpose(ops.softmax(max_ops.transpose(x, -2, -1)), -2, -1)),
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(device: str) -> Suite:
+    """The rows with the mistakes in them, compiled together."""
+    rows = {
+        name: type(name, (TABLE[op],), {"build": staticmethod(build), "dtypes": ("float32",)}) for name, (op, build) in MISTAKES.items()
+    }
+    return Suite(find_device(device), rows)
+
+
+class Mistaken:
+    """A suite that answers for an op with its mistaken builder."""
+
+    def __init__(self, suite: Suite, name: str) -> None:
+        self.suite, self.name = suite, name
+
+    def check(self, example: Example) -> Any:
+        return self.suite.check(example, name=self.name)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_small_mistake_turns_the_suite_red(name: str, mistaken: Suite) -> None:
+    with pytest.raises(AssertionError, match="MAX's"):
+        fuzz(Mistaken(mistaken, name), MISTAKES[name][0], "float32", n_examples=50)  # type: ignore[arg-type]
+
+
+# One element: for each row an input that contributes, and an example on which nothing else is in the way.
+TIGHT: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
+    "layer_norm": ("weight", {"batch": 1, "n": 2, "n_state": 2}, {"x": "one_hot", "bias": "zeros"}),
+    "linear": ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"}),
+    "lm_head": ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"}),
+    "gelu": ("x", {"batch": 1, "n": 5}, {"x": "integers"}),
+    "conv1d_stride1": ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"}),
+    "conv1d_stride2": ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"}),
+    "softmax": ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"}),
+    "attention_scores": ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"}),
+    "causal_mask": ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {}),
+    "attention_context": ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"}),
+    "attention": ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"}),
+    "masked_attention": ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"}),
+    "token_embedding": ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {}),
+    "residual": ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"}),
+}
+DENSE: dict[str, int] = {
+    "batch": 1,
+    "n_head": 1,
+    "n": 4,
+    "n_frames": 4,
+    "n_kv": 64,
+    "head_dim": 64,
+    "n_in": 64,
+    "n_state": 64,
+    "n_out": 8,
+    "n_vocab": 8,
+}
+
+
+def smallest_change_seen(suite: Suite, example: Example, name: str) -> float:
+    """By how many units in its last place the largest element of an input must change for a gate to break; a power of two, inf for none."""
+    index = list(TABLE[example.op].inputs).index(name)
+    for ulps in 2.0 ** np.arange(0, 24):
+        arrays = example.arrays()
+        changed = arrays[index]
+        at = np.unravel_index(np.argmax(np.where(np.isfinite(changed.astype(float)), np.abs(changed.astype(float)), 0)), changed.shape)
+        changed[at] = float(changed[at]) + ulps * abs(float(np.spacing(changed[at])))
+        ours, _ = suite.check(example, arrays)
+        if not ours.passes:
+            return float(ulps)
+    return math.inf
+
+
+def test_every_row_is_in_the_table_of_tightness() -> None:
+    assert TIGHT.keys() == TABLE.keys()
+
+
+@pytest.mark.parametrize(("op", "dtype"), [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes])
+def test_16_units_in_the_last_place_of_one_element_break_a_gate(op: str, dtype: str, ops_suite: Suite) -> None:
+    name, dims, kinds = TIGHT[op]
+    seen = smallest_change_seen(ops_suite, Example(op, dtype, dims, kinds, seed=1), name)
+    dense = smallest_change_seen(ops_suite, Example(op, dtype, DENSE, seed=1), name)
+    print(f"{op} in {dtype}: {seen:.0f} units in the last place of {name} are seen, on dense inputs {dense:.0f}")
+    assert seen <= 16
+
+
+def test_a_new_op_takes_one_row(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, fuzzed, compared and reported, with nothing but the row; and a mistake in it is found."""
+    monkeypatch.setattr("reference.table.TABLE", TABLE)
+    before = dict(TABLE)
+    try:
+
+        @row
+        class Twice(Op):
+            """2 x. A product with a power of two is exact."""
+
+            inputs: ClassVar = {"x": Input("batch n", ("normal", "integers"))}
+            build = staticmethod(lambda x: x + x)
+            define = staticmethod(lambda x: 2 * x)
+            torch = staticmethod(lambda x: 2 * x)
+
+            @staticmethod
+            def bound(roundings: Roundings, x: np.ndarray) -> Approx:
+                return Approx.given(2 * x)
+
+        new = {"twice": TABLE["twice"]}
+        suite = Suite(find_device(device), new)
+        for dtype in Twice.dtypes:
+            tally = fuzz(suite, "twice", dtype, n_examples=100)
+            assert tally.n_examples >= 100
+            assert tally.rigorous.share <= 1
+        Twice.bound = staticmethod(lambda roundings, x: Approx.given(2.001 * x))  # type: ignore[method-assign]
+        with pytest.raises(AssertionError, match=r"print\(\*suite\(\)\.check\(Example\(op='twice'"):
+            fuzz(suite, "twice", "float32", n_examples=20)
+    finally:
+        TABLE.clear()
+        TABLE.update(before)
+
+
+def test_definitions_are_what_bounds_stand_around() -> None:
+    """A row's bound carries the value of its definition."""
+    for name, op in TABLE.items():
+        for dtype in op.dtypes:
+            arrays = [
+                array if array.dtype.kind == "i" else array.astype(float) for array in Example(name, dtype, {**DENSE, "batch": 2}).arrays()
+            ]
+            value = op.bound(op.roundings(dtype), *arrays).value
+            assert np.allclose(value, op.define(*arrays), rtol=1e-12, atol=1e-13), name
+    assert define.LAYER_NORM_EPSILON == ops.LAYER_NORM_EPSILON
