@@ -67,6 +67,14 @@ def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: T
     return linear(at / "out", context)
 
 
+def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
+    """The first half of an encoder's block: layer norm, attention of all to all, and the residual around them."""
+    attn = at / "attn"
+    h = layer_norm(at / "attn_ln", x)
+    h = attention(attn, linear(attn / "query", h), *keys_and_values(attn, h, n_head))
+    return (attn / "residual").record(x + h)
+
+
 def mlp(at: Scope, x: TensorValue) -> TensorValue:
     """The second half of a block: layer norm, two linear layers with a GELU between them, and the residual around them."""
     h = linear(at / "mlp" / 0, layer_norm(at / "mlp_ln", x))
@@ -84,12 +92,7 @@ def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue) -> TensorVal
     x = (at / "positions").record(x + at.weight("positional_embedding"))
     for i in range(dims.n_audio_layer):
         block = at / "blocks" / i
-        attn = block / "attn"
-        h = layer_norm(block / "attn_ln", x)
-        q = linear(attn / "query", h)
-        h = attention(attn, q, *keys_and_values(attn, h, dims.n_audio_head))
-        x = (attn / "residual").record(x + h)
-        x = mlp(block, x)
+        x = mlp(block, self_attention(block, x, dims.n_audio_head))
     return layer_norm(at / "ln_post", x)
 
 
@@ -122,12 +125,6 @@ def decoder(
     n_audio, n_group, n = tokens.shape
     n_kv, n_head = mask.shape[1], dims.n_text_head
     grouped, flat = [n_audio, n_group], [n_audio * n_group]
-    here = (slice(TensorValue(n_kv - n), TensorValue(n_kv)), n)
-
-    def cached(buffer: BufferValue, new: TensorValue) -> TensorValue:
-        buffer[:, :, :, here, :] = max_ops.reshape(new, [*grouped, n_head, n, new.shape[-1]])
-        valid = max_ops.buffer_load(buffer)[:, :, :, :n_kv, :]
-        return max_ops.reshape(valid, [*flat, n_head, n_kv, new.shape[-1]])
 
     embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), at.weight("token_embedding.weight"))
     x = (at / "embedding").record(embedding)
@@ -137,7 +134,7 @@ def decoder(
         attn, cross_attn = block / "attn", block / "cross_attn"
         h = layer_norm(block / "attn_ln", x)
         q = linear(attn / "query", h)
-        k, v = (cached(*pair) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head)))
+        k, v = (ops.append_to_cache(*pair, n_kv) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head)))
         h = attention(attn, q, k, v, mask)
         x = (attn / "residual").record(x + h)
         # A group's queries all attend to the same audio, so they stand side by side along the query axis.

@@ -8,7 +8,7 @@ import functools
 import math
 
 from max.dtype import DType
-from max.graph import DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
+from max.graph import BufferValue, DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
 
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
 
@@ -121,3 +121,17 @@ def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps.
     """
     return ops.cast(ops.matmul(weights, ops.cast(v, DType.float32)), v.dtype)
+
+
+def append_to_cache(cache: BufferValue, new: TensorValue, n_kv: Dim) -> TensorValue:
+    """Write new keys or values, in place, behind those that are there, and return all `n_kv` of them.
+
+    cache [n_audio, n_group, n_head, n_ctx, head_dim]; new [n_audio * n_group, n_head, n, head_dim].
+    Returns [n_audio * n_group, n_head, n_kv, head_dim], of which new are the last n.
+    """
+    n_audio, n_group = cache.shape[:2]
+    batch, n_head, n, head_dim = new.shape
+    here = (slice(TensorValue(n_kv - n), TensorValue(n_kv)), n)
+    cache[:, :, :, here, :] = ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
+    valid = ops.buffer_load(cache)[:, :, :, :n_kv, :]
+    return ops.reshape(valid, [batch, n_head, n_kv, head_dim])

@@ -4,15 +4,19 @@
 to both: a running error analysis (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., 3.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from reference.dtypes import DTYPES, flushed_below, unit_roundoff
 
-# The most that an implementation's exp and erf may be off, in units of the result's last place (2u of it, at most).
-# glibc documents 1 for both, SLEEF and Intel's SVML 1 to 4 for their vector forms; the op table's sweeps hold MAX's to it.
+# The most that an implementation's exp, log or cosine may be off, in units of the result's last place (2u of it, at most).
+# glibc documents 1, SLEEF and Intel's SVML 1 to 4 for their vector forms. `tests/ops/test_functions.py` sweeps exp and erf.
 FUNCTION_ULPS = 4
+# Of erf, absolutely, in units of u. Vector code, PyTorch's GELU too, takes Abramowitz and Stegun's 7.1.26, which is off by 1.5e-7 in
+# exact arithmetic; rten documents 6.64e-7 for it in float32.
+ERF_UNITS = 12
 SINGLE_TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -69,6 +73,31 @@ class Approx:
 
     def __add__(self, other: "Approx") -> "Approx":
         return Approx(self.value + other.value, self.worst + other.worst, np.hypot(self.typical, other.typical))
+
+    def through(self, increasing: Callable[[np.ndarray], np.ndarray]) -> "Approx":
+        """After a function that never falls, taken at both ends of either interval."""
+        value = increasing(self.value)
+
+        def moved(error: np.ndarray) -> np.ndarray:
+            return np.maximum(increasing(self.value + error) - value, value - increasing(self.value - error))
+
+        return Approx(value, moved(self.worst), moved(self.typical))
+
+    def maximum(self, other: "Approx") -> "Approx":
+        """The larger of two."""
+        value = np.maximum(self.value, other.value)
+
+        def moved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            highest, lowest = np.maximum(self.value + a, other.value + b), np.maximum(self.value - a, other.value - b)
+            return np.maximum(highest - value, value - lowest)
+
+        return Approx(value, moved(self.worst, other.worst), moved(self.typical, other.typical))
+
+    def largest(self) -> "Approx":
+        """The largest of all elements."""
+        value, at = self.value.max(), np.argmax(self.value)
+        worst = max((self.value + self.worst).max() - value, value - (self.value - self.worst).max())
+        return Approx(value, np.asarray(worst), self.typical.flat[at])
 
     def __mul__(self, factor: "Approx") -> "Approx":
         a, b = np.abs(self.value), np.abs(factor.value)

@@ -58,6 +58,15 @@ def causal_mask(scores: np.ndarray, positions: np.ndarray, key_positions: np.nda
     return np.where(key_positions[None, :] <= positions[:, None], scores, -np.inf)
 
 
+def append_to_cache(cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The keys or values so far: those in the cache before the new ones, and these. mask [n, n_kv] says how many there are of each.
+
+    cache [batch, 1, n_head, n_ctx, head_dim]; new [batch, n_head, n, head_dim]. Returns [batch, n_head, n_kv, head_dim].
+    """
+    n, n_kv = mask.shape
+    return np.concatenate([cache[:, 0, :, : n_kv - n], new], axis=2)
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     """exp(x) / sum(exp(x)) over the last dimension."""
     e = x - x.max(axis=-1, keepdims=True)
@@ -66,12 +75,21 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e
 
 
+N_FFT, HOP_LENGTH = 400, 160
+HANN = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic
+
+
+def frames(samples: np.ndarray) -> np.ndarray:
+    """`torch.stft`'s frames of 25 ms each 10 ms, centred and reflected at the ends; Whisper leaves the last one out.
+
+    samples [n_samples] at 16 kHz. Returns [n_samples // 160, 400].
+    """
+    padded = np.pad(samples.astype(np.float64), N_FFT // 2, mode="reflect")
+    return np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
+
+
 def log_mel_spectrogram(samples: np.ndarray, filters: np.ndarray, padding: int = 0) -> np.ndarray:
     """`whisper.log_mel_spectrogram`: samples [n_samples] to [n_mels, n_frames]; filters [n_mels, 201] as stored, in float32."""
-    n_fft, hop = 400, 160
-    padded = np.pad(np.pad(samples.astype(np.float64), (0, padding)), n_fft // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:-1]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    power = np.abs(np.fft.rfft(frames * hann)) ** 2
+    power = np.abs(np.fft.rfft(frames(np.pad(samples, (0, padding))) * HANN)) ** 2
     log_mel = np.log10(np.maximum(filters.astype(np.float64) @ power.T, 1e-10))
     return (np.maximum(log_mel, log_mel.max() - 8) + 4) / 4

@@ -79,7 +79,21 @@ class GoldenOp:
 
 def make_op(name: str) -> GoldenOp:
     """Ask the NumPy definition."""
-    sizes = {"batch": 2, "n_head": 2, "n": 3, "n_frames": 5, "n_kv": 5, "head_dim": 4, "n_in": 4, "n_state": 4, "n_out": 3, "n_vocab": 6}
+    sizes = {
+        "batch": 2,
+        "n_head": 2,
+        "n": 3,
+        "n_frames": 5,
+        "n_kv": 5,
+        "head_dim": 4,
+        "n_in": 4,
+        "n_state": 4,
+        "n_out": 3,
+        "n_vocab": 6,
+        "n_mlp": 5,
+        "n_ctx": 6,
+        "n_samples": 320,
+    }
     arrays = Example(name, "float32", sizes).arrays()
     # Multiples of 1/8 below 4 are exact in eight significant bits, and their sums in few more.
     inputs = [a if a.dtype.kind == "i" else np.where(np.isfinite(a), np.clip(np.round(8 * a) / 8, -4, 4), a) for a in arrays]

@@ -14,7 +14,7 @@ from reference.table import TABLE
 # 1, primes, and what lies around the widths of SIMD registers and tiles.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 80, 97, 127, 128, 129)
 FEW = (1, 2, 3)
-FEW_OF = ("batch", "n_head")
+SIZES_OF = {"batch": FEW, "n_head": FEW, "n_samples": (201, 319, 320, 399, 401, 1601, 4800)}
 MAX_PRODUCTS = 2_000_000  # multiplications of an example at most, so that float64 keeps up
 
 Draw = Callable[[np.random.Generator, tuple[int, ...], np.dtype], np.ndarray]
@@ -101,7 +101,7 @@ def examples(op: str, dtype: str, **pinned: int | str) -> st.SearchStrategy[Exam
     """
     inputs = TABLE[op].inputs
     names = dict.fromkeys(dim for spec in inputs.values() for dim in spec.shape.split() if not dim.isdigit())
-    sizes = {name: (pinned[name],) if name in pinned else FEW if name in FEW_OF else SIZES for name in names}
+    sizes = {name: (pinned[name],) if name in pinned else SIZES_OF.get(name, SIZES) for name in names}
     values = {name: (pinned[name],) if name in pinned else spec.values for name, spec in inputs.items()}
     dims = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in sizes.items()})
     kinds = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in values.items()})
@@ -116,5 +116,9 @@ def long_example(op: str, dtype: str, seed: int = 0) -> Example | None:
 
 
 def _possible(dims: dict[str, Any]) -> Mapping[str, int]:
-    """No more queries than keys: each query sees itself."""
-    return {**dims, "n_kv": max(dims["n"], dims["n_kv"])} if "n_kv" in dims else dims
+    """No more queries than keys, so that each query sees itself, and no more keys than the context holds."""
+    if "n_kv" in dims:
+        dims = {**dims, "n_kv": max(dims["n"], dims["n_kv"])}
+    if "n_ctx" in dims and "n_kv" in dims:
+        dims = {**dims, "n_ctx": max(dims["n_kv"], dims["n_ctx"])}
+    return dims

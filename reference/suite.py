@@ -1,6 +1,7 @@
 """All rows of the table as graphs of one module, compiled once for a device and shared by whoever runs ops."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -8,28 +9,33 @@ import torch
 from max.driver import Device
 from max.dtype import DType
 from max.engine import InferenceSession
-from max.graph import DeviceRef, Graph, Module, TensorType
+from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from maxwhisper.model import find_device
 from reference.bounds import Approx
 from reference.compare import Verdict, compare
 from reference.dtypes import DTYPES, from_max, from_torch, to_max, to_torch
 from reference.inputs import Example
-from reference.table import TABLE, Op
+from reference.table import TABLE, Input, Op
+from reference.table.composed import Composed, look_up
 
 
 def build_module(rows: Mapping[str, type[Op]], device: DeviceRef) -> Module:
-    """A graph `op.dtype` for each row and dtype, all dimensions symbolic."""
+    """A graph `op.dtype` for each row and dtype, all dimensions symbolic. A composed op's graph returns its parts."""
     module = Module()
     for name, op in rows.items():
-        for dtype in op.dtypes:
-            types = [
-                TensorType(DType[spec.dtype or dtype], [int(dim) if dim.isdigit() else dim for dim in spec.shape.split()], device)
-                for spec in op.inputs.values()
-            ]
+        for dtype in () if op.on_host else op.dtypes:
+            types = [_type(spec, dtype, device) for spec in op.inputs.values()]
             with Graph(f"{name}.{dtype}", input_types=types, module=module) as graph:
-                graph.output(op.build(*(value.tensor for value in graph.inputs)))
+                pairs = zip(op.inputs.values(), graph.inputs, strict=True)
+                values = [value.buffer if spec.in_place else value.tensor for spec, value in pairs]
+                graph.output(*op.outputs(*values))
     return module
+
+
+def _type(spec: Input, dtype: str, device: DeviceRef) -> TensorType | BufferType:
+    shape = [int(dim) if dim.isdigit() else dim for dim in spec.shape.split()]
+    return (BufferType if spec.in_place else TensorType)(DType[spec.dtype or dtype], shape, device)
 
 
 class Suite:
@@ -42,39 +48,59 @@ class Suite:
         self._graphs = InferenceSession(devices=[device]).load_all(module)
 
     def run(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        """What MAX computes."""
-        (result,) = self._graphs[f"{op}.{dtype}"].execute(*(to_max(array, self.device) for array in arrays))
-        return from_max(result)
+        """What MAX computes; of a composed op, its last part."""
+        return self.run_parts(op, dtype, arrays)[-1]
+
+    def run_parts(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """All parts of a composed op, in order."""
+        if host := self.rows[op].on_host:
+            return [host(*arrays)]
+        inputs = [to_max(array.copy(), self.device) for array in arrays]  # copies, for some are written to
+        return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*inputs)]
 
     def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> tuple[Verdict, Verdict]:
-        """MAX's verdict and PyTorch's on an example: what they compute from its inputs against float64.
+        """MAX's verdict and PyTorch's on an example: what they compute from its inputs, against float64.
 
-        To see that differences are found: `arrays` are computed from in place of the inputs, by the row `name` in place of the op.
+        To see that differences are found: MAX computes from `arrays` in place of the inputs, by the row `name` in place of the op.
         """
-        op = TABLE[example.op]
-        given = example.arrays()
-        used = given if arrays is None else arrays
-        ours, theirs = self.run(name or example.op, example.dtype, used), run_torch(op, used)
-        expected, dtype = expect(op, example, given), DTYPES[op.output or example.dtype]
-        return compare(ours, expected, dtype, theirs if arrays is None else None), compare(theirs, expected, dtype)
+        op, given = TABLE[example.op], example.arrays()
+        whole = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
+        results = self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
+        return judge(op, example.dtype, given, results, exact=op.exact_sums and whole)
 
 
-def expect(op: type[Op], example: Example, arrays: Iterable[np.ndarray]) -> Approx:
-    """The float64 value of an op on these inputs, and how far a sound implementation may be from it.
+def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False) -> tuple[Verdict, Verdict]:
+    """The verdict on MAX's results, and on PyTorch's from the same inputs.
 
-    Sums of small integers are exact in any order, so that nothing but the result's own rounding may be seen.
+    A composed op's parts are judged on what they were really given: the op's inputs, and MAX's own results of the parts before. The
+    verdict is that on the first part that fails, or else on the one that comes closest to its bounds.
+    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen.
     """
-    exact = [array.astype(np.float64) if array.dtype.kind != "i" else array for array in arrays]
-    roundings = op.roundings(example.dtype)
+    if not issubclass(op, Composed):
+        return _judge_one(op, dtype, inputs, results[0], exact)
+    known = dict(zip(op.inputs, inputs, strict=True))
+    sides: tuple[list[Verdict], list[Verdict]] = ([], [])
+    for (part, (name, sources)), result in zip(op.parts.items(), results, strict=True):
+        known[part.partition(":")[0]] = result
+        given = [look_up(known, source) for source in sources]
+        for side, verdict in zip(sides, _judge_one(TABLE[name], dtype, given, look_up(known, part))):
+            side.append(replace(verdict, failures=[f"{part}: {failure}" for failure in verdict.failures]))
+    ours, theirs = (next((v for v in side if not v.passes), max(side, key=lambda v: v.share)) for side in sides)
+    return ours, theirs
+
+
+def _judge_one(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False) -> tuple[Verdict, Verdict]:
+    expected, theirs, output = expect(op, dtype, inputs, exact), run_torch(op, inputs), DTYPES[dtype]
+    return compare(result, expected, output, theirs), compare(theirs, expected, output)
+
+
+def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False) -> Approx:
+    """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
+    roundings = op.roundings(dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        expected = op.bound(roundings, *exact)
-        if (
-            op.exact_sums
-            and example.kinds
-            and roundings.store == roundings.accumulate
-            and set(example.kinds.values()) <= {"integers", "small_integers"}
-        ):
-            return Approx.exact(expected.value.astype(DTYPES[op.output or example.dtype]).astype(np.float64))
+        expected = op.bound(roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs))
+        if exact and roundings.store == roundings.accumulate:
+            return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))
     return expected
 
 

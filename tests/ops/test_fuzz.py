@@ -9,6 +9,11 @@ from reference.suite import Suite, snippet
 from reference.table import TABLE
 
 ROWS = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes]
+# Examples that failed once, each by a defect of the op or of its bound.
+ONCE_FAILED = [
+    Example("mlp", "float32", {"batch": 1, "n": 31, "n_state": 16, "n_mlp": 16}, seed=3),  # the erf in PyTorch's GELU, 11 u off
+    Example("log_mel", "float32", {"n_samples": 399}, {"samples": "one_hot"}, 0),  # the window's own error, where it is small
+]
 EXACT_ROWS = [(name, dtype) for name, dtype in ROWS if TABLE[name].exact_sums and (dtype == "float32" or not TABLE[name].stores)]
 
 
@@ -17,6 +22,12 @@ def test_any_shape_and_values_stay_inside_both_gates(op: str, dtype: str, ops_su
     tally = fuzz(ops_suite, op, dtype, n_examples=120)
     assert tally.n_examples >= 100
     print(f"{op} {dtype}: {tally.rigorous.share:.3f} and {tally.sharp.share:.3f} of the gates")
+
+
+@pytest.mark.parametrize("example", ONCE_FAILED, ids=lambda example: f"{example.op}-{example.dtype}")
+def test_what_failed_once(example: Example, ops_suite: Suite) -> None:
+    for verdict in ops_suite.check(example):
+        assert verdict.passes, f"{verdict}\n\n{snippet(example)}"
 
 
 @pytest.mark.parametrize(("op", "dtype"), EXACT_ROWS)

@@ -18,6 +18,7 @@ from reference.fuzz import fuzz
 from reference.inputs import Example
 from reference.suite import Suite
 from reference.table import TABLE, Input, Op, row
+from reference.table.composed import Composed
 
 
 def layer_norm_with(epsilon: float) -> Callable[..., TensorValue]:
@@ -105,6 +106,13 @@ TIGHT: dict[str, tuple[str, dict[str, int], dict[str, str]]] = {
     "masked_attention": ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"}),
     "token_embedding": ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {}),
     "residual": ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"}),
+    "log_mel": ("samples", {"n_samples": 400}, {"samples": "one_hot"}),
+    "cached": ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {}),
+    "mlp": ("x", {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5}, {"mlp.2.weight": "zeros", "mlp.2.bias": "zeros"}),
+    "residual_block": ("x", {"batch": 1, "n": 2}, {"attn.out.weight": "zeros", "attn.out.bias": "zeros"}),
+    "cross_attention": ("attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"attn.out.weight": "zeros"}),
+    "position_embedding": ("positional_embedding", {"batch": 1, "n": 2, "n_state": 3, "n_vocab": 4, "n_ctx": 1}, {}),
+    "cached_step": ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {}),
 }
 DENSE: dict[str, int] = {
     "batch": 1,
@@ -116,7 +124,10 @@ DENSE: dict[str, int] = {
     "n_in": 64,
     "n_state": 64,
     "n_out": 8,
+    "n_mlp": 16,
+    "n_ctx": 70,
     "n_vocab": 8,
+    "n_samples": 4800,
 }
 
 
@@ -183,6 +194,8 @@ def test_a_new_op_takes_one_row(device: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_definitions_are_what_bounds_stand_around() -> None:
     """A row's bound carries the value of its definition."""
     for name, op in TABLE.items():
+        if issubclass(op, Composed):
+            continue
         for dtype in op.dtypes:
             arrays = [
                 array if array.dtype.kind == "i" else array.astype(float) for array in Example(name, dtype, {**DENSE, "batch": 2}).arrays()

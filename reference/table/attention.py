@@ -1,0 +1,184 @@
+"""Rows: attention whole and in its steps, the causal mask, and the cache of keys and values."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from maxwhisper import ops
+from reference import definitions as define
+from reference.bounds import FUNCTION_ULPS, Approx, Roundings, exp_of_difference, gamma, matmul
+from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
+
+
+def softmax_bound(scores: Approx, u: float) -> Approx:
+    """exp(s - max) / Σ exp(s - max): the argument's rounding u |s - max| and the function's, a sum of n, a division."""
+    top = scores.value.max(-1, keepdims=True)
+    has_any = np.isfinite(top)
+    with np.errstate(invalid="ignore"):
+        e = exp_of_difference(scores, Approx.exact(np.where(has_any, top, 0.0)), u)
+        total = e.value.sum(-1, keepdims=True)
+        n = (e.value != 0).sum(-1, keepdims=True)
+        total_error = e.worst.sum(-1, keepdims=True) * (1 + gamma(n, u)) + gamma(n, u) * total
+        total_typical = np.sqrt((e.typical**2).sum(-1, keepdims=True)) + u * np.sqrt(n) * total / 3
+        value = e.value / np.where(has_any, total, 1)
+        low = np.maximum(total - total_error, 0)
+        worst = np.where(low > 0, (e.value + e.worst) / np.where(low > 0, low, 1) - value, np.inf)
+        result = Approx(value, worst, np.hypot(e.typical, value * total_typical) / np.where(has_any, total, 1)).rounded(u)
+    nothing = np.full_like(value, np.nan)
+    return Approx(np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0))
+
+
+@row
+class Softmax(Op):
+    """exp(x - max) / Σ exp(x - max). A row of nothing but -inf gives NaN, as in PyTorch; the bound is `softmax_bound`'s."""
+
+    inputs = {"x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))}
+    build = staticmethod(ops.softmax)
+    define = staticmethod(define.softmax)
+    torch = staticmethod(lambda x: x.softmax(-1))
+    long = {"batch": 1, "n_head": 2, "n": 3, "n_kv": 1500}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray) -> Approx:
+        return softmax_bound(Approx.exact(x), roundings.accumulate).rounded(roundings.output, roundings.tiny)
+
+
+HEADS = "batch n_head n head_dim"
+KEYS = "batch n_head n_kv head_dim"
+
+
+def scores_bound(q: np.ndarray, k: np.ndarray, u: float, tiny: float = 0.0) -> Approx:
+    """q @ k.T / √head_dim: the scale is a function's result, its product with q rounded, the sum γ_n."""
+    scale = 1 / np.sqrt(q.shape[-1])
+    scaled = (Approx.given(q) * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))).rounded(
+        u, tiny
+    )
+    return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u, tiny)
+
+
+@row
+class AttentionScores(Op):
+    """q @ k.T / √head_dim, in float32: `scores_bound`."""
+
+    inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
+    build = staticmethod(ops.attention_scores)
+    define = staticmethod(define.attention_scores)
+    torch = staticmethod(lambda q, k: q @ k.mT / np.sqrt(q.shape[-1]))
+    dtypes = ("float32",)  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
+    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+
+    @staticmethod
+    def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray) -> Approx:
+        return scores_bound(q, k, roundings.accumulate, roundings.tiny)
+
+
+@row
+class CausalMask(Op):
+    """scores + mask, where the mask is 0 or -inf: nothing is rounded."""
+
+    inputs = {"scores": Input("batch n_head n n_kv", ("normal", "large", "tiny")), "mask": Input("n n_kv", ("causal",))}
+    build = staticmethod(ops.apply_mask)
+    define = staticmethod(lambda scores, mask: scores + mask)
+    torch = staticmethod(lambda scores, mask: scores.masked_fill(mask != 0, -torch.inf))
+    dtypes = ("float32",)  # scores are float32 in every precision
+
+    @staticmethod
+    def bound(roundings: Roundings, scores: np.ndarray, mask: np.ndarray) -> Approx:
+        return Approx.given(scores + mask)
+
+
+@row
+class AttentionContext(Op):
+    """weights @ v, summed in float32: γ_n |weights| |v|."""
+
+    inputs = {"weights": Input("batch n_head n n_kv", ("weights", "one_hot", "integers")), "v": Input(KEYS, FACTORS)}
+    build = staticmethod(ops.attention_context)
+    define = staticmethod(np.matmul)
+    torch = staticmethod(torch.matmul)
+    dtypes = ("float32",)  # as `AttentionScores`
+    exact_sums = True
+    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+
+    @staticmethod
+    def bound(roundings: Roundings, weights: np.ndarray, v: np.ndarray) -> Approx:
+        product = matmul(Approx.given(weights), Approx.given(v), roundings.accumulate, roundings.tiny)
+        return product.rounded(roundings.output, roundings.tiny)
+
+
+def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0) -> Approx:
+    """softmax(scores) @ v, whole or block by block (Dao et al., *FlashAttention*, 2022).
+
+    A block's weights are rescaled by exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to the
+    range of the row's scores, so their roundings add u (range) to the exponent, and each factor `FUNCTION_ULPS` and a product; at most
+    one per key. No context lies outside the values it averages, which caps the bound.
+    """
+    u = roundings.accumulate
+    scores = scores_bound(q, k, u, roundings.tiny)
+    masked = scores.value + mask
+    finite = np.isfinite(masked)
+    highest = np.where(finite, masked, -np.inf).max(-1, keepdims=True)
+    lowest = np.where(finite, masked, np.inf).min(-1, keepdims=True)
+    span = np.where(np.isfinite(highest), highest - lowest, 0.0)
+    blocks = np.minimum(finite.sum(-1, keepdims=True), 8 + finite.sum(-1, keepdims=True) / 8)
+    rescaled = Approx(masked, scores.worst + u * span + blocks * (2 * FUNCTION_ULPS + 1) * u, scores.typical + u * span / 3)
+    context = matmul(softmax_bound(rescaled, u), Approx.given(v), u, roundings.tiny)
+    # A key that no query sees has no part in it, not even in an infinite or undefined one.
+    hull = np.ptp(v, axis=-2, keepdims=True) * 1.001 + np.abs(v).max(-2, keepdims=True) * gamma(v.shape[-2] + 2, u)
+    capped = Approx(context.value, np.minimum(context.worst, hull), np.minimum(context.typical, hull))
+    return capped.rounded(roundings.output, roundings.tiny)
+
+
+def _torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """In float32 and rounded at the end, as the contract has it; PyTorch's own attention in halves rounds the weights, too."""
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+
+
+@row
+class Attention(Op):
+    """Scaled dot-product attention without a mask, as the encoder and cross-attention use it: `attention_bound`."""
+
+    inputs = {
+        "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
+        "k": Input(KEYS),
+        "v": Input(KEYS, ("normal", "one_hot", "constant")),
+    }
+    build = staticmethod(lambda q, k, v: ops.attention_context(ops.softmax(ops.attention_scores(q, k)), v))
+    define = staticmethod(define.attention)
+    torch = staticmethod(_torch_attention)
+    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+    bound = staticmethod(attention_bound)
+
+
+@row
+class MaskedAttention(Op):
+    """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
+
+    inputs = {
+        "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
+        "k": Input(KEYS),
+        "v": Input(KEYS, ("normal", "one_hot", "constant")),
+        "mask": Input("n n_kv", ("causal",), dtype="float32"),
+    }
+    build = staticmethod(lambda q, k, v, mask: ops.attention_context(ops.softmax(ops.apply_mask(ops.attention_scores(q, k), mask)), v))
+    define = staticmethod(define.attention)
+    torch = staticmethod(_torch_attention)
+    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 448, "head_dim": 64}
+    bound = staticmethod(attention_bound)
+
+
+@row
+class Cached(Op):
+    """What `maxwhisper.ops.append_to_cache` returns, bit for bit: the cache's first n_kv rows, of which the new ones are the last."""
+
+    inputs = {
+        "cache": Input("batch 1 n_head n_ctx head_dim", in_place=True),
+        "new": Input("batch n_head n head_dim"),
+        "mask": Input("n n_kv", ("causal",), dtype="float32"),
+    }
+    build = staticmethod(lambda cache, new, mask: ops.append_to_cache(cache, new, mask.shape[1]))
+    define = staticmethod(define.append_to_cache)
+    torch = staticmethod(lambda cache, new, mask: torch.cat([cache[:, 0, :, : mask.shape[1] - len(mask)], new], dim=2))
+
+    @staticmethod
+    def bound(roundings: Roundings, cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> Approx:
+        return Approx.exact(define.append_to_cache(cache, new, mask))

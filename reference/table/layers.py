@@ -1,0 +1,188 @@
+"""Rows: layer norm, linear layers, GELU, convolution, embedding, residual."""
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from maxwhisper import ops
+from reference import definitions as define
+from reference.bounds import ERF_UNITS, Approx, Roundings, affine, gamma, matmul
+from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
+
+
+@row
+class LayerNorm(Op):
+    """(x - mean) / sqrt(variance + ε) · weight + bias.
+
+    Mean: a sum of n and a division. Variance: two-pass, Welford and pairwise forms all stay within n u κ of it, κ² = Σx²/Σ(x-mean)²
+    (Chan, Golub and LeVeque, *Algorithms for computing the sample variance*, 1983, table 1); so |δv| <= γ_{2n+6} (v + rms(x) √v), and
+    the mean's own error squared. The root is taken at both ends of that interval, so that rows whose variance is near ε are covered.
+    Behind it: a root, a division, two products, a sum.
+    """
+
+    inputs = {
+        "x": Input("batch n n_state", ("normal", "large", "near_epsilon", "constant", "zeros", "tiny", "one_hot")),
+        "weight": Input("n_state"),
+        "bias": Input("n_state"),
+    }
+    build = staticmethod(ops.layer_norm)
+    define = staticmethod(define.layer_norm)
+    torch = staticmethod(lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias, define.LAYER_NORM_EPSILON))
+    long = {"batch": 1, "n": 5, "n_state": 3000}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Approx:
+        u, n = roundings.accumulate, x.shape[-1]
+        mean, rms = x.mean(-1, keepdims=True), np.sqrt((x**2).mean(-1, keepdims=True))
+        centred, variance = x - mean, x.var(-1, keepdims=True)
+        mean_error = gamma(n + 1, u) * np.abs(x).mean(-1, keepdims=True)
+        mean_typical = u * np.sqrt(rms**2 * (1 / 2 + 1 / n) + n * mean**2 / 9 / n)
+        variance_error = gamma(2 * n + 6, u) * (variance + rms * np.sqrt(variance)) + mean_error**2
+        variance_typical = u * (variance + rms * np.sqrt(variance) * np.sqrt(2 / n)) + mean_typical**2
+        stable = variance + define.LAYER_NORM_EPSILON
+
+        def inverse_root(error: np.ndarray) -> np.ndarray:
+            lowest = np.maximum(variance - error, 0) + define.LAYER_NORM_EPSILON
+            return np.maximum(1 / np.sqrt(lowest) - 1 / np.sqrt(stable), 1 / np.sqrt(stable) - 1 / np.sqrt(stable + error))
+
+        root = Approx(1 / np.sqrt(stable), inverse_root(variance_error), inverse_root(variance_typical)).rounded(3 * u)
+        difference = Approx(centred, mean_error, mean_typical).rounded(u)
+        scaled = (difference * root).rounded(u) * Approx.exact(weight)
+        return (scaled.rounded(u) + Approx.exact(bias)).rounded(u).rounded(roundings.output, roundings.tiny)
+
+
+@row
+class Linear(Op):
+    """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them; the product is stored."""
+
+    inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
+    build = staticmethod(ops.linear)
+    define = staticmethod(define.linear)
+    torch = staticmethod(F.linear)
+    stores = True
+    exact_sums = True
+    long = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> Approx:
+        bias = np.zeros(len(weight)) if bias is None else bias
+        return affine(x, weight.T, bias, roundings, n_stored=1).rounded(roundings.output, roundings.tiny)
+
+
+@row
+class LmHead(Op):
+    """x @ weight.T, as `Linear` without a bias; one row and several take different ways."""
+
+    inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
+    build = staticmethod(ops.lm_head)
+    define = staticmethod(define.linear)
+    torch = staticmethod(F.linear)
+    exact_sums = True
+    long = {"n": 1, "n_vocab": 3000, "n_state": 384}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray) -> Approx:
+        product = matmul(Approx.given(x), Approx.given(weight.T), roundings.accumulate, roundings.tiny)
+        return product.rounded(roundings.output, roundings.tiny)
+
+
+@row
+class Gelu(Op):
+    """x Φ(x) = x/2 · (1 + erf(x/√2)).
+
+    The bound stands against |x|, for 1 + erf cancels where x is negative. erf is off by `ERF_UNITS`; its argument by two roundings,
+    which move it by 2/√π · z e^{-z²} · 2u < u; the sum and two products round once each. A clamp of the argument adds nothing that counts.
+    """
+
+    inputs = {"x": Input("batch n", ("normal", "large", "tiny", "zeros", "integers"))}
+    build = staticmethod(ops.gelu)
+    define = staticmethod(define.gelu)
+    torch = staticmethod(F.gelu)
+    long = {"batch": 3, "n": 3000}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray) -> Approx:
+        u, half = roundings.accumulate, np.abs(x) / 2
+        value = define.gelu(x)
+        error = half * u * (ERF_UNITS + 1 + 1)
+        return Approx(value, error, 2 * half * u).rounded(2 * u, roundings.tiny).rounded(roundings.output, roundings.tiny)
+
+
+class Conv1d(Op):
+    """γ_n |x| |weight| over three taps, the bias among the terms; each tap's product and two sums of them are stored."""
+
+    inputs = {
+        "x": Input("batch n_frames n_in", SUMMANDS),
+        "weight": Input("n_out n_in 3", FACTORS),
+        "bias": Input("n_out", ("normal", "integers")),
+    }
+    stores = True
+    exact_sums = True
+    stride: ClassVar[int]
+    long = {"batch": 1, "n_frames": 3000, "n_in": 5, "n_out": 3}
+
+    @classmethod
+    def bound(cls, roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Approx:
+        padded, n = np.pad(x, ((0, 0), (1, 1), (0, 0))), x.shape[1]
+        taps = np.concatenate([padded[:, tap : tap + n : cls.stride] for tap in range(3)], axis=-1)
+        kernel = np.concatenate([weight[:, :, tap].T for tap in range(3)])
+        return affine(taps, kernel, bias, roundings, n_stored=5).rounded(roundings.output, roundings.tiny)
+
+
+def _torch_conv1d(stride: int) -> Callable[..., torch.Tensor]:
+    return lambda x, weight, bias: F.conv1d(x.mT, weight, bias, stride=stride, padding=1).mT
+
+
+@row
+class Conv1dStride1(Conv1d):
+    """As `Conv1d`, every frame."""
+
+    stride = 1
+    build = staticmethod(ops.conv1d)
+    define = staticmethod(define.conv1d)
+    torch = staticmethod(_torch_conv1d(1))
+
+
+@row
+class Conv1dStride2(Conv1d):
+    """As `Conv1d`, every second frame."""
+
+    stride = 2
+    build = staticmethod(functools.partial(ops.conv1d, stride=2))
+    define = staticmethod(functools.partial(define.conv1d, stride=2))
+    torch = staticmethod(_torch_conv1d(2))
+
+
+@row
+class TokenEmbedding(Op):
+    """The tokens' rows of the embedding, bit for bit."""
+
+    inputs = {
+        "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
+        "weight": Input("n_vocab n_state", ("normal", "tiny")),
+    }
+    build = staticmethod(ops.token_embedding)
+    define = staticmethod(lambda tokens, weight: weight[tokens])
+    torch = staticmethod(F.embedding)
+
+    @staticmethod
+    def bound(roundings: Roundings, tokens: np.ndarray, weight: np.ndarray) -> Approx:
+        return Approx.exact(weight[tokens])
+
+
+@row
+class Residual(Op):
+    """x + y, as positions and residuals are added: one rounding."""
+
+    inputs = {"x": Input("batch n n_state", ("normal", "large", "tiny")), "y": Input("n n_state", ("normal", "integers", "zeros"))}
+    build = staticmethod(lambda x, y: x + y)
+    define = staticmethod(np.add)
+    torch = staticmethod(torch.add)
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, y: np.ndarray) -> Approx:
+        return (Approx.given(x) + Approx.given(y)).rounded(roundings.output, roundings.tiny)

@@ -1,0 +1,52 @@
+"""Row: the log-mel spectrogram, which the host computes."""
+
+import numpy as np
+import whisper
+
+import maxwhisper
+from maxwhisper.audio import mel_filters
+from reference import definitions as define
+from reference.bounds import FUNCTION_ULPS, Approx, Roundings, gamma, matmul
+from reference.table.row import Input, Op, row
+
+N_MELS = 80
+FILTERS = mel_filters(N_MELS).astype(np.float64)
+
+
+@row
+class LogMel(Op):
+    """Samples to log10 of mel bands, no lower than 1e-10 nor 8 below the maximum, then (x + 4) / 4.
+
+    Spectrum: a fast Fourier transform of N points is off by log2(N) η of the 2-norm of all its coefficients, η = u + γ_4 (√2 + u)
+    (Higham, theorem 24.2; radix 4 and 5 round no more often than the stages of radix 2 they stand for, a real transform takes one stage
+    more), and each coefficient no more than all; typically by 0.6 u √log2(N) of their root mean square (Schatzman, *Accuracy of the
+    discrete Fourier transform and the fast Fourier transform*, 1996). So an error belongs to a frame, and weighs heavily on bands that
+    are quiet beside the frame's loudest. The window, made in float32, is off by the rounding of an angle (up to 2π u / 2), of a cosine
+    (`FUNCTION_ULPS`, half of them) and of 1 - cos, against 1 however small it is itself; its product rounds once. Power: two squares
+    and a sum. Bands: γ_n over a filter's terms. Logarithm and clamps are taken at the ends of the interval; the second one inherits the
+    loudest element's.
+    """
+
+    inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
+    on_host = staticmethod(lambda samples: maxwhisper.log_mel_spectrogram(samples, N_MELS))
+    define = staticmethod(lambda samples: define.log_mel_spectrogram(samples, FILTERS))
+    torch = staticmethod(lambda samples: whisper.log_mel_spectrogram(samples, N_MELS))
+    dtypes = ("float32",)  # samples are float32 whatever the model computes in
+    long = {"n_samples": 48_000}
+
+    @staticmethod
+    def bound(roundings: Roundings, samples: np.ndarray) -> Approx:
+        u = roundings.accumulate
+        frames = define.frames(samples)
+        magnitude = np.abs(np.fft.rfft(frames * define.HANN))
+        loud, windowed = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (frames, frames * define.HANN))
+        stages = np.log2(define.N_FFT) + 1
+        worst = np.sqrt(define.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
+        typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
+        squared = Approx(magnitude**2, (2 * magnitude + worst) * worst, (2 * magnitude + typical) * typical)
+        bands = matmul(squared.rounded(2 * u, roundings.tiny), Approx.exact(FILTERS.T), u, roundings.tiny)
+        floored = bands.through(lambda band: np.log10(np.maximum(band.T, 1e-10)))
+        off = 2 * FUNCTION_ULPS * u * np.abs(floored.value)
+        log_mel = Approx(floored.value, floored.worst + off, np.hypot(floored.typical, u * np.abs(floored.value)))
+        clamped = log_mel.maximum((log_mel.largest() + Approx.exact(np.asarray(-8.0))).rounded(u))
+        return (clamped + Approx.exact(np.asarray(4.0))).rounded(u) * Approx.exact(np.asarray(0.25))

@@ -1,0 +1,70 @@
+"""What a row of the table is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from max.graph import BufferValue, TensorValue
+
+from reference.bounds import Approx, Roundings
+from reference.dtypes import DTYPES
+
+
+@dataclass(frozen=True)
+class Input:
+    """One argument of an op: its shape, as names of dimensions or numbers, the kinds of values it is tried with (`reference.inputs`),
+    and its dtype where that is not the one under test. Whole numbers stay below the dimension `below`.
+    """
+
+    shape: str
+    values: tuple[str, ...] = ("normal",)
+    dtype: str | None = None
+    below: str | None = None
+    in_place: bool = False  # a buffer that the op writes to
+
+
+class Op:
+    """A row. Its docstring derives the bound and names its source.
+
+    dtypes: those it is proven in. stores: intermediates are kept in the dtype under test instead of float32. exact_sums: sums of small
+    integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph.
+    """
+
+    inputs: ClassVar[Mapping[str, Input]]
+    build: ClassVar[Callable[..., Any]]
+    on_host: ClassVar[Callable[..., np.ndarray] | None] = None
+    define: ClassVar[Callable[..., np.ndarray]]
+    torch: ClassVar[Callable[..., torch.Tensor]]
+    bound: ClassVar[Callable[..., Approx]]
+    dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
+    stores: ClassVar[bool] = False
+    exact_sums: ClassVar[bool] = False
+    long: ClassVar[Mapping[str, int]] = {}
+
+    @classmethod
+    def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:
+        """The outputs of this op's graph from its inputs."""
+        return [cls.build(*values)]
+
+    @classmethod
+    def roundings(cls, dtype: str) -> Roundings:
+        """The roundings that this op makes in a dtype."""
+        return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.stores else None)
+
+
+TABLE: dict[str, type[Op]] = {}
+
+
+def row(op: type[Op]) -> type[Op]:
+    """Add a row to the table, under its class's name in lower case."""
+    name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op.__name__).lstrip("_")
+    TABLE[name] = op
+    return op
+
+
+# Values for the two sides of a product.
+FACTORS = ("normal", "sparse", "one_hot", "small_integers", "zeros", "tiny")
+# Not for both sides of a product: where all terms are equal their roundings are, too, and errors no longer grow like a square root.
+SUMMANDS = ("normal", "sparse", "one_hot", "integers", "zeros", "tiny", "constant")
