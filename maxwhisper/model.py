@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,16 +36,18 @@ class AudioFeatures:
 class Whisper:
     """A model's three graphs, compiled for one device.
 
-    checkpoint: the weights; device: "cpu" or "gpu".
+    checkpoint: the weights; device: "cpu" or "gpu"; capture: names of activations that graphs return as well (`maxwhisper.graphs`), each
+    to be found in `activations` after the call that computed it.
 
     Raises OptionError for a device that is not there, WhisperError where MAX can't compile the graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Iterable[str] = ()) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
         session = InferenceSession(devices=[self.device])
-        module, _ = build_module(self.dims, DeviceRef.from_device(self.device))
+        module, self._captured = build_module(self.dims, DeviceRef.from_device(self.device), capture)
+        self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place.
         self._weights = {name: np.asarray(array, np.float32, order="C") for name, array in checkpoint.weights.items()}
         try:
@@ -72,12 +74,18 @@ class Whisper:
         if mel.shape[-2:] != window or mel.ndim not in (2, 3):
             raise OptionError(f"a log-mel window has shape {mel.shape}, but this model takes {window}; use pad_or_trim")
         batch = np.ascontiguousarray(mel.reshape(-1, *window), np.float32)
-        (features,) = self._graphs["encoder"].execute(self._to_device(batch))
-        return AudioFeatures(features, self._graphs["cross_kv"].execute(features))
+        (features,) = self._run("encoder", self._to_device(batch))
+        return AudioFeatures(features, self._run("cross_kv", features))
 
     def decoder(self, audio: AudioFeatures, n_group: int = 1) -> "Decoder":
         """A decoder with an empty cache, for `n_group` sequences per window."""
         return Decoder(self, audio, n_group)
+
+    def _run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
+        outputs, names = self._graphs[graph].execute(*inputs), self._captured[graph]
+        n_own = len(outputs) - len(names)
+        self.activations.update(zip(names, outputs[n_own:]))
+        return outputs[:n_own]
 
     def _to_device(self, array: np.ndarray) -> Buffer:
         return Buffer.from_numpy(array).to(self.device)
@@ -109,7 +117,7 @@ class Decoder:
         wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
         inputs = (np.ascontiguousarray(tokens, np.int64), positions, mask, wanted)
         on_device = (self._model._to_device(array) for array in inputs)
-        (logits,) = self._model._graphs["decoder"].execute(*on_device, *self._self_kv, *self._cross_kv)
+        (logits,) = self._model._run("decoder", *on_device, *self._self_kv, *self._cross_kv)
         self.n_past += n
         return logits.to(CPU()).to_numpy()
 

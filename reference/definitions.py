@@ -43,19 +43,22 @@ def merge_heads(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
 
 
-def attention_scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Vaswani et al., *Attention Is All You Need* (2017), equation 1, before the softmax."""
-    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+def attention_scores(q: np.ndarray, k: np.ndarray, mask: np.ndarray | float = 0.0) -> np.ndarray:
+    """Vaswani et al., *Attention Is All You Need* (2017), equation 1, before the softmax.
+
+    mask [n, n_kv]: 0 where a query sees a key, -inf where not.
+    """
+    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]) + mask
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0) -> np.ndarray:
-    """Equation 1 of the same, whole. mask [n, n_kv]: 0 where a query sees a key, -inf where not. A query that sees none gives NaN."""
-    return softmax(attention_scores(q, k) + mask) @ v
+    """Equation 1 of the same, whole. A query that sees no key gives NaN."""
+    return softmax(attention_scores(q, k, mask)) @ v
 
 
-def causal_mask(scores: np.ndarray, positions: np.ndarray, key_positions: np.ndarray) -> np.ndarray:
-    """-inf wherever a key's position lies after its query's."""
-    return np.where(key_positions[None, :] <= positions[:, None], scores, -np.inf)
+def causal_mask(n: int) -> np.ndarray:
+    """float32 [n, n]: 0 where a position sees another, which is itself or one before it, else -inf."""
+    return np.triu(np.full((n, n), -np.inf, np.float32), 1)
 
 
 def append_to_cache(cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         shares = (tally.rigorous, tally.sharp, tally.torch_rigorous, tally.torch_sharp)
         table.add_row(name, dtype, str(tally.n_examples), *(f"{worst.share:.3f}" for worst in shares), _where(tally))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print("Shares of the bounds, at most 1. rigorous: the largest error; sharp: the root mean square of errors.")
     for failure in failures:

@@ -1,23 +1,19 @@
 """All rows of the table as graphs of one module, compiled once for a device and shared by whoever runs ops."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import torch
 from max.driver import Device
 from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from maxwhisper.model import find_device
-from reference.bounds import Approx
-from reference.compare import Verdict, compare
-from reference.dtypes import DTYPES, from_max, from_torch, to_max, to_torch
+from reference.dtypes import from_max, to_max
 from reference.inputs import Example
+from reference.judge import Judged, judge
 from reference.table import TABLE, Input, Op
-from reference.table.composed import Composed, look_up
 
 
 def build_module(rows: Mapping[str, type[Op]], device: DeviceRef) -> Module:
@@ -58,7 +54,7 @@ class Suite:
         inputs = [to_max(array.copy(), self.device) for array in arrays]  # copies, for some are written to
         return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*inputs)]
 
-    def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> tuple[Verdict, Verdict]:
+    def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> Judged:
         """MAX's verdict and PyTorch's on an example: what they compute from its inputs, against float64.
 
         To see that differences are found: MAX computes from `arrays` in place of the inputs, by the row `name` in place of the op.
@@ -67,47 +63,6 @@ class Suite:
         whole = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
         results = self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
         return judge(op, example.dtype, given, results, exact=op.exact_sums and whole)
-
-
-def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False) -> tuple[Verdict, Verdict]:
-    """The verdict on MAX's results, and on PyTorch's from the same inputs.
-
-    A composed op's parts are judged on what they were really given: the op's inputs, and MAX's own results of the parts before. The
-    verdict is that on the first part that fails, or else on the one that comes closest to its bounds.
-    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen.
-    """
-    if not issubclass(op, Composed):
-        return _judge_one(op, dtype, inputs, results[0], exact)
-    known = dict(zip(op.inputs, inputs, strict=True))
-    sides: tuple[list[Verdict], list[Verdict]] = ([], [])
-    for (part, (name, sources)), result in zip(op.parts.items(), results, strict=True):
-        known[part.partition(":")[0]] = result
-        given = [look_up(known, source) for source in sources]
-        for side, verdict in zip(sides, _judge_one(TABLE[name], dtype, given, look_up(known, part))):
-            side.append(replace(verdict, failures=[f"{part}: {failure}" for failure in verdict.failures]))
-    ours, theirs = (next((v for v in side if not v.passes), max(side, key=lambda v: v.share)) for side in sides)
-    return ours, theirs
-
-
-def _judge_one(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False) -> tuple[Verdict, Verdict]:
-    expected, theirs, output = expect(op, dtype, inputs, exact), run_torch(op, inputs), DTYPES[dtype]
-    return compare(result, expected, output, theirs), compare(theirs, expected, output)
-
-
-def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False) -> Approx:
-    """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
-    roundings = op.roundings(dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        expected = op.bound(roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs))
-        if exact and roundings.store == roundings.accumulate:
-            return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))
-    return expected
-
-
-def run_torch(op: type[Op], arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """What PyTorch computes."""
-    with torch.no_grad():
-        return from_torch(op.torch(*map(to_torch, arrays)))
 
 
 @cache

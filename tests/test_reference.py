@@ -39,9 +39,9 @@ def test_definitions_are_torchs_in_float64() -> None:
         "linear": (define.linear(x, weight, bias), F.linear(*as_torch(x, weight, bias))),
         "gelu": (define.gelu(5 * x), F.gelu(5 * torch_x)),
         "softmax": (define.softmax(9 * x), (9 * torch_x).softmax(-1)),
-        "attention": (define.softmax(define.attention_scores(q, k)) @ v, F.scaled_dot_product_attention(*as_torch(q, k, v))),
+        "attention": (define.attention(q, k, v), F.scaled_dot_product_attention(*as_torch(q, k, v))),
         "causal attention": (
-            define.softmax(define.causal_mask(define.attention_scores(q, k[:, :, :7]), np.arange(7), np.arange(7))) @ v[:, :, :7],
+            define.attention(q, k[:, :, :7], v[:, :, :7], define.causal_mask(7)),
             F.scaled_dot_product_attention(torch_q, torch_k, torch_v, is_causal=True),
         ),
     }

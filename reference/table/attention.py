@@ -63,13 +63,14 @@ class AttentionScores(Op):
     inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
     build = staticmethod(ops.attention_scores)
     define = staticmethod(define.attention_scores)
-    torch = staticmethod(lambda q, k: q @ k.mT / np.sqrt(q.shape[-1]))
+    torch = staticmethod(lambda q, k, mask=0.0: q @ k.mT / np.sqrt(q.shape[-1]) + mask)
     dtypes = ("float32",)  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
-    def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray) -> Approx:
-        return scores_bound(q, k, roundings.accumulate, roundings.tiny)
+    def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, mask: np.ndarray | float = 0.0) -> Approx:
+        scores = scores_bound(q, k, roundings.accumulate, roundings.tiny)
+        return Approx(scores.value + mask, scores.worst, scores.typical)
 
 
 @row

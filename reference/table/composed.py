@@ -10,7 +10,7 @@ import torch
 from max.graph import BufferValue, TensorValue
 
 from maxwhisper import graphs, ops
-from reference import definitions as define
+from reference.dataflow import Dataflow, Step, evaluate, split
 from reference.dtypes import from_torch, to_torch
 from reference.table.row import TABLE, Input, Op, row
 
@@ -19,51 +19,32 @@ STATE = "24"  # heads are split, so the width is fixed
 
 
 class Composed(Op):
-    """A row with parts: name of the activation → its op, and the names of what it is computed from.
+    """A row whose parts are rows.
 
-    `:heads` behind a name is the same activation with its heads split, [batch, n_head, n, head_dim].
     build: from the graph's inputs by name to the parts by name.
     """
 
-    parts: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]]
+    parts: ClassVar[Dataflow]
     dtypes = ("float32",)  # which graphs are built in; their parts are rows in every dtype
 
     @classmethod
     def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:
         """The parts, in order."""
         parts = cls.build(dict(zip(cls.inputs, values, strict=True)))
-        return [parts[name.partition(":")[0]] for name in cls.parts]
-
-    @classmethod
-    def evaluate(cls, known: dict[str, np.ndarray], how: Callable[[type[Op], list[np.ndarray]], np.ndarray]) -> dict[str, np.ndarray]:
-        """All parts, each computed from those before it."""
-        for name, (op, inputs) in cls.parts.items():
-            known[name] = how(TABLE[op], [look_up(known, source) for source in inputs])
-        return known
+        return [parts[split(name)[0]] for name in cls.parts]
 
     @classmethod
     def define(cls, *arrays: np.ndarray) -> np.ndarray:
         """The last part, by definitions alone."""
-        known = cls.evaluate(dict(zip(cls.inputs, arrays, strict=True)), lambda op, inputs: op.define(*inputs))
-        return known[list(cls.parts)[-1]]
+        given = dict(zip(cls.inputs, arrays, strict=True))
+        return list(evaluate(cls.parts, given, lambda op, inputs: TABLE[op].define(*inputs)).values())[-1]
 
     @classmethod
     def torch(cls, *tensors: torch.Tensor) -> torch.Tensor:
         """The last part, by PyTorch alone."""
-
-        def how(op: type[Op], inputs: list[np.ndarray]) -> np.ndarray:
-            return from_torch(op.torch(*map(to_torch, inputs)))
-
-        known = cls.evaluate(dict(zip(cls.inputs, map(from_torch, tensors), strict=True)), how)
-        return to_torch(known[list(cls.parts)[-1]])
-
-
-def look_up(known: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """An activation by name, its heads split or merged as asked."""
-    if name in known:
-        return known[name]
-    base, _, heads = name.partition(":")
-    return define.split_heads(known[base], N_HEAD) if heads else define.merge_heads(known[f"{base}:heads"])
+        given = dict(zip(cls.inputs, map(from_torch, tensors), strict=True))
+        parts = evaluate(cls.parts, given, lambda op, inputs: from_torch(TABLE[op].torch(*map(to_torch, inputs))))
+        return to_torch(list(parts.values())[-1])
 
 
 def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
@@ -97,11 +78,11 @@ class Mlp(Composed):
     )
     build = staticmethod(_recorded(lambda at, values: graphs.mlp(at, values["x"])))
     parts = {
-        "mlp_ln": ("layer_norm", ("x", "mlp_ln.weight", "mlp_ln.bias")),
-        "mlp.0": ("linear", ("mlp_ln", "mlp.0.weight", "mlp.0.bias")),
-        "mlp.gelu": ("gelu", ("mlp.0",)),
-        "mlp.2": ("linear", ("mlp.gelu", "mlp.2.weight", "mlp.2.bias")),
-        "mlp.residual": ("residual", ("x", "mlp.2")),
+        "mlp_ln": Step("layer_norm", ("x", "mlp_ln.weight", "mlp_ln.bias")),
+        "mlp.0": Step("linear", ("mlp_ln", "mlp.0.weight", "mlp.0.bias")),
+        "mlp.gelu": Step("gelu", ("mlp.0",)),
+        "mlp.2": Step("linear", ("mlp.gelu", "mlp.2.weight", "mlp.2.bias")),
+        "mlp.residual": Step("residual", ("x", "mlp.2")),
     }
 
 
@@ -115,16 +96,16 @@ PROJECTIONS = {
     "attn.out.bias": STATE,
 }
 ATTENTION_PARTS = {
-    "attn.context:heads": ("attention", ("attn.query:heads", "attn.key:heads", "attn.value:heads")),
-    "attn.out": ("linear", ("attn.context", "attn.out.weight", "attn.out.bias")),
+    "attn.context:2 heads": Step("attention", ("attn.query:2 heads", "attn.key:2 heads", "attn.value:2 heads")),
+    "attn.out": Step("linear", ("attn.context", "attn.out.weight", "attn.out.bias")),
 }
 
 
-def _projection_parts(queries: str, keys: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _projection_parts(queries: str, keys: str) -> dict[str, Step]:
     return {
-        "attn.query": ("linear", (queries, "attn.query.weight", "attn.query.bias")),
-        "attn.key": ("linear", (keys, "attn.key.weight")),
-        "attn.value": ("linear", (keys, "attn.value.weight", "attn.value.bias")),
+        "attn.query": Step("linear", (queries, "attn.query.weight", "attn.query.bias")),
+        "attn.key": Step("linear", (keys, "attn.key.weight")),
+        "attn.value": Step("linear", (keys, "attn.value.weight", "attn.value.bias")),
     }
 
 
@@ -135,10 +116,10 @@ class ResidualBlock(Composed):
     inputs = {"x": Input(f"batch n {STATE}")} | _weights({"attn_ln.weight": STATE, "attn_ln.bias": STATE, **PROJECTIONS})
     build = staticmethod(_recorded(lambda at, values: graphs.self_attention(at, values["x"], N_HEAD)))
     parts = {
-        "attn_ln": ("layer_norm", ("x", "attn_ln.weight", "attn_ln.bias")),
+        "attn_ln": Step("layer_norm", ("x", "attn_ln.weight", "attn_ln.bias")),
         **_projection_parts("attn_ln", "attn_ln"),
         **ATTENTION_PARTS,
-        "attn.residual": ("residual", ("x", "attn.out")),
+        "attn.residual": Step("residual", ("x", "attn.out")),
     }
 
 
@@ -174,9 +155,9 @@ class PositionEmbedding(Composed):
     }
     build = staticmethod(_positions)
     parts = {
-        "embedding": ("token_embedding", ("tokens", "weight")),
-        "rows": ("token_embedding", ("positions", "positional_embedding")),
-        "positions_added": ("residual", ("embedding", "rows")),
+        "embedding": Step("token_embedding", ("tokens", "weight")),
+        "rows": Step("token_embedding", ("positions", "positional_embedding")),
+        "positions_added": Step("residual", ("embedding", "rows")),
     }
 
 
@@ -201,7 +182,7 @@ class CachedStep(Composed):
     }
     build = staticmethod(_cached_step)
     parts = {
-        "keys": ("cached", ("k_cache", "k", "mask")),
-        "values": ("cached", ("v_cache", "v", "mask")),
-        "context": ("masked_attention", ("q", "keys", "values", "mask")),
+        "keys": Step("cached", ("k_cache", "k", "mask")),
+        "values": Step("cached", ("v_cache", "v", "mask")),
+        "context": Step("masked_attention", ("q", "keys", "values", "mask")),
     }

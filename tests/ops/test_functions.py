@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from reference.dtypes import DTYPES
-from reference.suite import Suite, judge
+from reference.judge import judge
+from reference.suite import Suite
 from reference.table import TABLE
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from reference.dtypes import DTYPES
 from reference.golden import OPS, make_op, recall_op
-from reference.suite import Suite, expect, judge
+from reference.judge import expect, judge
+from reference.suite import Suite
 from reference.table import TABLE
 from reference.table.composed import Composed
 

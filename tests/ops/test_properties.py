@@ -9,7 +9,8 @@ from hypothesis import given, settings
 
 from reference.dtypes import DTYPES
 from reference.inputs import Example, examples
-from reference.suite import Suite, expect
+from reference.judge import expect
+from reference.suite import Suite
 from reference.table import TABLE
 
 DTYPE_NAMES = list(DTYPES)

@@ -1,0 +1,71 @@
+"""Holding what an implementation computed against float64, op by op, on the inputs that it was really given."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from reference.bounds import Approx
+from reference.compare import Verdict, compare
+from reference.dataflow import Arrays, Dataflow, look_up, split
+from reference.dtypes import DTYPES, from_torch, to_torch
+from reference.table import TABLE, Op
+from reference.table.composed import Composed
+
+
+class Judged(NamedTuple):
+    """The verdict on an implementation, and on PyTorch's op from the same inputs."""
+
+    ours: Verdict
+    theirs: Verdict
+
+
+def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False) -> Judged:
+    """The verdict on an op's result; of a composed op, on the first part that fails, or else the one that comes closest to its bounds.
+
+    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen.
+    """
+    if not issubclass(op, Composed):
+        return _judge_one(op, dtype, inputs, results[0], exact)
+    known = dict(zip(op.inputs, inputs, strict=True))
+    known |= {split(part)[0]: result for part, result in zip(op.parts, results, strict=True)}
+    parts = list(judge_each(op.parts, known, dtype))
+    return Judged(*(_first_failure([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
+
+
+def judge_each(flow: Dataflow, known: Arrays, dtype: str = "float32") -> Iterator[tuple[str, Judged]]:
+    """In situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
+
+    known: every activation, and what they were given.
+    """
+    for name, (op, sources) in flow.items():
+        inputs = [look_up(known, source) for source in sources]
+        yield split(name)[0], _judge_one(TABLE[op], dtype, inputs, look_up(known, name))
+
+
+def _first_failure(verdicts: list[tuple[str, Verdict]]) -> Verdict:
+    name, verdict = next((pair for pair in verdicts if not pair[1].passes), max(verdicts, key=lambda pair: pair[1].share))
+    return replace(verdict, failures=[f"{name}: {failure}" for failure in verdict.failures])
+
+
+def _judge_one(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False) -> Judged:
+    expected, theirs = expect(op, dtype, inputs, exact), run_torch(op, inputs)
+    return Judged(compare(result, expected, DTYPES[dtype], theirs), compare(theirs, expected, DTYPES[dtype]))
+
+
+def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False) -> Approx:
+    """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
+    roundings = op.roundings(dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = op.bound(roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs))
+        if exact and roundings.store == roundings.accumulate:
+            return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))
+    return expected
+
+
+def run_torch(op: type[Op], arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """What PyTorch computes."""
+    with torch.no_grad():
+        return from_torch(op.torch(*map(to_torch, arrays)))
