@@ -14,6 +14,24 @@ MAX_VACUOUS = 0.01  # of all elements
 
 
 @dataclass(frozen=True)
+class Worst:
+    """The element that comes closest to its bound, or exceeds it most."""
+
+    index: tuple[int, ...]
+    actual: float
+    expected: float
+    bound: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.actual - self.expected)
+
+    def __str__(self) -> str:
+        at = ", ".join(map(str, self.index))
+        return f"worst at [{at}]: {self.actual:.9g}, float64 {self.expected:.9g}, off by {self.error:.3g}, bound {self.bound:.3g}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What came of one comparison.
 
@@ -27,7 +45,7 @@ class Verdict:
     share: float = 0.0
     sharp_share: float = 0.0
     n_vacuous: int = 0
-    worst: str = ""
+    worst: Worst | None = None
 
     @property
     def passes(self) -> bool:
@@ -36,7 +54,7 @@ class Verdict:
 
     def __str__(self) -> str:
         gates = f"{self.share:.3g} of the rigorous bound, {self.sharp_share:.3g} of the sharp one"
-        return "; ".join([*self.failures, gates, self.worst]) if self.failures else gates
+        return "; ".join([*self.failures, gates, *([str(self.worst)] if self.worst else [])]) if self.failures else gates
 
 
 def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndarray | None = None) -> Verdict:
@@ -61,7 +79,7 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     if strange.any():
         index = _index(np.argmax(strange), truth.shape)
         failures.append(f"not finite where float64 is, or the other way round: {int(strange.sum())} of {truth.size} elements")
-        worst = _describe(index, computed, truth, expected.worst)
+        worst = _worst(index, computed, truth, expected.worst)
         return Verdict(truth.size, failures, np.inf, np.inf, 0, worst)
     if not finite.any():
         return Verdict(truth.size, [], 0.0, 0.0, int(overflow.sum()))
@@ -69,7 +87,7 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     error = np.where(finite, np.abs(computed - np.where(finite, truth, 0)), 0)
     share = _share(error, np.where(finite, expected.worst, np.inf))
     index = _index(np.argmax(share), truth.shape)
-    worst = _describe(index, computed, truth, expected.worst)
+    worst = _worst(index, computed, truth, expected.worst)
     if share[index] > 1:
         failures.append(f"{int((share > 1).sum())} of {truth.size} elements exceed the rigorous bound")
 
@@ -104,7 +122,5 @@ def _index(flat: np.intp, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
-def _describe(index: tuple[int, ...], computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> str:
-    limit = np.broadcast_to(bound, truth.shape)[index]
-    a, b = float(computed[index]), float(truth[index])
-    return f"worst at {list(index)}: {a:.9g}, float64 {b:.9g}, off by {abs(a - b):.3g}, bound {limit:.3g}"
+def _worst(index: tuple[int, ...], computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> Worst:
+    return Worst(index, float(computed[index]), float(truth[index]), float(np.broadcast_to(bound, truth.shape)[index]))

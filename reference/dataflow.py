@@ -59,6 +59,11 @@ def evaluate(dataflow: Dataflow, given: Arrays, compute: Callable[[str, list[np.
     return {split(name)[0]: known[split(name)[0]] for name in dataflow}
 
 
+def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
+    """All three graphs, one after the other."""
+    return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
+
+
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     """`maxwhisper.graphs.encoder`, from `log_mel` [n_audio, n_mels, n_frames] on.
 

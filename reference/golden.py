@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -165,7 +165,8 @@ def _asked(case: TranscriptCase) -> dict[str, Any]:
 
 
 def _entry(case: TranscriptCase, answer: Transcription) -> str:
-    windows = [{name: value for name, value in asdict(window).items() if name != "mel"} for window in answer.windows]
+    kept = ("initial_tokens", "tokens", "temperature")
+    windows = [{name: getattr(window, name) for name in kept} for window in answer.windows]
     entry = {"asked": _asked(case), "result": answer.result, "windows": windows}
     return json.dumps(entry, ensure_ascii=False)
 

@@ -1,10 +1,11 @@
 """Two programs' transcripts of the same samples, compared token by token, and every difference held against float64."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ class Window:
     initial_tokens: list[int]
     tokens: list[int]
     temperature: float
-    mel: np.ndarray | None = None  # float32 [n_mels, 3000], where the program shows it
+    mel: np.ndarray | None = None  # float32 [n_mels, 3000]; none where it is remembered
+    logits: Sequence[np.ndarray] = ()  # of MAX, at each step, before any token is forbidden
+    filters: Sequence[Any] = ()  # of OpenAI Whisper, which forbid tokens
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,22 @@ def transcribe_with_max(model: maxwhisper.Whisper, samples: np.ndarray, **option
     """`maxwhisper.transcribe`, watched from outside."""
     module: Any = importlib.import_module("maxwhisper.transcribe")
     windows: list[Window] = []
+    mels: list[np.ndarray] = []
+    embed = model.embed_audio
+
+    def embed_audio(mel: np.ndarray) -> Any:
+        mels.append(mel)
+        return embed(mel)
 
     class Watched(module.DecodingTask):
         def run(self, audio: Any) -> Any:
-            results = super().run(audio)
-            windows.extend(Window(list(self.initial_tokens), r.tokens, r.temperature) for r in results)
-            return results
+            logits: list[np.ndarray] = []
+            self.logit_filters.insert(0, SimpleNamespace(apply=lambda all_logits, tokens: logits.append(all_logits[0].copy())))
+            (result,) = super().run(audio)
+            windows.append(Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits))
+            return [result]
 
-    with _replaced(module, "DecodingTask", Watched):
+    with _replaced(module, "DecodingTask", Watched), _replaced(model, "embed_audio", embed_audio):
         return Transcription(maxwhisper.transcribe(model, samples, **options), windows)
 
 
@@ -59,7 +70,7 @@ def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **option
     def decode(mel: torch.Tensor, options: whisper.DecodingOptions) -> whisper.DecodingResult:
         task = whisper.decoding.DecodingTask(model, options)
         (result,) = task.run(mel[None])
-        windows.append(Window(list(task.initial_tokens), result.tokens, result.temperature, mel.numpy()))
+        windows.append(Window(list(task.initial_tokens), result.tokens, result.temperature, mel.numpy(), filters=task.logit_filters))
         return result
 
     with _replaced(model, "decode", decode):

@@ -1,6 +1,7 @@
 """Row: the log-mel spectrogram, which the host computes."""
 
 import numpy as np
+import torch
 import whisper
 
 import maxwhisper
@@ -8,9 +9,6 @@ from maxwhisper.audio import mel_filters
 from reference import definitions as define
 from reference.bounds import FUNCTION_ULPS, Approx, Roundings, gamma, matmul
 from reference.table.row import Input, Op, row
-
-N_MELS = 80
-FILTERS = mel_filters(N_MELS).astype(np.float64)
 
 
 @row
@@ -27,15 +25,26 @@ class LogMel(Op):
     loudest element's.
     """
 
+    n_mels = 80
     inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
-    on_host = staticmethod(lambda samples: maxwhisper.log_mel_spectrogram(samples, N_MELS))
-    define = staticmethod(lambda samples: define.log_mel_spectrogram(samples, FILTERS))
-    torch = staticmethod(lambda samples: whisper.log_mel_spectrogram(samples, N_MELS))
     dtypes = ("float32",)  # samples are float32 whatever the model computes in
     long = {"n_samples": 48_000}
 
-    @staticmethod
-    def bound(roundings: Roundings, samples: np.ndarray) -> Approx:
+    @classmethod
+    def on_host(cls, samples: np.ndarray) -> np.ndarray:
+        return maxwhisper.log_mel_spectrogram(samples, cls.n_mels)
+
+    @classmethod
+    def define(cls, samples: np.ndarray) -> np.ndarray:
+        return define.log_mel_spectrogram(samples, mel_filters(cls.n_mels))
+
+    @classmethod
+    def torch(cls, samples: torch.Tensor) -> torch.Tensor:
+        return whisper.log_mel_spectrogram(samples, cls.n_mels)
+
+    @classmethod
+    def bound(cls, roundings: Roundings, samples: np.ndarray) -> Approx:
+        filters = mel_filters(cls.n_mels).astype(np.float64)
         u = roundings.accumulate
         frames = define.frames(samples)
         magnitude = np.abs(np.fft.rfft(frames * define.HANN))
@@ -44,9 +53,18 @@ class LogMel(Op):
         worst = np.sqrt(define.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
         typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
         squared = Approx(magnitude**2, (2 * magnitude + worst) * worst, (2 * magnitude + typical) * typical)
-        bands = matmul(squared.rounded(2 * u, roundings.tiny), Approx.exact(FILTERS.T), u, roundings.tiny)
+        bands = matmul(squared.rounded(2 * u, roundings.tiny), Approx.exact(filters.T), u, roundings.tiny)
         floored = bands.through(lambda band: np.log10(np.maximum(band.T, 1e-10)))
         off = 2 * FUNCTION_ULPS * u * np.abs(floored.value)
         log_mel = Approx(floored.value, floored.worst + off, np.hypot(floored.typical, u * np.abs(floored.value)))
         clamped = log_mel.maximum((log_mel.largest() + Approx.exact(np.asarray(-8.0))).rounded(u))
         return (clamped + Approx.exact(np.asarray(4.0))).rounded(u) * Approx.exact(np.asarray(0.25))
+
+
+class LogMel128(LogMel):
+    """The same with the 128 bands of large-v3 and turbo; judged where such a model is, and no row of its own."""
+
+    n_mels = 128
+
+
+LOG_MELS = {op.n_mels: op for op in (LogMel, LogMel128)}

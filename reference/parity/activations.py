@@ -1,0 +1,117 @@
+"""A model's activations against float64, one by one: the first that its own op does not explain is the culprit.
+
+Nothing here knows of Whisper. To use it for a model of your own: write its data flow down (`reference.dataflow`), naming the table's op
+that computes each activation and what from; capture your activations under these names; and ask.
+
+    flow = {
+        "ln": Step("layer_norm", ("x", "ln.weight", "ln.bias")),
+        "fc": Step("linear", ("ln", "fc.weight", "fc.bias")),
+        "out": Step("residual", ("x", "fc")),
+    }
+    culprit = first_divergence(compare_activations(flow, activations, {"x": x, **weights}))
+    print(culprit or "equal within rounding")
+
+An op that the table lacks is one more row of it (`reference.table`).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference.compare import MAX_VACUOUS, Verdict
+from reference.dataflow import Arrays, Dataflow, evaluate, look_up, split
+from reference.judge import expect, judge_each
+from reference.parity.resemblance import resemblance
+from reference.table import TABLE
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far from float64 after all ops up to here: root mean square, and largest."""
+
+    rms: float
+    largest: float
+
+    @staticmethod
+    def of(array: np.ndarray, truth: np.ndarray) -> "Error":
+        """Where both are finite."""
+        with np.errstate(invalid="ignore"):
+            difference = (array - truth)[np.isfinite(array) & np.isfinite(truth)]
+        return Error(rms(difference), float(np.abs(difference).max(initial=0.0)))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is known of one activation.
+
+    in_situ: its op, on the implementation's own inputs; pytorch: PyTorch's op, on the same. error: cumulative; peer: another
+    implementation's, where it is known. size: the truth's root mean square. resembles: where it fails, what it looks like.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    in_situ: Verdict
+    pytorch: Verdict
+    error: Error
+    peer: Error | None
+    size: float
+    resembles: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Inside both gates, and the bounds say something."""
+        return self.in_situ.passes and self.in_situ.n_vacuous <= MAX_VACUOUS * self.in_situ.n
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.op}): {self.in_situ}" + (f"; it looks like {self.resembles}" if self.resembles else "")
+
+
+def compare_activations(flow: Dataflow, activations: Arrays, given: Arrays, peer: Arrays | None = None) -> Iterator[Compared]:
+    """Every activation of a data flow, in its order.
+
+    activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; peer: another's activations.
+
+    Raises KeyError where an activation or an input is missing.
+    """
+    exact = truth(flow, given)
+    known = {**given, **activations}
+    for name, judged in judge_each(flow, known):
+        step = next(step for key, step in flow.items() if split(key)[0] == name)
+        array, peers = activations[name], (peer or {}).get(name)
+        yield Compared(
+            name=name,
+            op=step.op,
+            shape=array.shape,
+            in_situ=judged.ours,
+            pytorch=judged.theirs,
+            error=Error.of(array, exact[name]),
+            peer=None if peers is None else Error.of(peers, exact[name]),
+            size=rms(exact[name][np.isfinite(exact[name])]),
+            resembles="" if judged.ours.passes else _resemblance(flow, name, known),
+        )
+
+
+def first_divergence(compared: Iterable[Compared]) -> Compared | None:
+    """The first activation outside its bounds, or None."""
+    return next((activation for activation in compared if not activation.passes), None)
+
+
+def truth(flow: Dataflow, given: Arrays) -> dict[str, np.ndarray]:
+    """Every activation in float64, by definitions alone."""
+    exact = {name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in given.items()}
+    return evaluate(flow, exact, lambda op, inputs: TABLE[op].define(*inputs))
+
+
+def rms(x: np.ndarray) -> float:
+    """The root mean square, 0 of nothing."""
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
+
+
+def _resemblance(flow: Dataflow, name: str, known: Arrays) -> str:
+    key = next(key for key in flow if split(key)[0] == name)
+    op, sources = flow[key]
+    inputs = [look_up(known, source) for source in sources]
+    expected = expect(TABLE[op], "float32", inputs).value
+    return resemblance(look_up(known, key), expected, dict(zip(sources, inputs)))

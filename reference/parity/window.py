@@ -1,0 +1,77 @@
+"""One log-mel window of speech through MAX, OpenAI Whisper and NumPy float64: every activation, and what the production graph shows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import whisper
+from whisper.model import disable_sdpa
+
+import maxwhisper
+from reference import dataflow
+from reference.capture import Activations, capture_max, capture_openai
+from reference.numpy_whisper import NumpyWhisper, decoder_inputs
+from reference.parity.activations import Compared, Error, compare_activations
+
+N_FORCED = 64  # tokens decoded one by one, at least
+N_PROMPT = 16  # tokens of earlier text in front
+# How many times as far from float64 as OpenAI Whisper's float32 the production graph's outputs may be, as root mean squares.
+MAX_RATIO = 4.0
+OUTPUTS = ("encoder.ln_post", "decoder.logits")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What everybody is asked: a window [n_mels, n_frames], a prompt in one go, and tokens that follow it one by one."""
+
+    mel: np.ndarray
+    prompt: Sequence[int]
+    forced: Sequence[int]
+
+    @staticmethod
+    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], sot_prev: int) -> "Question":
+        """The tokens of a transcribed window, over again until there are enough; earlier text is made of the same where it had none."""
+        text = list(tokens) or list(initial_tokens)
+        forced = (text * (N_FORCED // len(text) + 1))[: max(N_FORCED, len(text))]
+        has_prompt = initial_tokens[0] == sot_prev
+        prompt = list(initial_tokens) if has_prompt else [sot_prev, *forced[:N_PROMPT], *initial_tokens]
+        return Question(mel, prompt, forced)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [1, n]."""
+        return np.array([[*self.prompt, *self.forced]])
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the production graph, fused as where nobody watches: its cumulative error, and OpenAI Whisper's."""
+
+    name: str
+    error: Error
+    peer: Error
+
+    @property
+    def passes(self) -> bool:
+        """No more than `MAX_RATIO` times as far from float64 as OpenAI Whisper."""
+        return self.error.rms <= MAX_RATIO * self.peer.rms
+
+    def __str__(self) -> str:
+        return f"{self.name} of the production graph: rms error {self.error.rms:.3g}, OpenAI Whisper's {self.peer.rms:.3g}"
+
+
+class Window:
+    """Everybody's answers to a question."""
+
+    def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper) -> None:
+        self.question = question
+        self.flow = dataflow.whole(instrumented.dims)
+        weights = {name: weight.astype(np.float32) for name, weight in truth.weights.items()}
+        self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
+        self.max: Activations = capture_max(instrumented, question.mel, question.prompt, question.forced)
+        with disable_sdpa():
+            self.openai: Activations = capture_openai(judge, question.mel, question.prompt, question.forced)
+
+    def compare(self) -> Iterator[Compared]:
+        """Every activation, in data-flow order."""
+        return compare_activations(self.flow, self.max, self.given, self.openai)
