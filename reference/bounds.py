@@ -114,8 +114,8 @@ def gamma(n: np.ndarray | int, u: float) -> np.ndarray:
     return np.where(nu < 1, nu / np.where(nu < 1, 1 - nu, 1), np.inf)
 
 
-def matmul(a: Approx, b: Approx, u: float, tiny: float = 0.0) -> Approx:
-    """`a @ b`, summed in any order, with or without fused multiply-add.
+def matmul(a: Approx, b: Approx, u: float) -> Approx:
+    """`a @ b`, summed in float32 in any order, with or without fused multiply-add.
 
     Worst: γ_n |a| |b| (Higham, 3.5), where n counts the terms that are not zero, for adding zero is exact.
     Typical: n roundings of partial sums, each u/√3 of the sum so far. Of terms p with sum y, the k-th partial sum has the mean square
@@ -126,11 +126,11 @@ def matmul(a: Approx, b: Approx, u: float, tiny: float = 0.0) -> Approx:
     n = (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
     inherited = a.worst @ (magnitude_b + b.worst) + magnitude_a @ b.worst
     total = magnitude_a @ magnitude_b
-    worst = inherited + gamma(n, u) * (total + inherited) + n * tiny
+    worst = inherited + gamma(n, u) * (total + inherited) + n * SINGLE_TINY
     squares = (a.value**2) @ (b.value**2)
     own = u / np.sqrt(3) * np.sqrt(squares * (1 + n / 2) + n * value**2 / 3)
     handed_down = a.typical**2 @ b.value**2 + a.value**2 @ b.typical**2
-    return Approx(value, worst, np.sqrt(own**2 + handed_down) + np.sqrt(n) * tiny)
+    return Approx(value, worst, np.sqrt(own**2 + handed_down) + np.sqrt(n) * SINGLE_TINY)
 
 
 def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, roundings: Roundings, n_stored: int) -> Approx:
@@ -140,24 +140,25 @@ def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, roundings: Round
     """
     terms = np.concatenate([x, np.ones_like(x[..., :1])], axis=-1)
     factors = np.concatenate([weight, bias[None]], axis=0)
-    total = matmul(Approx.given(terms), Approx.given(factors), roundings.accumulate, roundings.tiny)
+    total = matmul(Approx.given(terms), Approx.given(factors), roundings.accumulate)
     if roundings.store == roundings.accumulate:
         return total
     magnitude = np.abs(terms) @ np.abs(factors) + total.worst
-    typical = roundings.store * np.sqrt(n_stored / 3) * np.sqrt(terms**2 @ factors**2)
-    return Approx(total.value, total.worst + gamma(n_stored, roundings.store) * magnitude, np.hypot(total.typical, typical))
+    typical = roundings.store * np.sqrt(n_stored / 3) * np.sqrt(terms**2 @ factors**2) + n_stored * roundings.tiny
+    worst = gamma(n_stored, roundings.store) * magnitude + n_stored * roundings.tiny
+    return Approx(total.value, total.worst + worst, np.hypot(total.typical, typical))
 
 
-def exp_of_difference(x: Approx, top: Approx, u: float) -> Approx:
-    """`exp(x - top)` where top >= x: the argument is rounded once, and the function has `FUNCTION_ULPS`.
+def exp_of_difference(x: Approx, top: np.ndarray, u: float) -> Approx:
+    """`exp(x - top)` where top >= x is exact: the argument is rounded once, and the function has `FUNCTION_ULPS`.
 
     A shift of the argument by δ is a factor of e^δ, not 1 + δ: large scores in half precision need it.
     """
-    difference = x.value - top.value
+    difference = x.value - top
     finite = np.isfinite(difference)
     argument = np.where(finite, difference, 0.0)
-    shift = np.where(finite, x.worst + top.worst + u * np.abs(argument), 0.0)
-    typical_shift = np.where(finite, np.sqrt(x.typical**2 + top.typical**2 + (u * argument) ** 2 / 3), 0.0)
+    shift = np.where(finite, x.worst + u * np.abs(argument), 0.0)
+    typical_shift = np.where(finite, np.sqrt(x.typical**2 + (u * argument) ** 2 / 3), 0.0)
     value = np.where(finite, np.exp(argument), 0.0)
     relative = np.expm1(shift) + 2 * FUNCTION_ULPS * u * np.exp(shift)
     return Approx(value, value * relative + SINGLE_TINY, value * np.hypot(typical_shift, u) + SINGLE_TINY / 2)

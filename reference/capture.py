@@ -17,7 +17,7 @@ from torch import nn
 from whisper.model import MultiHeadAttention, ResidualAttentionBlock
 
 import maxwhisper
-from reference import dataflow
+from reference import dataflow, wiring
 from reference.dtypes import from_max
 
 Activations = dict[str, np.ndarray]
@@ -25,7 +25,7 @@ Activations = dict[str, np.ndarray]
 
 def names(dims: maxwhisper.ModelDimensions) -> list[str]:
     """Every activation of a model, in data-flow order."""
-    return [dataflow.split(name)[0] for name in dataflow.whole(dims)]
+    return [dataflow.split(name)[0] for name in wiring.whole(dims)]
 
 
 def capture_max(model: maxwhisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:

@@ -71,38 +71,35 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     if actual.size == 0:
         return Verdict(0, ["nothing was compared"])
 
-    failures: list[str] = []
-    computed = actual.astype(np.float64)
-    finite = np.isfinite(truth) & (np.abs(truth) + expected.worst <= largest(dtype))
-    overflow = np.isfinite(truth) & ~finite  # may come out as infinity or not
-    strange = ~_same_non_finite(computed, truth) & ~overflow
+    computed, worst, typical = actual.astype(np.float64), *(np.broadcast_to(b, truth.shape) for b in (expected.worst, expected.typical))
+    finite = np.isfinite(truth)
+    if not ((worst >= 0) & (typical >= 0))[finite].all():
+        return Verdict(truth.size, ["the bound itself is not a number"])
+    overflown = finite & np.isinf(computed) & (np.sign(computed) * truth + worst > largest(dtype))  # rightly
+    strange = ~_same_non_finite(computed, truth) & ~overflown
     if strange.any():
-        index = _index(np.argmax(strange), truth.shape)
-        failures.append(f"not finite where float64 is, or the other way round: {int(strange.sum())} of {truth.size} elements")
-        worst = _worst(index, computed, truth, expected.worst)
-        return Verdict(truth.size, failures, np.inf, np.inf, 0, worst)
-    if not finite.any():
-        return Verdict(truth.size, [], 0.0, 0.0, int(overflow.sum()))
+        failure = f"not finite where float64 is, or the other way round: {int(strange.sum())} of {truth.size} elements"
+        return Verdict(truth.size, [failure], np.inf, np.inf, 0, _worst(np.argmax(strange), computed, truth, worst))
 
-    error = np.where(finite, np.abs(computed - np.where(finite, truth, 0)), 0)
-    share = _share(error, np.where(finite, expected.worst, np.inf))
-    index = _index(np.argmax(share), truth.shape)
-    worst = _worst(index, computed, truth, expected.worst)
-    if share[index] > 1:
+    failures: list[str] = []
+    judged = finite & ~overflown
+    error = np.abs(np.where(judged, computed, 0) - np.where(judged, truth, 0))
+    share = _share(error, worst)
+    at = np.argmax(share)
+    if share.flat[at] > 1:
         failures.append(f"{int((share > 1).sum())} of {truth.size} elements exceed the rigorous bound")
 
-    typical = np.broadcast_to(expected.typical, truth.shape)
-    judged = finite & (typical > 0)
+    rounded = judged & (typical > 0)
     sharp_share = 0.0
-    if judged.any():
-        own = _rms(error[judged] / typical[judged])
-        others = 0.0 if peer is None else _rms((peer.astype(np.float64)[judged] - truth[judged]) / typical[judged])
+    if rounded.any():
+        own = _rms(error[rounded] / typical[rounded])
+        others = 0.0 if peer is None else _rms((peer.astype(np.float64)[rounded] - truth[rounded]) / typical[rounded])
         sharp_share = own / (SHARP * max(1.0, others if np.isfinite(others) else 1.0))
         if sharp_share > 1:
             failures.append(f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})")
-    extent = np.abs(truth[finite]).max()
-    n_vacuous = int((np.broadcast_to(expected.worst, truth.shape)[finite] > extent).sum()) if extent else 0
-    return Verdict(truth.size, failures, float(share[index]), float(sharp_share), n_vacuous + int(overflow.sum()), worst)
+    extent = np.abs(truth[finite]).max(initial=0.0)
+    n_vacuous = int((worst[finite] > extent).sum()) if extent else 0
+    return Verdict(truth.size, failures, float(share.flat[at]), float(sharp_share), n_vacuous, _worst(at, computed, truth, worst))
 
 
 def _same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -118,9 +115,6 @@ def _rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(x**2)))
 
 
-def _index(flat: np.intp, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(flat, shape))
-
-
-def _worst(index: tuple[int, ...], computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> Worst:
-    return Worst(index, float(computed[index]), float(truth[index]), float(np.broadcast_to(bound, truth.shape)[index]))
+def _worst(flat: np.intp, computed: np.ndarray, truth: np.ndarray, bound: np.ndarray) -> Worst:
+    index = tuple(int(i) for i in np.unravel_index(flat, truth.shape))
+    return Worst(index, float(computed[index]), float(truth[index]), float(bound[index]))

@@ -56,9 +56,10 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | fl
     return softmax(attention_scores(q, k, mask)) @ v
 
 
-def causal_mask(n: int) -> np.ndarray:
-    """float32 [n, n]: 0 where a position sees another, which is itself or one before it, else -inf."""
-    return np.triu(np.full((n, n), -np.inf, np.float32), 1)
+def causal_mask(n: int, n_kv: int | None = None) -> np.ndarray:
+    """float32 [n, n_kv]: of the last n of n_kv positions (all, by default), 0 where one sees another up to itself, else -inf."""
+    n_kv = n if n_kv is None else n_kv
+    return np.triu(np.full((n, n_kv), -np.inf, np.float32), 1 + n_kv - n)
 
 
 def append_to_cache(cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> np.ndarray:

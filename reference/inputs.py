@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from reference.definitions import causal_mask
 from reference.dtypes import DTYPES, smallest_subnormal
 from reference.table import TABLE
 
@@ -87,7 +88,7 @@ class Example:
             if kind == "index":
                 arrays.append(rng.integers(self.dims[str(spec.below)], size=shape))
             elif kind == "causal":
-                arrays.append(np.triu(np.full(shape, -np.inf), 1 + shape[1] - shape[0]).astype(np.float32))
+                arrays.append(causal_mask(*shape))
             else:
                 dtype = DTYPES[spec.dtype or self.dtype]
                 arrays.append(np.ascontiguousarray(VALUES[kind](rng, shape, dtype)).astype(dtype))
@@ -100,13 +101,23 @@ def examples(op: str, dtype: str, **pinned: int | str) -> st.SearchStrategy[Exam
     pinned: dimensions that are to have one size, and inputs that are to have one kind of values.
     """
     inputs = TABLE[op].inputs
-    names = dict.fromkeys(dim for spec in inputs.values() for dim in spec.shape.split() if not dim.isdigit())
-    sizes = {name: (pinned[name],) if name in pinned else SIZES_OF.get(name, SIZES) for name in names}
+    sizes = {name: (pinned[name],) if name in pinned else SIZES_OF.get(name, SIZES) for name in dimensions(op)}
     values = {name: (pinned[name],) if name in pinned else spec.values for name, spec in inputs.items()}
     dims = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in sizes.items()})
     kinds = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in values.items()})
     made = st.builds(Example, st.just(op), st.just(dtype), dims.map(_possible), kinds, st.integers(0, 2**16))
     return made.filter(lambda example: np.prod(list(example.dims.values()), dtype=float) <= MAX_PRODUCTS)
+
+
+def dimensions(op: str) -> list[str]:
+    """The names of an op's dimensions."""
+    shapes = (spec.shape.split() for spec in TABLE[op].inputs.values())
+    return list(dict.fromkeys(dim for shape in shapes for dim in shape if not dim.isdigit()))
+
+
+def sized(op: str, default: int, **sizes: int) -> dict[str, int]:
+    """A size for each of an op's dimensions."""
+    return {name: sizes.get(name, default) for name in dimensions(op)}
 
 
 def long_example(op: str, dtype: str, seed: int = 0) -> Example | None:
@@ -118,7 +129,8 @@ def long_example(op: str, dtype: str, seed: int = 0) -> Example | None:
 def _possible(dims: dict[str, Any]) -> Mapping[str, int]:
     """No more queries than keys, so that each query sees itself, and no more keys than the context holds."""
     if "n_kv" in dims:
-        dims = {**dims, "n_kv": max(dims["n"], dims["n_kv"])}
+        n, n_kv = sorted((dims["n"], dims["n_kv"]))
+        dims = {**dims, "n": n, "n_kv": n_kv}
     if "n_ctx" in dims and "n_kv" in dims:
         dims = {**dims, "n_ctx": max(dims["n_kv"], dims["n_ctx"])}
     return dims

@@ -1,7 +1,6 @@
 """Holding what an implementation computed against float64, op by op, on the inputs that it was really given."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ class Judged(NamedTuple):
 
 
 def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False) -> Judged:
-    """The verdict on an op's result; of a composed op, on the first part that fails, or else the one that comes closest to its bounds.
+    """The verdict on an op's result; of a composed op, on all parts together, and what fails is what the first of them that does says.
 
     exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen.
     """
@@ -32,7 +31,7 @@ def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.n
     known = dict(zip(op.inputs, inputs, strict=True))
     known |= {split(part)[0]: result for part, result in zip(op.parts, results, strict=True)}
     parts = list(judge_each(op.parts, known, dtype))
-    return Judged(*(_first_failure([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
+    return Judged(*(_all_of([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
 
 
 def judge_each(flow: Dataflow, known: Arrays, dtype: str = "float32") -> Iterator[tuple[str, Judged]]:
@@ -45,9 +44,17 @@ def judge_each(flow: Dataflow, known: Arrays, dtype: str = "float32") -> Iterato
         yield split(name)[0], _judge_one(TABLE[op], dtype, inputs, look_up(known, name))
 
 
-def _first_failure(verdicts: list[tuple[str, Verdict]]) -> Verdict:
-    name, verdict = next((pair for pair in verdicts if not pair[1].passes), max(verdicts, key=lambda pair: pair[1].share))
-    return replace(verdict, failures=[f"{name}: {failure}" for failure in verdict.failures])
+def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:
+    failed = [(name, verdict) for name, verdict in verdicts if not verdict.passes]
+    name, shown = failed[0] if failed else max(verdicts, key=lambda pair: pair[1].share)
+    return Verdict(
+        n=sum(verdict.n for _, verdict in verdicts),
+        failures=[f"{name}: {failure}" for failure in shown.failures],
+        share=max(verdict.share for _, verdict in verdicts),
+        sharp_share=max(verdict.sharp_share for _, verdict in verdicts),
+        n_vacuous=sum(verdict.n_vacuous for _, verdict in verdicts),
+        worst=shown.worst,
+    )
 
 
 def _judge_one(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False) -> Judged:

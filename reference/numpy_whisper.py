@@ -3,7 +3,7 @@
 import numpy as np
 
 from maxwhisper.checkpoint import Checkpoint
-from reference import dataflow, definitions
+from reference import dataflow, definitions, wiring
 from reference.table import TABLE
 
 
@@ -16,11 +16,11 @@ class NumpyWhisper:
 
     def encoder(self, log_mel: np.ndarray) -> np.ndarray:
         """log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state]."""
-        return self.evaluate(dataflow.encoder(self.dims, fused=True), {"log_mel": log_mel.astype(np.float64)})["encoder.ln_post"]
+        return self.evaluate(wiring.encoder(self.dims, fused=True), {"log_mel": log_mel.astype(np.float64)})["encoder.ln_post"]
 
     def decoder(self, tokens: np.ndarray, audio_features: np.ndarray) -> np.ndarray:
         """tokens [n_batch, n] and their audio's features to logits [n_batch, n, n_vocab]."""
-        flow = dataflow.cross_kv(self.dims) | dataflow.decoder(self.dims, fused=True)
+        flow = wiring.cross_kv(self.dims) | wiring.decoder(self.dims, fused=True)
         return self.evaluate(flow, {"encoder.ln_post": audio_features, **decoder_inputs(tokens)})["decoder.logits"]
 
     def evaluate(self, flow: dataflow.Dataflow, given: dataflow.Arrays) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 import numpy as np
-from max.driver import Device
+from max.driver import Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
@@ -37,11 +37,12 @@ def _type(spec: Input, dtype: str, device: DeviceRef) -> TensorType | BufferType
 class Suite:
     """Rows compiled for a device."""
 
-    def __init__(self, device: Device, rows: Mapping[str, type[Op]] = TABLE) -> None:
-        self.device = device
+    def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE) -> None:
+        self.name = device_name
         self.rows = rows
-        module = build_module(rows, DeviceRef.from_device(device))
-        self._graphs = InferenceSession(devices=[device]).load_all(module)
+        self.device = find_device(device_name)
+        module = build_module(rows, DeviceRef.from_device(self.device))
+        self._graphs = InferenceSession(devices=[self.device]).load_all(module)
 
     def run(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """What MAX computes; of a composed op, its last part."""
@@ -51,8 +52,11 @@ class Suite:
         """All parts of a composed op, in order."""
         if host := self.rows[op].on_host:
             return [host(*arrays)]
-        inputs = [to_max(array.copy(), self.device) for array in arrays]  # copies, for some are written to
-        return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*inputs)]
+        return self.execute(op, dtype, [to_max(array.copy(), self.device) for array in arrays])  # copies, for some are written to
+
+    def execute(self, op: str, dtype: str, buffers: Iterable[Buffer]) -> list[np.ndarray]:
+        """The same from MAX's own buffers, of which those that the op works on in place are changed."""
+        return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*buffers)]
 
     def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> Judged:
         """MAX's verdict and PyTorch's on an example: what they compute from its inputs, against float64.
@@ -68,9 +72,10 @@ class Suite:
 @cache
 def suite(device_name: str = "cpu") -> Suite:
     """The whole table, compiled once per process."""
-    return Suite(find_device(device_name))
+    return Suite(device_name)
 
 
-def snippet(example: Example) -> str:
+def snippet(example: Example, device_name: str = "cpu") -> str:
     """Python that shows an example again."""
-    return f"from reference.suite import suite\nfrom reference.inputs import Example\nprint(*suite().check({example!r}), sep='\\n')"
+    imports = "from reference.suite import suite\nfrom reference.inputs import Example"
+    return f"{imports}\nprint(*suite({device_name!r}).check({example!r}), sep='\\n')"

@@ -8,7 +8,7 @@ import whisper
 from whisper.model import disable_sdpa
 
 import maxwhisper
-from reference import dataflow
+from reference import wiring
 from reference.capture import Activations, capture_max, capture_openai
 from reference.numpy_whisper import NumpyWhisper, decoder_inputs
 from reference.parity.activations import Compared, Error, compare_activations
@@ -65,7 +65,7 @@ class Window:
 
     def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper) -> None:
         self.question = question
-        self.flow = dataflow.whole(instrumented.dims)
+        self.flow = wiring.whole(instrumented.dims)
         weights = {name: weight.astype(np.float32) for name, weight in truth.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
         self.max: Activations = capture_max(instrumented, question.mel, question.prompt, question.forced)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from maxwhisper import ops
 from reference import definitions as define
-from reference.bounds import FUNCTION_ULPS, Approx, Roundings, exp_of_difference, gamma, matmul
+from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
 
@@ -15,7 +15,7 @@ def softmax_bound(scores: Approx, u: float) -> Approx:
     top = scores.value.max(-1, keepdims=True)
     has_any = np.isfinite(top)
     with np.errstate(invalid="ignore"):
-        e = exp_of_difference(scores, Approx.exact(np.where(has_any, top, 0.0)), u)
+        e = exp_of_difference(scores, np.where(has_any, top, 0.0), u)
         total = e.value.sum(-1, keepdims=True)
         n = (e.value != 0).sum(-1, keepdims=True)
         total_error = e.worst.sum(-1, keepdims=True) * (1 + gamma(n, u)) + gamma(n, u) * total
@@ -32,6 +32,7 @@ def softmax_bound(scores: Approx, u: float) -> Approx:
 class Softmax(Op):
     """exp(x - max) / Σ exp(x - max). A row of nothing but -inf gives NaN, as in PyTorch; the bound is `softmax_bound`'s."""
 
+    tight = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))}
     build = staticmethod(ops.softmax)
     define = staticmethod(define.softmax)
@@ -47,19 +48,20 @@ HEADS = "batch n_head n head_dim"
 KEYS = "batch n_head n_kv head_dim"
 
 
-def scores_bound(q: np.ndarray, k: np.ndarray, u: float, tiny: float = 0.0) -> Approx:
+def scores_bound(q: np.ndarray, k: np.ndarray, u: float) -> Approx:
     """q @ k.T / √head_dim: the scale is a function's result, its product with q rounded, the sum γ_n."""
     scale = 1 / np.sqrt(q.shape[-1])
     scaled = (Approx.given(q) * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))).rounded(
-        u, tiny
+        u, SINGLE_TINY
     )
-    return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u, tiny)
+    return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u)
 
 
 @row
 class AttentionScores(Op):
     """q @ k.T / √head_dim, in float32: `scores_bound`."""
 
+    tight = ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"})
     inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
     build = staticmethod(ops.attention_scores)
     define = staticmethod(define.attention_scores)
@@ -69,7 +71,7 @@ class AttentionScores(Op):
 
     @staticmethod
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, mask: np.ndarray | float = 0.0) -> Approx:
-        scores = scores_bound(q, k, roundings.accumulate, roundings.tiny)
+        scores = scores_bound(q, k, roundings.accumulate)
         return Approx(scores.value + mask, scores.worst, scores.typical)
 
 
@@ -77,6 +79,7 @@ class AttentionScores(Op):
 class CausalMask(Op):
     """scores + mask, where the mask is 0 or -inf: nothing is rounded."""
 
+    tight = ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {})
     inputs = {"scores": Input("batch n_head n n_kv", ("normal", "large", "tiny")), "mask": Input("n n_kv", ("causal",))}
     build = staticmethod(ops.apply_mask)
     define = staticmethod(lambda scores, mask: scores + mask)
@@ -92,6 +95,7 @@ class CausalMask(Op):
 class AttentionContext(Op):
     """weights @ v, summed in float32: γ_n |weights| |v|."""
 
+    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"})
     inputs = {"weights": Input("batch n_head n n_kv", ("weights", "one_hot", "integers")), "v": Input(KEYS, FACTORS)}
     build = staticmethod(ops.attention_context)
     define = staticmethod(np.matmul)
@@ -102,7 +106,7 @@ class AttentionContext(Op):
 
     @staticmethod
     def bound(roundings: Roundings, weights: np.ndarray, v: np.ndarray) -> Approx:
-        product = matmul(Approx.given(weights), Approx.given(v), roundings.accumulate, roundings.tiny)
+        product = matmul(Approx.given(weights), Approx.given(v), roundings.accumulate)
         return product.rounded(roundings.output, roundings.tiny)
 
 
@@ -110,11 +114,12 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     """softmax(scores) @ v, whole or block by block (Dao et al., *FlashAttention*, 2022).
 
     A block's weights are rescaled by exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to the
-    range of the row's scores, so their roundings add u (range) to the exponent, and each factor `FUNCTION_ULPS` and a product; at most
-    one per key. No context lies outside the values it averages, which caps the bound.
+    range of the row's scores, so their roundings add u (range) to the exponent, and each factor `FUNCTION_ULPS` and a product; there is
+    one for each block of 8 keys or more, or for each key where these are few. A mean lies among what it averages, which caps the bound:
+    the hull of v, and the roundings of both sums, of weights and of weighted values, and of the factors.
     """
     u = roundings.accumulate
-    scores = scores_bound(q, k, u, roundings.tiny)
+    scores = scores_bound(q, k, u)
     masked = scores.value + mask
     finite = np.isfinite(masked)
     highest = np.where(finite, masked, -np.inf).max(-1, keepdims=True)
@@ -122,9 +127,9 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     span = np.where(np.isfinite(highest), highest - lowest, 0.0)
     blocks = np.minimum(finite.sum(-1, keepdims=True), 8 + finite.sum(-1, keepdims=True) / 8)
     rescaled = Approx(masked, scores.worst + u * span + blocks * (2 * FUNCTION_ULPS + 1) * u, scores.typical + u * span / 3)
-    context = matmul(softmax_bound(rescaled, u), Approx.given(v), u, roundings.tiny)
-    # A key that no query sees has no part in it, not even in an infinite or undefined one.
-    hull = np.ptp(v, axis=-2, keepdims=True) * 1.001 + np.abs(v).max(-2, keepdims=True) * gamma(v.shape[-2] + 2, u)
+    context = matmul(softmax_bound(rescaled, u), Approx.given(v), u)
+    sums = gamma(2 * v.shape[-2] + (2 * FUNCTION_ULPS + 1) * blocks + 4, u)
+    hull = np.ptp(v, axis=-2, keepdims=True) * (1 + sums) + np.abs(v).max(-2, keepdims=True) * sums
     capped = Approx(context.value, np.minimum(context.worst, hull), np.minimum(context.typical, hull))
     return capped.rounded(roundings.output, roundings.tiny)
 
@@ -138,6 +143,7 @@ def _torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: to
 class Attention(Op):
     """Scaled dot-product attention without a mask, as the encoder and cross-attention use it: `attention_bound`."""
 
+    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),
@@ -154,6 +160,7 @@ class Attention(Op):
 class MaskedAttention(Op):
     """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
 
+    tight = ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),
@@ -171,6 +178,7 @@ class MaskedAttention(Op):
 class Cached(Op):
     """What `maxwhisper.ops.append_to_cache` returns, bit for bit: the cache's first n_kv rows, of which the new ones are the last."""
 
+    tight = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
         "cache": Input("batch 1 n_head n_ctx head_dim", in_place=True),
         "new": Input("batch n_head n head_dim"),

@@ -1,17 +1,16 @@
-"""Ops that are made of ops, in the graphs' own functions. A bound for the whole would say nothing, so each part is judged by its own row
-on the inputs that it was really given (in situ), and the first one outside is named.
+"""Rows that are made of rows, in the graphs' own functions where there are such. A bound for the whole would say nothing, so each part is
+judged by its own row on the inputs that it was really given (in situ), and the first one outside is named.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from max.graph import BufferValue, TensorValue
 
 from maxwhisper import graphs, ops
+from reference import wiring
 from reference.dataflow import Dataflow, Step, evaluate, split
-from reference.dtypes import from_torch, to_torch
 from reference.table.row import TABLE, Input, Op, row
 
 N_HEAD = 2
@@ -39,13 +38,6 @@ class Composed(Op):
         given = dict(zip(cls.inputs, arrays, strict=True))
         return list(evaluate(cls.parts, given, lambda op, inputs: TABLE[op].define(*inputs)).values())[-1]
 
-    @classmethod
-    def torch(cls, *tensors: torch.Tensor) -> torch.Tensor:
-        """The last part, by PyTorch alone."""
-        given = dict(zip(cls.inputs, map(from_torch, tensors), strict=True))
-        parts = evaluate(cls.parts, given, lambda op, inputs: from_torch(TABLE[op].torch(*map(to_torch, inputs))))
-        return to_torch(list(parts.values())[-1])
-
 
 def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
     return {name: Input(shape) for name, shape in shapes.items()}
@@ -55,7 +47,7 @@ def _recorded(function: Callable[[graphs.Scope, Mapping[str, Any]], Any]) -> Cal
     """Build one of the graphs' functions under its weights, and take what it records."""
 
     def build(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-        at = graphs.Scope(values)
+        at = graphs.Scope(values) / "block"
         function(at, values)
         return at.activations
 
@@ -66,61 +58,40 @@ def _recorded(function: Callable[[graphs.Scope, Mapping[str, Any]], Any]) -> Cal
 class Mlp(Composed):
     """The second half of a block, `maxwhisper.graphs.mlp`: layer norm, linear, GELU, linear, residual."""
 
+    tight = ("x", {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5}, {"block.mlp.2.weight": "zeros", "block.mlp.2.bias": "zeros"})
     inputs = {"x": Input("batch n n_state")} | _weights(
         {
-            "mlp_ln.weight": "n_state",
-            "mlp_ln.bias": "n_state",
-            "mlp.0.weight": "n_mlp n_state",
-            "mlp.0.bias": "n_mlp",
-            "mlp.2.weight": "n_state n_mlp",
-            "mlp.2.bias": "n_state",
+            "block.mlp_ln.weight": "n_state",
+            "block.mlp_ln.bias": "n_state",
+            "block.mlp.0.weight": "n_mlp n_state",
+            "block.mlp.0.bias": "n_mlp",
+            "block.mlp.2.weight": "n_state n_mlp",
+            "block.mlp.2.bias": "n_state",
         }
     )
     build = staticmethod(_recorded(lambda at, values: graphs.mlp(at, values["x"])))
-    parts = {
-        "mlp_ln": Step("layer_norm", ("x", "mlp_ln.weight", "mlp_ln.bias")),
-        "mlp.0": Step("linear", ("mlp_ln", "mlp.0.weight", "mlp.0.bias")),
-        "mlp.gelu": Step("gelu", ("mlp.0",)),
-        "mlp.2": Step("linear", ("mlp.gelu", "mlp.2.weight", "mlp.2.bias")),
-        "mlp.residual": Step("residual", ("x", "mlp.2")),
-    }
+    parts = wiring.mlp("block", "x")
 
 
 PROJECTIONS = {
-    "attn.query.weight": f"{STATE} {STATE}",
-    "attn.query.bias": STATE,
-    "attn.key.weight": f"{STATE} {STATE}",
-    "attn.value.weight": f"{STATE} {STATE}",
-    "attn.value.bias": STATE,
-    "attn.out.weight": f"{STATE} {STATE}",
-    "attn.out.bias": STATE,
+    "block.attn.query.weight": f"{STATE} {STATE}",
+    "block.attn.query.bias": STATE,
+    "block.attn.key.weight": f"{STATE} {STATE}",
+    "block.attn.value.weight": f"{STATE} {STATE}",
+    "block.attn.value.bias": STATE,
+    "block.attn.out.weight": f"{STATE} {STATE}",
+    "block.attn.out.bias": STATE,
 }
-ATTENTION_PARTS = {
-    "attn.context:2 heads": Step("attention", ("attn.query:2 heads", "attn.key:2 heads", "attn.value:2 heads")),
-    "attn.out": Step("linear", ("attn.context", "attn.out.weight", "attn.out.bias")),
-}
-
-
-def _projection_parts(queries: str, keys: str) -> dict[str, Step]:
-    return {
-        "attn.query": Step("linear", (queries, "attn.query.weight", "attn.query.bias")),
-        "attn.key": Step("linear", (keys, "attn.key.weight")),
-        "attn.value": Step("linear", (keys, "attn.value.weight", "attn.value.bias")),
-    }
 
 
 @row
 class ResidualBlock(Composed):
     """The first half of an encoder's block, `maxwhisper.graphs.self_attention`. Attention is one fused op: no scores, no weights."""
 
-    inputs = {"x": Input(f"batch n {STATE}")} | _weights({"attn_ln.weight": STATE, "attn_ln.bias": STATE, **PROJECTIONS})
+    tight = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
+    inputs = {"x": Input(f"batch n {STATE}")} | _weights({"block.attn_ln.weight": STATE, "block.attn_ln.bias": STATE, **PROJECTIONS})
     build = staticmethod(_recorded(lambda at, values: graphs.self_attention(at, values["x"], N_HEAD)))
-    parts = {
-        "attn_ln": Step("layer_norm", ("x", "attn_ln.weight", "attn_ln.bias")),
-        **_projection_parts("attn_ln", "attn_ln"),
-        **ATTENTION_PARTS,
-        "attn.residual": Step("residual", ("x", "attn.out")),
-    }
+    parts = wiring.self_attention("block", "x", N_HEAD, fused=True)
 
 
 def _cross_attention(at: graphs.Scope, values: Mapping[str, Any]) -> None:
@@ -132,9 +103,10 @@ def _cross_attention(at: graphs.Scope, values: Mapping[str, Any]) -> None:
 class CrossAttention(Composed):
     """`maxwhisper.graphs.attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
 
+    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.attn.out.weight": "zeros"})
     inputs = {"x": Input(f"batch n {STATE}"), "xa": Input(f"batch n_kv {STATE}")} | _weights(PROJECTIONS)
     build = staticmethod(_recorded(_cross_attention))
-    parts = {**_projection_parts("x", "xa"), **ATTENTION_PARTS}
+    parts = wiring.projections("block.attn", "x", "xa") | wiring.attention("block.attn", N_HEAD, fused=True)
 
 
 def _positions(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
@@ -145,8 +117,9 @@ def _positions(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
 
 @row
 class PositionEmbedding(Composed):
-    """Token embedding, the rows of the positions, and their sum."""
+    """Token embedding, the rows of the positions, and their sum, as `maxwhisper.graphs.decoder` does it (in the whole model: parity)."""
 
+    tight = ("positional_embedding", {"batch": 1, "n": 2, "n_state": 3, "n_vocab": 4, "n_ctx": 1}, {})
     inputs = {
         "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
         "weight": Input("n_vocab n_state"),
@@ -170,8 +143,9 @@ def _cached_step(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
 
 @row
 class CachedStep(Composed):
-    """Masked attention of new tokens to a cache of keys and values that they are appended to, in place."""
+    """Masked attention of new tokens to a cache that their keys and values are appended to, as `maxwhisper.graphs.decoder` does it."""
 
+    tight = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
         "q": Input("batch n_head n head_dim"),
         "k": Input("batch n_head n head_dim"),

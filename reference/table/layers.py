@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from maxwhisper import ops
 from reference import definitions as define
-from reference.bounds import ERF_UNITS, Approx, Roundings, affine, gamma, matmul
+from reference.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
 
@@ -24,6 +24,7 @@ class LayerNorm(Op):
     Behind it: a root, a division, two products, a sum.
     """
 
+    tight = ("weight", {"batch": 1, "n": 2, "n_state": 2}, {"x": "one_hot", "bias": "zeros"})
     inputs = {
         "x": Input("batch n n_state", ("normal", "large", "near_epsilon", "constant", "zeros", "tiny", "one_hot")),
         "weight": Input("n_state"),
@@ -59,6 +60,7 @@ class LayerNorm(Op):
 class Linear(Op):
     """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them; the product is stored."""
 
+    tight = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
     inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
     build = staticmethod(ops.linear)
     define = staticmethod(define.linear)
@@ -77,6 +79,7 @@ class Linear(Op):
 class LmHead(Op):
     """x @ weight.T, as `Linear` without a bias; one row and several take different ways."""
 
+    tight = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
     build = staticmethod(ops.lm_head)
     define = staticmethod(define.linear)
@@ -86,7 +89,7 @@ class LmHead(Op):
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray) -> Approx:
-        product = matmul(Approx.given(x), Approx.given(weight.T), roundings.accumulate, roundings.tiny)
+        product = matmul(Approx.given(x), Approx.given(weight.T), roundings.accumulate)
         return product.rounded(roundings.output, roundings.tiny)
 
 
@@ -98,6 +101,7 @@ class Gelu(Op):
     which move it by 2/√π · z e^{-z²} · 2u < u; the sum and two products round once each. A clamp of the argument adds nothing that counts.
     """
 
+    tight = ("x", {"batch": 1, "n": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n", ("normal", "large", "tiny", "zeros", "integers"))}
     build = staticmethod(ops.gelu)
     define = staticmethod(define.gelu)
@@ -109,7 +113,7 @@ class Gelu(Op):
         u, half = roundings.accumulate, np.abs(x) / 2
         value = define.gelu(x)
         error = half * u * (ERF_UNITS + 1 + 1)
-        return Approx(value, error, 2 * half * u).rounded(2 * u, roundings.tiny).rounded(roundings.output, roundings.tiny)
+        return Approx(value, error, 2 * half * u).rounded(2 * u, SINGLE_TINY).rounded(roundings.output, roundings.tiny)
 
 
 class Conv1d(Op):
@@ -141,6 +145,7 @@ def _torch_conv1d(stride: int) -> Callable[..., torch.Tensor]:
 class Conv1dStride1(Conv1d):
     """As `Conv1d`, every frame."""
 
+    tight = ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"})
     stride = 1
     build = staticmethod(ops.conv1d)
     define = staticmethod(define.conv1d)
@@ -151,6 +156,7 @@ class Conv1dStride1(Conv1d):
 class Conv1dStride2(Conv1d):
     """As `Conv1d`, every second frame."""
 
+    tight = ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"})
     stride = 2
     build = staticmethod(functools.partial(ops.conv1d, stride=2))
     define = staticmethod(functools.partial(define.conv1d, stride=2))
@@ -161,6 +167,7 @@ class Conv1dStride2(Conv1d):
 class TokenEmbedding(Op):
     """The tokens' rows of the embedding, bit for bit."""
 
+    tight = ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {})
     inputs = {
         "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
         "weight": Input("n_vocab n_state", ("normal", "tiny")),
@@ -178,6 +185,7 @@ class TokenEmbedding(Op):
 class Residual(Op):
     """x + y, as positions and residuals are added: one rounding."""
 
+    tight = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
     inputs = {"x": Input("batch n n_state", ("normal", "large", "tiny")), "y": Input("n n_state", ("normal", "integers", "zeros"))}
     build = staticmethod(lambda x, y: x + y)
     define = staticmethod(np.add)

@@ -7,7 +7,7 @@ import whisper
 import maxwhisper
 from maxwhisper.audio import mel_filters
 from reference import definitions as define
-from reference.bounds import FUNCTION_ULPS, Approx, Roundings, gamma, matmul
+from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, gamma, matmul
 from reference.table.row import Input, Op, row
 
 
@@ -25,6 +25,7 @@ class LogMel(Op):
     loudest element's.
     """
 
+    tight = ("samples", {"n_samples": 400}, {"samples": "one_hot"})
     n_mels = 80
     inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
     dtypes = ("float32",)  # samples are float32 whatever the model computes in
@@ -53,7 +54,7 @@ class LogMel(Op):
         worst = np.sqrt(define.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
         typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
         squared = Approx(magnitude**2, (2 * magnitude + worst) * worst, (2 * magnitude + typical) * typical)
-        bands = matmul(squared.rounded(2 * u, roundings.tiny), Approx.exact(filters.T), u, roundings.tiny)
+        bands = matmul(squared.rounded(2 * u, SINGLE_TINY), Approx.exact(filters.T), u)
         floored = bands.through(lambda band: np.log10(np.maximum(band.T, 1e-10)))
         off = 2 * FUNCTION_ULPS * u * np.abs(floored.value)
         log_mel = Approx(floored.value, floored.worst + off, np.hypot(floored.typical, u * np.abs(floored.value)))

@@ -29,7 +29,8 @@ class Op:
     """A row. Its docstring derives the bound and names its source.
 
     dtypes: those it is proven in. stores: intermediates are kept in the dtype under test instead of float32. exact_sums: sums of small
-    integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph.
+    integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph. tight: an input, and the
+    dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate.
     """
 
     inputs: ClassVar[Mapping[str, Input]]
@@ -42,6 +43,7 @@ class Op:
     stores: ClassVar[bool] = False
     exact_sums: ClassVar[bool] = False
     long: ClassVar[Mapping[str, int]] = {}
+    tight: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
 
     @classmethod
     def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:

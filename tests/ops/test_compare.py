@@ -56,7 +56,17 @@ def test_infinities_and_nans_in_the_same_places_pass() -> None:
 def test_what_overflows_may_be_infinite_or_not() -> None:
     value = np.array([65519.0, 1.0])  # rounds to 65504, or, a little above, to infinity
     for computed in (65504, np.inf):
-        assert compare(np.array([computed, 1], np.float16), about(value, worst=32), np.dtype(np.float16)).passes
+        assert compare(np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)).passes
+    for computed in (np.nan, -np.inf, 0, -5, 65408):
+        assert not compare(np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)).passes
+    assert not compare(np.full(3, np.nan, np.float32), about(np.full(3, 1e39)), SINGLE).passes
+
+
+def test_a_bound_that_is_no_number_is_none() -> None:
+    for bound in ({"worst": np.nan}, {"typical": np.nan}, {"worst": -1.0}):
+        assert compare(np.array([123], np.float32), about(np.array([1.0]), **bound), SINGLE).failures == [
+            "the bound itself is not a number"
+        ]
 
 
 def test_elements_that_nothing_could_exceed_are_counted() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from reference.dtypes import DTYPES
-from reference.judge import judge
+from reference.bounds import FUNCTION_ULPS, SINGLE_TINY
+from reference.dtypes import DTYPES, unit_roundoff
+from reference.judge import judge, run_torch
 from reference.suite import Suite
 from reference.table import TABLE
 
@@ -34,7 +35,26 @@ def test_erf_everywhere(dtype: str, ops_suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exp_everywhere(dtype: str, ops_suite: Suite) -> None:
-    """By softmax over a number and 0, the larger of which gives exp(0) and the other exp(-|x|)."""
+def test_softmax_of_two_everywhere(dtype: str, ops_suite: Suite) -> None:
     x = swept(dtype)
-    check("softmax", dtype, np.stack([x, np.zeros_like(x)], axis=-1)[None, None], ops_suite)
+    check("softmax", dtype, pairs_with_zero(x), ops_suite)
+
+
+def test_exp_everywhere(ops_suite: Suite) -> None:
+    """By the ratio of softmax's two results, exp(-|x|) and exp(0), over one sum: `FUNCTION_ULPS`, two divisions, and this one."""
+    x = swept("float32")
+    for name, (result,) in {
+        "MAX": ops_suite.run_parts("softmax", "float32", [pairs_with_zero(x)]),
+        "PyTorch": [run_torch(TABLE["softmax"], [pairs_with_zero(x)])],
+    }.items():
+        pairs = np.sort(result[0, 0].astype(np.float64))
+        normal = pairs[:, 0] > SINGLE_TINY
+        assert normal.sum() > 100_000
+        exact = np.exp(-np.abs(x[normal].astype(np.float64)))
+        units = np.abs(pairs[normal, 0] / pairs[normal, 1] / exact - 1) / unit_roundoff(x.dtype)
+        print(f"{name}'s exp: {units.max():.2f} u at {x[normal][np.argmax(units)]}")
+        assert units.max() <= 2 * FUNCTION_ULPS + 3
+
+
+def pairs_with_zero(x: np.ndarray) -> np.ndarray:
+    return np.stack([x, np.zeros_like(x)], axis=-1)[None, None]

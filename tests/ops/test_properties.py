@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reference.dtypes import DTYPES
+from reference.dtypes import DTYPES, from_max, to_max
 from reference.inputs import Example, examples
 from reference.judge import expect
 from reference.suite import Suite
@@ -26,7 +26,7 @@ def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Examp
     return run
 
 
-def within_both_bounds(suite: Suite, example: Example, a: np.ndarray, b: np.ndarray, part: Any = ...) -> bool:
+def within_twice_the_bound(example: Example, a: np.ndarray, b: np.ndarray, part: Any = ...) -> bool:
     """Two ways to the same value, each as far from it as the bound allows."""
     limit = expect(TABLE[example.op], example.dtype, example.arrays()).worst[part]
     return bool((np.abs(a.astype(float) - b.astype(float)) <= 2 * limit).all())
@@ -76,7 +76,7 @@ def test_a_step_is_the_prefills_last_row(dtype: str, ops_suite: Suite) -> None:
         q, k, v, mask = example.arrays()
         prefill = ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, -1:]
         step = ops_suite.run("masked_attention", dtype, [q[:, :, -1:], k, v, mask[-1:]])
-        assert within_both_bounds(ops_suite, example, prefill, step, np.s_[:, :, -1:])
+        assert within_twice_the_bound(example, prefill, step, np.s_[:, :, -1:])
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
@@ -86,7 +86,7 @@ def test_attention_does_not_care_in_which_order_keys_come(dtype: str, ops_suite:
         q, k, v = example.arrays()
         order = np.random.default_rng(example.seed).permutation(k.shape[2])
         straight = ops_suite.run("attention", dtype, [q, k, v])
-        assert within_both_bounds(ops_suite, example, straight, ops_suite.run("attention", dtype, [q, k[:, :, order], v[:, :, order]]))
+        assert within_twice_the_bound(example, straight, ops_suite.run("attention", dtype, [q, k[:, :, order], v[:, :, order]]))
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
@@ -110,6 +110,20 @@ def test_a_row_that_sees_nothing_is_undefined(op: str, ops_suite: Suite) -> None
     after = ops_suite.run(op, "float32", arrays)
     assert np.isnan(after[blind]).all()
     assert np.array_equal(after[..., [0, 2], :], before[..., [0, 2], :])
+
+
+@pytest.mark.parametrize("dtype", DTYPE_NAMES)
+def test_a_cache_is_changed_where_new_rows_belong_and_nowhere_else(dtype: str, ops_suite: Suite) -> None:
+    """In place, and to the last bit."""
+
+    @holds("cached", dtype)
+    def check(example: Example) -> None:
+        cache, new, mask = example.arrays()
+        n, n_kv = mask.shape
+        buffers = [to_max(array.copy(), ops_suite.device) for array in (cache, new, mask)]
+        ops_suite.execute("cached", dtype, buffers)
+        cache[:, 0, :, n_kv - n : n_kv] = new
+        assert np.array_equal(from_max(buffers[0]), cache)
 
 
 @pytest.mark.parametrize(("op", "dtype"), BATCHED)
