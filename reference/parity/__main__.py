@@ -1,95 +1,107 @@
-"""`nox -s parity`: the same recordings through MAX and through OpenAI Whisper, side by side."""
+"""`nox -s parity`: the same recordings through MAX and through OpenAI Whisper; equal within rounding, or the first thing that differs."""
 
 import argparse
+import json
 import os
-import statistics
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import jiwer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
-from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-from maxwhisper import Whisper, WhisperError, available_models, set_num_threads
-from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper import WhisperError, available_models, set_num_threads
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
-from reference.numpy_whisper import NumpyWhisper
-from reference.openai import N_THREADS, load_openai
-from reference.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
+from reference.openai import N_THREADS
+from reference.parity.activations import Compared
+from reference.parity.clip import ClipReport, Programs, compare_clip
+from reference.parity.document import document
+from reference.parity.page import page
+from reference.parity.stages import Stage
+from reference.parity.window import Output
+
+FOLDER = Path("report")
+console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare greedy transcripts, print a table, and return 0 where every clip's is equal within rounding, else 1."""
+    """Compare, print a line for each activation, write the report; 0 where every recording is equal within rounding, else 1."""
     parser = argparse.ArgumentParser(prog="nox -s parity --", description=__doc__)
-    parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, speech that comes in packages")
+    parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, ten seconds of a person speaking English")
     parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where parity.json and parity.html go (%(default)s)")
     args = parser.parse_args(argv)
     if hasattr(os, "sched_getaffinity"):
         set_num_threads(min(N_THREADS, len(os.sched_getaffinity(0))))  # as many as OpenAI Whisper has
+    clips = [Clip(path, Path(path), "") for path in args.audio] or [packaged_clips()["beckett"]]
     try:
         checkpoint = load_checkpoint(args.model)
-        model = Whisper(checkpoint, args.device)
-        clips = [Clip(path, Path(path), "") for path in args.audio] or _default_clips(model.is_multilingual)
-        recordings = [(clip, clip.samples) for clip in clips]
+        programs = Programs(checkpoint, args.device)
     except WhisperError as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
-    judge, truth = load_openai(checkpoint), NumpyWhisper(checkpoint)
-    programs: tuple[tuple[Any, Any], ...] = ((transcribe_with_max, model), (transcribe_with_openai, judge))
-
-    table = Table("clip", "text by MAX", "equal", "differs by", "WER", "MAX", "OpenAI", title=f"{args.model}: MAX beside OpenAI Whisper")
-    passed, steps, speed_ups = True, 0, []
-    for transcribe, program in programs:
-        transcribe(program, recordings[0][1][:SAMPLE_RATE])  # warm up
-    for clip, samples in tqdm(recordings, unit="clip", disable=None, leave=False):
-        seconds: list[float] = []
-        transcriptions: list[Transcription] = []
-        for transcribe, program in programs:
-            begin = time.perf_counter()
-            transcriptions.append(transcribe(program, samples, temperature=0.0))  # sampled tokens would differ by chance
-            seconds.append(time.perf_counter() - begin)
-        ours, theirs = transcriptions
-        comparison = compare(ours, theirs, model, judge, truth)
-        passed &= comparison.passes
-        steps += comparison.n_steps
-        speed_ups.append(seconds[1] / seconds[0])
-        rate = _word_error_rate(clip, ours.result["text"], ours.result["language"])
-        table.add_row(clip.name, ours.result["text"].strip(), *_verdict(comparison), rate, *(f"{s:.2f} s" for s in seconds))
-    console = Console()
-    console.print(table)
-    verdict = "[green]equal[/]" if passed else "[red]DIFFERENT[/]"
-    median = statistics.median(speed_ups)
-    console.print(f"{verdict} over {steps} decoder steps; MAX {median:.1f} times as fast (median; {N_THREADS} threads)")
-    return 0 if passed else 1
+    reports, failed = list[ClipReport](), False
+    for clip in clips:
+        console.rule(Text(f"{clip.name}, {args.model}"))
+        try:
+            report = compare_clip(clip, programs, _progress)
+        except WhisperError as error:
+            print(f"parity: {error}", file=sys.stderr)
+            failed = True
+            continue
+        reports.append(report)
+        _conclude(report)
+    if not reports:
+        return 1
+    data = document(reports, args.model, checkpoint, args.device)
+    args.report.mkdir(parents=True, exist_ok=True)
+    _write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    _write(args.report / "parity.html", page(reports, data, programs.tokenizer))
+    console.print(f"\n{args.report / 'parity.html'} to look at, {args.report / 'parity.json'} to process")
+    return 0 if data["equal"] and not failed else 1
 
 
-def _default_clips(multilingual: bool) -> list[Clip]:
-    return [clip for clip in packaged_clips().values() if multilingual or clip.language == "en"]
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
-def _verdict(comparison: Comparison) -> tuple[str, str]:
-    if comparison.is_equal:
-        return "[green]yes", ""
-    if comparison.passes:
-        difference = comparison.token_difference
-        return "[yellow]but for rounding", f"{difference}"
-    return "[red]NO", "\n".join(comparison.differences)
+def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
+    """A line for each, as it is known."""
+    for activation in tqdm(activations, total=n, unit="activation", disable=None, leave=False):
+        verdict = activation.in_situ
+        share = f"{verdict.share:6.3f} {verdict.sharp_share:6.3f} ({activation.pytorch.sharp_share:.3f})"
+        worst = "" if verdict.worst is None else f"worst {list(verdict.worst.index)} {verdict.worst.actual:.4g}"
+        line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {share}  {worst}"
+        _say(activation.passes, line if activation.passes else f"{line}\n     {activation}")
+        yield activation
 
 
-def _word_error_rate(clip: Clip, text: str, language: str) -> str:
-    """Words that differ from what was said, after the normalisation that Whisper's paper uses; empty where that is not known."""
-    if not clip.text:
-        return ""
-    normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in ("zh", "ja"))
-    said, heard = normalize(clip.text), normalize(text)
-    return f"{jiwer.wer(said, heard):.0%}"
+def _conclude(report: ClipReport) -> None:
+    parts: list[Stage | Output] = [*report.before, *report.outputs, *report.after]
+    for part in parts:
+        _say(part.passes, f"{part.name}: {part.says}" if isinstance(part, Stage) else str(part))
+    seconds = report.seconds
+    text = report.ours.result["text"].strip()
+    console.print(Text(f"“{text}”"))
+    n_windows, ratio = len(report.theirs.windows), seconds["openai"] / seconds["max"]
+    speed = f"MAX {seconds['max']:.2f} s, OpenAI Whisper {seconds['openai']:.2f} s: {ratio:.1f} times as fast"
+    console.print(Text(f"{report.comparison.n_steps} decoder steps in {n_windows} windows; {speed}"))
+    first = report.first_divergence
+    if first is None:
+        tokens = "tokens identical" if report.comparison.is_equal else "tokens differ by rounding alone"
+        console.print(Text(f"equal within rounding, {tokens}", "green"))
+    else:
+        console.print(Text(f"DIFFERENT; the first that differs is {first.name}", "bold red"))
+
+
+def _say(passes: bool, line: str) -> None:
+    console.print(Text.assemble(("ok   ", "green") if passes else ("WRONG", "bold red"), line), soft_wrap=True)
 
 
 if __name__ == "__main__":

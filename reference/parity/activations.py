@@ -8,7 +8,8 @@ that computes each activation and what from; capture your activations under thes
         "fc": Step("linear", ("ln", "fc.weight", "fc.bias")),
         "out": Step("residual", ("x", "fc")),
     }
-    culprit = first_divergence(compare_activations(flow, activations, {"x": x, **weights}))
+    given = {"x": x, **weights}
+    culprit = first_divergence(compare_activations(flow, activations, given, truth(flow, given)))
     print(culprit or "equal within rounding")
 
 An op that the table lacks is one more row of it (`reference.table`).
@@ -68,14 +69,16 @@ class Compared:
         return f"{self.name} ({self.op}): {self.in_situ}" + (f"; it looks like {self.resembles}" if self.resembles else "")
 
 
-def compare_activations(flow: Dataflow, activations: Arrays, given: Arrays, peer: Arrays | None = None) -> Iterator[Compared]:
+def compare_activations(
+    flow: Dataflow, activations: Arrays, given: Arrays, exact: Arrays, peer: Arrays | None = None
+) -> Iterator[Compared]:
     """Every activation of a data flow, in its order.
 
-    activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; peer: another's activations.
+    activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; exact: `truth` of the same;
+    peer: another implementation's activations.
 
     Raises KeyError where an activation or an input is missing.
     """
-    exact = truth(flow, given)
     known = {**given, **activations}
     for name, judged in judge_each(flow, known):
         step = next(step for key, step in flow.items() if split(key)[0] == name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import whisper
@@ -11,13 +12,12 @@ import maxwhisper
 from reference import wiring
 from reference.capture import Activations, capture_max, capture_openai
 from reference.numpy_whisper import NumpyWhisper, decoder_inputs
-from reference.parity.activations import Compared, Error, compare_activations
+from reference.parity.activations import Compared, Error, compare_activations, truth
 
 N_FORCED = 64  # tokens decoded one by one, at least
 N_PROMPT = 16  # tokens of earlier text in front
 # How many times as far from float64 as OpenAI Whisper's float32 the production graph's outputs may be, as root mean squares.
 MAX_RATIO = 4.0
-OUTPUTS = ("encoder.ln_post", "decoder.logits")
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,38 @@ class Output:
         return self.error.rms <= MAX_RATIO * self.peer.rms
 
     def __str__(self) -> str:
-        return f"{self.name} of the production graph: rms error {self.error.rms:.3g}, OpenAI Whisper's {self.peer.rms:.3g}"
+        return f"{self.name}: rms error {self.error.rms:.3g}, OpenAI Whisper's {self.peer.rms:.3g}"
 
 
 class Window:
     """Everybody's answers to a question."""
 
-    def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper) -> None:
+    def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
         self.question = question
         self.flow = wiring.whole(instrumented.dims)
-        weights = {name: weight.astype(np.float32) for name, weight in truth.weights.items()}
+        weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
         self.max: Activations = capture_max(instrumented, question.mel, question.prompt, question.forced)
         with disable_sdpa():
             self.openai: Activations = capture_openai(judge, question.mel, question.prompt, question.forced)
 
+    @cached_property
+    def exact(self) -> Activations:
+        """Every activation in float64."""
+        return truth(self.flow, self.given)
+
     def compare(self) -> Iterator[Compared]:
         """Every activation, in data-flow order."""
-        return compare_activations(self.flow, self.max, self.given, self.openai)
+        return compare_activations(self.flow, self.max, self.given, self.exact, self.openai)
+
+
+def production_outputs(question: Question, model: maxwhisper.Whisper, window: Window) -> list[Output]:
+    """What the graphs that people run return for the same question."""
+    audio = model.embed_audio(question.mel)
+    decoder = model.decoder(audio)
+    calls = [decoder.logits(np.array([[tokens]]))[:, 0] for tokens in (question.prompt, *([token] for token in question.forced))]
+    found = {"encoder.ln_post": audio.to_numpy(), "decoder.logits": np.concatenate(calls, axis=1)}
+    return [
+        Output(f"{name}, production graph", *(Error.of(a, window.exact[name]) for a in (array, window.openai[name])))
+        for name, array in found.items()
+    ]

@@ -1,0 +1,112 @@
+"""One recording through both programs: everything that is compared, and the first thing that differs."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jiwer
+import numpy as np
+import whisper
+from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
+
+from maxwhisper import Whisper
+from maxwhisper.checkpoint import Checkpoint
+from reference.capture import names
+from reference.clips import Clip
+from reference.numpy_whisper import NumpyWhisper
+from reference.openai import load_openai
+from reference.parity import stages
+from reference.parity.activations import Compared
+from reference.parity.stages import Stage
+from reference.parity.window import Output, Question, Window, production_outputs
+from reference.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
+
+
+class Programs:
+    """A checkpoint on MAX, as it is and with all activations shown, in OpenAI Whisper, and in NumPy float64."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self.model = Whisper(checkpoint, device)
+        self.judge: whisper.Whisper = load_openai(checkpoint)
+        self.truth = NumpyWhisper(checkpoint)
+        self._checkpoint, self._device = checkpoint, device
+        self.tokenizer = whisper.tokenizer.get_tokenizer(self.judge.is_multilingual, num_languages=self.judge.num_languages)
+
+    @cached_property
+    def instrumented(self) -> Whisper:
+        """The same graphs, with every activation as an output."""
+        return Whisper(self._checkpoint, self._device, capture=names(self._checkpoint.dims))
+
+
+@dataclass
+class ClipReport:
+    """What came of one recording, in data-flow order."""
+
+    clip: Clip
+    samples: np.ndarray
+    sha256: str
+    ours: Transcription
+    theirs: Transcription
+    seconds: dict[str, float]
+    comparison: Comparison
+    before: list[Stage] = field(default_factory=list)
+    activations: list[Compared] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    after: list[Stage] = field(default_factory=list)
+    window: Window | None = None
+
+    @property
+    def first_divergence(self) -> Any:
+        """The first stage, activation or output that does not pass, in data-flow order; None where all do."""
+        everything: list[Any] = [*self.before, *self.activations, *self.outputs, *self.after]
+        return next((part for part in everything if not part.passes), None)
+
+    @property
+    def word_error_rate(self) -> float | None:
+        """Words that differ from what was said, after the normalisation of Whisper's paper; None where that is not known."""
+        if not self.clip.text:
+            return None
+        language = self.ours.result["language"]
+        normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in ("zh", "ja"))
+        return float(jiwer.wer(normalize(self.clip.text), normalize(self.ours.result["text"])))
+
+
+def compare_clip(clip: Clip, programs: Programs, show: Callable[[Iterator[Compared], int], Iterator[Compared]]) -> ClipReport:
+    """Both programs on one recording: transcripts, and every activation of its first window.
+
+    show: is handed the activations as they come and their number, and hands them on; for progress.
+
+    Raises AudioError where the recording can't be read.
+    """
+    samples = clip.samples
+    seconds, transcriptions = {}, {}
+    runs: dict[str, tuple[Callable[..., Transcription], Any]] = {
+        "max": (transcribe_with_max, programs.model),
+        "openai": (transcribe_with_openai, programs.judge),
+    }
+    for name, (transcribe, program) in runs.items():
+        begin = time.perf_counter()
+        transcriptions[name] = transcribe(program, samples, temperature=0.0)  # sampled tokens would differ by chance
+        seconds[name] = time.perf_counter() - begin
+    ours, theirs = transcriptions["max"], transcriptions["openai"]
+    comparison = compare(ours, theirs, programs.model, programs.judge, programs.truth)
+    sha256 = hashlib.sha256(clip.path.read_bytes()).hexdigest()
+    report = ClipReport(clip, samples, sha256, ours, theirs, seconds, comparison)
+
+    report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, stages.log_mel(programs.model, samples))]
+    if theirs.windows:
+        first = theirs.windows[0]
+        question = Question.about(np.asarray(first.mel), first.initial_tokens, first.tokens, programs.tokenizer.sot_prev)
+        window = Window(question, programs.instrumented, programs.judge, programs.truth)
+        report.window = window
+        report.activations = list(show(window.compare(), len(window.flow)))
+        report.outputs = production_outputs(question, programs.model, window)
+    bound = stages.log_mel_bound(samples, programs.model.dims.n_mels)
+    report.after = [
+        *stages.judge_tokens(ours, theirs, programs.tokenizer.eot),
+        *stages.judge_windows(ours, theirs, comparison, bound),
+    ]
+    return report

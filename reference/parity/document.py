@@ -1,0 +1,99 @@
+"""The report as data, `report/parity.json`; `schema.json` says what every field is."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maxwhisper.checkpoint import Checkpoint
+from reference.parity.activations import Compared, Error
+from reference.parity.clip import ClipReport
+from reference.parity.window import Output
+
+SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
+PACKAGES = ("max", "numpy", "torch", "openai-whisper")
+
+
+def document(clips: Sequence[ClipReport], model: str, checkpoint: Checkpoint, device: str) -> dict[str, Any]:
+    """Everything that was found."""
+    return {
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "machine": {"device": device, "processor": platform.machine(), "system": platform.system()},
+        "model": {"name": model, "sha256": weights_sha256(checkpoint)},
+        "equal": all(clip.first_divergence is None for clip in clips),
+        "clips": [_clip(clip) for clip in clips],
+    }
+
+
+def weights_sha256(checkpoint: Checkpoint) -> str:
+    """Of all weights in float32, in the order of their names: the same for the same model in any file format."""
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint.weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(checkpoint.weights[name], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _clip(report: ClipReport) -> dict[str, Any]:
+    first = report.first_divergence
+    ours, theirs = report.ours.result, report.theirs.result
+    return {
+        "name": report.clip.name,
+        "sha256": report.sha256,
+        "duration": len(report.samples) / 16000,
+        "language": ours["language"],
+        "text": {"max": ours["text"], "openai": theirs["text"]},
+        "tokens_equal": [w.tokens for w in report.ours.windows] == [w.tokens for w in report.theirs.windows],
+        "text_equal": ours["text"] == theirs["text"],
+        "wer": report.word_error_rate,
+        "seconds": report.seconds,
+        "first_divergence": first and first.name,
+        "says": str(getattr(first, "says", first)) if first else "",
+        "stages": [vars(stage) for stage in (*report.before, *report.after)],
+        "activations": [_activation(activation) for activation in report.activations],
+        "outputs": [_output(output) for output in report.outputs],
+    }
+
+
+def _activation(compared: Compared) -> dict[str, Any]:
+    verdict, worst = compared.in_situ, compared.in_situ.worst
+    return {
+        "name": compared.name,
+        "op": compared.op,
+        "shape": list(compared.shape),
+        "passes": compared.passes,
+        "failures": verdict.failures,
+        "resembles": compared.resembles,
+        "share": _number(verdict.share),
+        "sharp_share": _number(verdict.sharp_share),
+        "vacuous": verdict.n_vacuous,
+        "worst": worst
+        and {
+            "index": list(worst.index),
+            "max": _number(worst.actual),
+            "float64": _number(worst.expected),
+            "error": _number(worst.error),
+            "bound": _number(worst.bound),
+        },
+        "pytorch": {"share": _number(compared.pytorch.share), "sharp_share": _number(compared.pytorch.sharp_share)},
+        "size": compared.size,
+        "cumulative": {"max": _error(compared.error), "openai": compared.peer and _error(compared.peer)},
+    }
+
+
+def _output(output: Output) -> dict[str, Any]:
+    return {"name": output.name, "passes": output.passes, "max": _error(output.error), "openai": _error(output.peer)}
+
+
+def _error(error: Error) -> dict[str, Any]:
+    return {"rms": _number(error.rms), "largest": _number(error.largest)}
+
+
+def _number(x: float) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return float(x) if np.isfinite(x) else None

@@ -1,0 +1,107 @@
+"""What happens outside the network, judged under names of the same kind: samples, log-mel, tokens, the way through a recording."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+
+import maxwhisper
+from maxwhisper.audio import N_SAMPLES, SAMPLE_RATE
+from reference.judge import expect, judge
+from reference.table.log_mel import LOG_MELS
+from reference.transcripts import Comparison, Transcription, Window
+
+# Two resamplers differ in what they do near half the sampling rate; measured on all recordings at hand, by 0.004 of the samples at most.
+MAX_RESAMPLING = 0.02
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step outside the network: whether it passes, and what is to be said of it."""
+
+    name: str
+    passes: bool
+    says: str = ""
+
+
+def judge_samples(path: Path, samples: np.ndarray) -> Stage:
+    """`audio.samples`: what libsndfile reads of the same file, mixed down and, where it has to be, resampled by soxr."""
+    name = "audio.samples"
+    try:
+        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        return Stage(name, True, "libsndfile does not read this format, so nobody witnesses")
+    mono = channels.mean(axis=1)
+    if rate == SAMPLE_RATE:
+        witness, limit = mono, 1.01 / 2**15  # one step of the 16-bit samples that OpenAI Whisper is given, too
+    else:
+        witness = librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
+        limit = MAX_RESAMPLING * float(np.sqrt(np.mean(witness**2))) + 1 / 2**15
+    if abs(len(samples) - len(witness)) > SAMPLE_RATE // 100:
+        return Stage(name, False, f"{len(samples)} samples, but libsndfile reads {len(witness)}")
+    n = min(len(samples), len(witness))
+    difference = samples[:n] - witness[:n]
+    off = float(np.abs(difference).max()) if rate == SAMPLE_RATE else float(np.sqrt(np.mean(difference**2)))
+    return Stage(name, off <= limit, f"off by {off:.2g} from libsndfile's, at most {limit:.2g} allowed")
+
+
+def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray) -> Stage:
+    """`log_mel`: the whole spectrogram [n_mels, n_frames] of samples with 30 s of silence behind, as transcription sees it."""
+    op = LOG_MELS[len(log_mel)]
+    ours, _ = judge(op, "float32", [np.pad(samples, (0, N_SAMPLES))], [log_mel])
+    return Stage("log_mel", ours.passes, str(ours))
+
+
+def judge_tokens(ours: Transcription, theirs: Transcription, eot: int) -> Iterator[Stage]:
+    """`decoding.step.K.token`, wherever MAX's choice is not what OpenAI Whisper's rules choose from MAX's own logits."""
+    for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
+        if a.initial_tokens == b.initial_tokens and a.temperature == 0:
+            yield from _judge_steps(i, a, b, eot)
+
+
+def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Stage]:
+    tokens = [*ours.tokens, eot]
+    for step, logits in enumerate(ours.logits):
+        allowed = torch.from_numpy(logits.copy())[None]
+        before = torch.tensor([[*ours.initial_tokens, *tokens[:step]]])
+        for rule in theirs.filters:
+            rule.apply(allowed, before)
+        chosen = int(allowed.argmax())
+        if chosen != tokens[step]:
+            says = f"window {i}: {tokens[step]}, where OpenAI Whisper's rules choose {chosen} from the same logits"
+            yield Stage(f"decoding.step.{step}.token", False, says)
+            return
+
+
+def judge_windows(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
+    """`transcribe.window.I.…`, where the two programs' ways through a recording part; nothing where they don't."""
+    for i, (a, b) in enumerate(zip_longest(ours.windows, theirs.windows)):
+        here = f"transcribe.window.{i}"
+        if a is None or b is None or a.mel is None or b.mel is None:
+            yield Stage(f"{here}.seek", False, f"{len(ours.windows)} windows, OpenAI Whisper {len(theirs.windows)}")
+        elif np.abs(a.mel - b.mel).max() > 2 * log_mel_bound:
+            yield Stage(f"{here}.log_mel", False, f"off by {np.abs(a.mel - b.mel).max():.3g} from the window that OpenAI Whisper looks at")
+        elif a.initial_tokens != b.initial_tokens:
+            yield Stage(f"{here}.prompt", False, f"{a.initial_tokens}, OpenAI Whisper {b.initial_tokens}")
+        elif a.tokens != b.tokens:
+            yield Stage(f"{here}.tokens", comparison.passes, str(comparison.token_difference))
+        else:
+            continue
+        return
+    if comparison.differences:
+        yield Stage("transcribe.segments", comparison.passes, "; ".join(comparison.differences))
+
+
+def log_mel_bound(samples: np.ndarray, n_mels: int) -> float:
+    """How far a sound log-mel spectrogram may be from float64, at most."""
+    return float(expect(LOG_MELS[n_mels], "float32", [np.pad(samples, (0, N_SAMPLES))]).worst.max())
+
+
+def log_mel(model: maxwhisper.Whisper, samples: np.ndarray) -> np.ndarray:
+    """The spectrogram that transcription cuts its windows from."""
+    return maxwhisper.log_mel_spectrogram(samples, model.dims.n_mels, padding=N_SAMPLES)
