@@ -14,8 +14,10 @@ import whisper
 
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
+from reference.clips import packaged_clips
 from reference.numpy_whisper import NumpyWhisper
 from reference.openai import load_openai
+from reference.parity.clip import ClipReport, Programs, compare_clip
 from reference.suite import Suite, suite
 
 # Nothing is downloaded by a test.
@@ -85,6 +87,13 @@ def base(trio: Callable[[str], Trio]) -> Trio:
 def ops_suite(device: str) -> Suite:
     """The table of ops, compiled once per run."""
     return suite(device)
+
+
+@pytest.fixture(scope="session")
+def parity(device: str) -> tuple[Programs, ClipReport]:
+    """Everything that `nox -s parity` compares, on ten seconds of a person speaking."""
+    programs = Programs(load_checkpoint("tiny.en"), device)
+    return programs, compare_clip(packaged_clips()["beckett"], programs, lambda activations, n: activations)
 
 
 @pytest.fixture

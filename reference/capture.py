@@ -107,7 +107,7 @@ def _watched(model: whisper.Whisper) -> Iterator[Activations]:
         if isinstance(module, nn.Conv1d):
             enter("conv", module, path)
             handles.append(module.register_forward_hook(lambda _, inputs, output, path=path: note(path, output.mT)))
-        elif isinstance(module, (nn.Linear, nn.LayerNorm, nn.Embedding, nn.GELU)):
+        elif isinstance(module, (nn.Linear, nn.LayerNorm, nn.Embedding)) or path.endswith("mlp.1"):
             on_output(module, re.sub(r"token_embedding$", "embedding", re.sub(r"mlp\.1$", "mlp.gelu", path)))
         elif isinstance(module, MultiHeadAttention):
             enter("attention", module, path)

@@ -1,6 +1,7 @@
 """`nox -s golden`: what the reference answers is kept in `golden/`, so that a change of it is seen, and tests need not ask it each time.
 
-Two things are kept: small inputs of every op with the float64 outputs of the NumPy definitions, and OpenAI Whisper's transcripts.
+Kept are small inputs of every op with the float64 outputs of the NumPy definitions, signatures of real models' activations in float64
+(`reference.signatures`), and OpenAI Whisper's transcripts.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maxwhisper.checkpoint import load_checkpoint
+from reference import signatures
 from reference.clips import packaged_clips
 from reference.inputs import Example, sized
 from reference.openai import load_openai
@@ -100,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, and exit with 1 where anything differs")
     args = parser.parse_args(argv)
     OPS.mkdir(parents=True, exist_ok=True)
-    found = [*_renew_ops(args.check), *_renew_transcripts(args.check)]
-    print("\n".join(found) or f"{len(TABLE)} ops and {len(transcript_cases())} transcripts are as they were")
+    activations = (difference for model in signatures.CASES for difference in signatures.renew(model, args.check))
+    found = [*_renew_ops(args.check), *activations, *_renew_transcripts(args.check)]
+    kept = f"{len(TABLE)} ops, the activations of {len(signatures.CASES)} models and {len(transcript_cases())} transcripts"
+    print("\n".join(found) or f"{kept} are as they were")
     if found:
         print("if that was intended, keep it: nox -s golden" if args.check else "all of this is rewritten in golden/")
     return 1 if found and args.check else 0

@@ -1,6 +1,7 @@
 """Holding what an implementation computed against float64, op by op, on the inputs that it was really given."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +41,30 @@ def judge_each(flow: Dataflow, known: Arrays, dtype: str = "float32") -> Iterato
     known: every activation, and what they were given.
     """
     for name, (op, sources) in flow.items():
-        inputs = [look_up(known, source) for source in sources]
-        yield split(name)[0], _judge_one(TABLE[op], dtype, inputs, look_up(known, name))
+        inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
+        judge_it = _judge_heads if result.ndim == 4 and result.size > LARGE else _judge_one
+        yield split(name)[0], judge_it(TABLE[op], dtype, inputs, result)
+
+
+LARGE = 1_000_000  # elements, from which on heads are judged one after the other, to keep arrays small enough to be reused
+
+
+def _judge_heads(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray) -> Judged:
+    """An op on [batch, n_head, …], of which no head sees another; each has to pass."""
+    judged = []
+    for head in range(result.shape[1]):
+        here = slice(head, head + 1)
+        judged.append(_judge_one(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here]))
+    return Judged(*(_all_heads([verdicts[side] for verdicts in judged]) for side in (0, 1)))
+
+
+def _all_heads(verdicts: list[Verdict]) -> Verdict:
+    together = _all_of([(f"head {head}", verdict) for head, verdict in enumerate(verdicts)])
+    head = max(range(len(verdicts)), key=lambda head: (bool(verdicts[head].failures), verdicts[head].share))
+    worst = verdicts[head].worst
+    if worst is not None and len(worst.index) == 4:
+        worst = replace(worst, index=(worst.index[0], head, *worst.index[2:]))
+    return replace(together, worst=worst)
 
 
 def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:

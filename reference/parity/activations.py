@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from reference.compare import MAX_VACUOUS, Verdict
-from reference.dataflow import Arrays, Dataflow, evaluate, look_up, split
+from reference.dataflow import Arrays, Dataflow, Step, evaluate, look_up, split
 from reference.judge import expect, judge_each
 from reference.parity.resemblance import resemblance
+from reference.parity.rewrites import biased_keys
 from reference.table import TABLE
 
 
@@ -36,7 +37,9 @@ class Error:
 
     @staticmethod
     def of(array: np.ndarray, truth: np.ndarray) -> "Error":
-        """Where both are finite."""
+        """Where both are finite; undefined where shapes differ."""
+        if array.shape != truth.shape:
+            return Error(np.nan, np.nan)
         with np.errstate(invalid="ignore"):
             difference = (array - truth)[np.isfinite(array) & np.isfinite(truth)]
         return Error(rms(difference), float(np.abs(difference).max(initial=0.0)))
@@ -47,7 +50,8 @@ class Compared:
     """What is known of one activation.
 
     in_situ: its op, on the implementation's own inputs; pytorch: PyTorch's op, on the same. error: cumulative; peer: another
-    implementation's, where it is known. size: the truth's root mean square. resembles: where it fails, what it looks like.
+    implementation's, where it is known. size: the truth's root mean square. resembles: where it fails, what it looks like. rewritten: why
+    it may differ all the same.
     """
 
     name: str
@@ -59,13 +63,16 @@ class Compared:
     peer: Error | None
     size: float
     resembles: str = ""
+    rewritten: str = ""
 
     @property
     def passes(self) -> bool:
-        """Inside both gates, and the bounds say something."""
-        return self.in_situ.passes and self.in_situ.n_vacuous <= MAX_VACUOUS * self.in_situ.n
+        """Inside both gates, and the bounds say something; or rewritten to the same effect."""
+        return bool(self.rewritten) or (self.in_situ.passes and self.in_situ.n_vacuous <= MAX_VACUOUS * self.in_situ.n)
 
     def __str__(self) -> str:
+        if self.rewritten:
+            return f"{self.name} ({self.op}): {self.rewritten}"
         return f"{self.name} ({self.op}): {self.in_situ}" + (f"; it looks like {self.resembles}" if self.resembles else "")
 
 
@@ -80,19 +87,20 @@ def compare_activations(
     Raises KeyError where an activation or an input is missing.
     """
     known = {**given, **activations}
+    keys = {split(key)[0]: key for key in flow}
     for name, judged in judge_each(flow, known):
-        step = next(step for key, step in flow.items() if split(key)[0] == name)
         array, peers = activations[name], (peer or {}).get(name)
         yield Compared(
             name=name,
-            op=step.op,
+            op=flow[keys[name]].op,
             shape=array.shape,
             in_situ=judged.ours,
             pytorch=judged.theirs,
             error=Error.of(array, exact[name]),
             peer=None if peers is None else Error.of(peers, exact[name]),
             size=rms(exact[name][np.isfinite(exact[name])]),
-            resembles="" if judged.ours.passes else _resemblance(flow, name, known),
+            resembles="" if judged.ours.passes else _resemblance(flow[keys[name]], look_up(known, keys[name]), known),
+            rewritten="" if judged.ours.passes else biased_keys(flow, keys[name], known),
         )
 
 
@@ -112,9 +120,6 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
-def _resemblance(flow: Dataflow, name: str, known: Arrays) -> str:
-    key = next(key for key in flow if split(key)[0] == name)
-    op, sources = flow[key]
-    inputs = [look_up(known, source) for source in sources]
-    expected = expect(TABLE[op], "float32", inputs).value
-    return resemblance(look_up(known, key), expected, dict(zip(sources, inputs)))
+def _resemblance(step: Step, actual: np.ndarray, known: Arrays) -> str:
+    inputs = [look_up(known, source) for source in step.sources]
+    return resemblance(actual, expect(TABLE[step.op], "float32", inputs).value, dict(zip(step.sources, inputs)))

@@ -99,7 +99,7 @@ def compare_clip(clip: Clip, programs: Programs, show: Callable[[Iterator[Compar
     report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, stages.log_mel(programs.model, samples))]
     if theirs.windows:
         first = theirs.windows[0]
-        question = Question.about(np.asarray(first.mel), first.initial_tokens, first.tokens, programs.tokenizer.sot_prev)
+        question = Question.about(np.asarray(first.mel), first.initial_tokens, first.tokens, programs.tokenizer)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         report.window = window
         report.activations = list(show(window.compare(), len(window.flow)))

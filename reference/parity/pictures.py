@@ -36,7 +36,7 @@ def _render(style: str, size: tuple[float, float], paint: Callable[[Axes], None]
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, transparent=True)
+        figure.savefig(buffer, format="png", dpi=150, transparent=True)
     return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
 
 
@@ -51,7 +51,7 @@ def error_growth(activations: Sequence[Compared]) -> Picture:
             axes.plot(
                 x, relative, ".-", color=COLORS[name], label="OpenAI Whisper" if name == "PyTorch" else name, linewidth=1, markersize=4
             )
-        starts = [i for i, a in enumerate(activations) if a.name.endswith(".attn_ln") or a.name in ("encoder.conv1", "decoder.embedding")]
+        starts = [i for i, a in enumerate(activations) if a.name.endswith(".attn_ln")]
         axes.set_xticks(starts, [activations[i].name.removesuffix(".attn_ln") for i in starts], rotation=60, ha="right", fontsize=7)
         axes.set_yscale("log")
         axes.set_ylabel("error, relative (rms)")
@@ -59,7 +59,7 @@ def error_growth(activations: Sequence[Compared]) -> Picture:
         axes.legend(frameon=False)
 
     caption = "Root mean square of the distance from the float64 model, relative to the activation's own, after all ops up to there."
-    return draw("How error grows through the layers", caption, (9, 4), paint)
+    return draw("How error grows through the layers", caption, (7, 3.6), paint)
 
 
 def share_of_bounds(activations: Sequence[Compared]) -> Picture:
@@ -81,7 +81,7 @@ def share_of_bounds(activations: Sequence[Compared]) -> Picture:
         axes.legend(frameon=False)
 
     caption = "Each op on MAX's own inputs, one mark per activation: root mean square of its errors as a share of what is allowed."
-    return draw("Share of the bound, op by op", caption, (9, 0.45 * len(ops) + 1.2), paint)
+    return draw("Share of the bound, op by op", caption, (7, 0.4 * len(ops) + 1.2), paint)
 
 
 def log_mel(mel: np.ndarray, seconds: float) -> Picture:
@@ -96,7 +96,7 @@ def log_mel(mel: np.ndarray, seconds: float) -> Picture:
         axes.set_ylabel("mel band")
         axes.figure.colorbar(image, ax=axes, label="log-mel")
 
-    return draw("What the model hears", "The log-mel spectrogram of the first window.", (9, 2.8), paint)
+    return draw("What the model hears", "The log-mel spectrogram of the first window.", (7, 2.4), paint)
 
 
 def cross_attention(weights: np.ndarray, labels: Sequence[str], seconds: float) -> Picture:
@@ -110,4 +110,4 @@ def cross_attention(weights: np.ndarray, labels: Sequence[str], seconds: float) 
         axes.set_xlabel("seconds")
 
     caption = "Cross-attention of the last layer, the mean of its heads, for each token of the transcript; brightest is where it looks."
-    return draw("Where each token looks", caption, (9, 0.16 * len(labels) + 1), paint)
+    return draw("Where each token looks", caption, (7, 0.16 * len(labels) + 1), paint)

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import whisper
 from whisper.model import disable_sdpa
+from whisper.tokenizer import Tokenizer
 
 import maxwhisper
 from reference import wiring
@@ -15,7 +16,7 @@ from reference.numpy_whisper import NumpyWhisper, decoder_inputs
 from reference.parity.activations import Compared, Error, compare_activations, truth
 
 N_FORCED = 64  # tokens decoded one by one, at least
-N_PROMPT = 16  # tokens of earlier text in front
+EARLIER_TEXT = " Thank you for coming. Let us listen to what they have to say."
 # How many times as far from float64 as OpenAI Whisper's float32 the production graph's outputs may be, as root mean squares.
 MAX_RATIO = 4.0
 
@@ -29,13 +30,12 @@ class Question:
     forced: Sequence[int]
 
     @staticmethod
-    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], sot_prev: int) -> "Question":
-        """The tokens of a transcribed window, over again until there are enough; earlier text is made of the same where it had none."""
+    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer) -> "Question":
+        """The tokens of a transcribed window, over again until there are enough; after some earlier text, be it made up."""
         text = list(tokens) or list(initial_tokens)
         forced = (text * (N_FORCED // len(text) + 1))[: max(N_FORCED, len(text))]
-        has_prompt = initial_tokens[0] == sot_prev
-        prompt = list(initial_tokens) if has_prompt else [sot_prev, *forced[:N_PROMPT], *initial_tokens]
-        return Question(mel, prompt, forced)
+        earlier = [] if initial_tokens[0] == tokenizer.sot_prev else [tokenizer.sot_prev, *tokenizer.encode(EARLIER_TEXT)]
+        return Question(mel, [*earlier, *initial_tokens], forced)
 
     @property
     def tokens(self) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""Differences that are none: other ways to compute the same."""
+
+import numpy as np
+
+from reference.bounds import SINGLE_TINY
+from reference.dataflow import Arrays, Dataflow, Step, look_up, split
+from reference.judge import expect, judge
+from reference.table import TABLE
+
+
+def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:
+    """Whether an activation is an attention's keys and differs by one vector for all positions; if so, what to say, else nothing.
+
+    Such a bias adds a constant to all of a query's scores, which softmax ignores. The context is held against the keys without it.
+    """
+    scores, step = _consumer(flow, name, ("attention_scores", "attention", "masked_attention"), 1)
+    if step is None:
+        return ""
+    op, sources = flow[name]
+    expected = expect(TABLE[op], "float32", [look_up(known, source) for source in sources])
+    actual = known[split(name)[0]]
+    difference = actual - expected.value
+    bias = difference.mean(axis=-2, keepdims=True)
+    rounding = 2 * expected.worst + 2.0**-22 * np.abs(actual) + SINGLE_TINY
+    if not (np.abs(difference - bias) <= rounding).all():
+        return ""
+    without = {**known, split(name)[0]: expected.value.astype(np.float32)}
+    mask = step.sources[2:]
+    if step.op == "attention_scores":
+        weights, _ = _consumer(flow, scores, ("softmax",), 0)
+        context, last = _consumer(flow, weights, ("attention_context",), 0)
+        values = last.sources[1] if last else ""
+    else:
+        context, values, mask = scores, step.sources[2], step.sources[3:]
+    if not values:
+        return ""
+    inputs = [look_up(without, source) for source in (*step.sources[:2], values, *mask)]
+    row = TABLE["masked_attention" if mask else "attention"]
+    verdict = judge(row, "float32", inputs, [look_up(known, context)]).ours
+    return f"keys carry a bias, which softmax ignores; equal from {split(context)[0]} on" if verdict.passes else ""
+
+
+def _consumer(flow: Dataflow, name: str, ops: tuple[str, ...], argument: int) -> tuple[str, Step | None]:
+    """The step that takes an activation as this argument of one of these ops, and its name."""
+    base = split(name)[0]
+    for key, step in flow.items():
+        if step.op in ops and split(step.sources[argument])[0] == base:
+            return key, step
+    return "", None

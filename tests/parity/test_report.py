@@ -1,0 +1,130 @@
+"""`nox -s parity` on ten seconds of real speech: equal everywhere; what it writes is valid, complete, and fit to be looked at."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from maxwhisper.checkpoint import load_checkpoint
+from reference import signatures, wiring
+from reference.capture import capture_max, names
+from reference.parity.clip import ClipReport, Programs
+from reference.parity.document import SCHEMA, document
+from reference.parity.page import page
+
+Parity = tuple[Programs, ClipReport]
+
+
+@pytest.fixture(scope="module")
+def report(parity: Parity, device: str) -> dict[str, Any]:
+    data = document([parity[1]], "tiny.en", load_checkpoint("tiny.en"), device)
+    return json.loads(json.dumps(data, allow_nan=False))
+
+
+def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
+    programs, clip = parity
+    assert clip.first_divergence is None, str(clip.first_divergence)
+    assert [a.name for a in clip.activations] == names(programs.model.dims)
+    assert all(a.in_situ.passes and a.pytorch.passes for a in clip.activations)
+    assert [a.op for a in clip.activations] == [step.op for step in wiring.whole(programs.model.dims).values()]
+    assert clip.window is not None
+    assert len(clip.window.question.forced) >= 64
+    assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
+    assert len(clip.outputs) == 2
+
+
+def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
+    kept = signatures.recall("tiny.en")
+    question = signatures.Case("tiny.en").question(kept)
+    found = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
+    assert list(signatures.drift(kept, found, signatures.MAX_DRIFT)) == []
+    assert kept["tokens"] == parity[1].ours.windows[0].tokens
+    assert kept["text"] == parity[1].ours.result["text"]
+
+
+def test_the_third_digit_of_one_kept_element_is_seen(parity: Parity) -> None:
+    kept = signatures.recall("tiny.en")
+    case = signatures.Case("tiny.en")
+    exact = case.by_numpy(case.question(kept))
+    assert list(signatures.drift(kept, exact, signatures.REFERENCE_DRIFT)) == []
+    kept["activations"]["encoder.blocks.2.mlp.0"]["values"][5] *= 1.001
+    (found,) = signatures.drift(kept, exact, signatures.REFERENCE_DRIFT)
+    assert found.startswith("encoder.blocks.2.mlp.0: element")
+
+
+def test_json_is_what_its_schema_says(report: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(report, SCHEMA)
+    assert report["equal"] is True
+    (clip,) = report["clips"]
+    assert clip["first_divergence"] is None
+    assert clip["tokens_equal"] and clip["text_equal"]
+    broken = json.loads(json.dumps(report))
+    del broken["clips"][0]["activations"][3]["worst"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_chromium(scheme: str, width: int, browser: Browser, parity: Parity, report: dict[str, Any], tmp_path: Path) -> None:
+    """Offline, without an error, no wider than the screen, every picture there and of the page's own color scheme."""
+    path = tmp_path / "parity.html"
+    path.write_text(page([parity[1]], report, parity[0].tokenizer), encoding="utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    shown = context.new_page()
+    problems: list[str] = []
+    shown.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    shown.on("pageerror", lambda error: problems.append(str(error)))
+    shown.on("request", lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    shown.goto(path.as_uri())
+    assert shown.locator("#verdict").inner_text().startswith("Equal within rounding")
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = shown.evaluate("[...document.images].map(image => [image.naturalWidth, image.currentSrc.length, image.src.length])")
+    assert len(pictures) == 4
+    assert all(natural > 500 for natural, _, _ in pictures)
+    assert all((current != light) == (scheme == "dark") for _, current, light in pictures)
+    background = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    shown.locator("summary").click()
+    assert shown.locator("tbody tr").count() == len(report["clips"][0]["activations"])
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert problems == []
+
+
+def test_words_that_differ_are_marked(parity: Parity, report: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(report))
+    changed["clips"][0]["text"]["max"] = "Ever tried, <b>never</b> failed."
+    html = page([parity[1]], changed, parity[0].tokenizer)
+    assert "<mark>&lt;b&gt;never&lt;/b&gt;</mark>" in html
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(["missing.wav"], "missing.wav"), (["--model", "enormous"], "enormous")])
+def test_bad_input_costs_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "reference.parity", *arguments, "--report", str(tmp_path / "report")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("parity: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "report").exists()
