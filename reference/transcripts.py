@@ -1,7 +1,7 @@
 """Two programs' transcripts of the same samples, compared token by token, and every difference held against float64."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -81,17 +81,29 @@ def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **option
 class TokenDifference:
     """The first step at which two programs chose different tokens, and whether rounding explains it.
 
-    margin: how far apart the two candidates' logits are in float64; error_max, error_openai: by how much each program's float32 logits
-    at this step are off, at most.
+    logits: of MAX's candidate and of OpenAI Whisper's, by "max", "openai" and in "float64". error_max, error_openai: by how much each
+    program's float32 logits at this step are off, at most.
     """
 
     window: int
     step: int
     token_max: int
     token_openai: int
-    margin: float
+    logits: Mapping[str, tuple[float, float]]
     error_max: float
     error_openai: float
+
+    def __str__(self) -> str:
+        logits = "; ".join(f"{name} {ours:.7g} and {theirs:.7g}" for name, (ours, theirs) in self.logits.items())
+        chosen = f"window {self.window}, step {self.step}: MAX chose {self.token_max}, OpenAI Whisper {self.token_openai}"
+        errors = f"logits off by up to {self.error_max:.2g} (MAX) and {self.error_openai:.2g}"
+        return f"{chosen}; their logits: {logits}; margin in float64 {self.margin:.2g}, {errors}"
+
+    @property
+    def margin(self) -> float:
+        """How far apart the two candidates' logits are in float64."""
+        ours, theirs = self.logits["float64"]
+        return abs(ours - theirs)
 
     @property
     def is_rounding(self) -> bool:
@@ -211,7 +223,10 @@ def _weigh(i: int, ours: Window, theirs: Window, model: maxwhisper.Whisper, judg
         step=step,
         token_max=pair[0],
         token_openai=pair[1],
-        margin=float(abs(exact[pair[0]] - exact[pair[1]])),
+        logits={
+            name: (float(values[pair[0]]), float(values[pair[1]]))
+            for name, values in {"max": ours_logits, "openai": openai, "float64": exact}.items()
+        },
         error_max=float(abs(ours_logits - exact).max()),
         error_openai=float(abs(openai - exact).max()),
     )

@@ -140,18 +140,18 @@ def test_a_wrong_token_is_found_and_weighed(transcriptions: Any, tiny_en: Trio) 
 
 @pytest.mark.parametrize(("margin", "is_rounding"), [(0.9e-5, True), (1.1e-5, False), (0.0, True), (np.nan, False)])
 def test_rounding_explains_only_margins_below_both_errors(margin: float, is_rounding: bool) -> None:
-    assert TokenDifference(0, 0, 1, 2, margin, error_max=6e-6, error_openai=4e-6).is_rounding is is_rounding
+    assert TokenDifference(0, 0, 1, 2, {"float64": (margin, 0.0)}, error_max=6e-6, error_openai=4e-6).is_rounding is is_rounding
 
 
 def test_rounding_explains_nothing_where_ours_is_an_outlier() -> None:
-    assert not TokenDifference(0, 0, 1, 2, margin=1e-6, error_max=4.1e-6, error_openai=1e-6).is_rounding
+    assert not TokenDifference(0, 0, 1, 2, {"float64": (1e-6, 0.0)}, error_max=4.1e-6, error_openai=1e-6).is_rounding
 
 
 @pytest.mark.parametrize(("change", "passes"), [("whole text", True), ("language", False), ("avg_logprob", False)])
 def test_rounding_pardons_only_what_comes_after_it(change: str, passes: bool, transcriptions: Any, tiny_en: Trio) -> None:
     ours, theirs = transcriptions
     comparison = compare(edit(ours, change), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
-    comparison.token_difference = TokenDifference(0, 0, 1, 2, 1e-6, 1e-6, 1e-6)
+    comparison.token_difference = TokenDifference(0, 0, 1, 2, {"float64": (1e-6, 0.0)}, 1e-6, 1e-6)
     assert comparison.passes is passes
 
 

@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s parity --", description=__doc__)
     parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, ten seconds of a person speaking English")
     parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
+    parser.add_argument(
+        "--windows", type=int, default=1, metavar="N", help="compare the activations of a recording's first N windows (%(default)s)"
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where parity.json and parity.html go (%(default)s)")
     args = parser.parse_args(argv)
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for clip in clips:
         console.rule(Text(f"{clip.name}, {args.model}"))
         try:
-            report = compare_clip(clip, programs, _progress)
+            report = compare_clip(clip, programs, _progress, args.windows)
         except WhisperError as error:
             print(f"parity: {error}", file=sys.stderr)
             failed = True
@@ -83,7 +86,8 @@ def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
 
 
 def _conclude(report: ClipReport) -> None:
-    parts: list[Stage | Output] = [*report.before, *report.outputs, *report.after]
+    outputs = [output for window in report.windows for output in window.outputs]
+    parts: list[Stage | Output] = [*report.before, *outputs, *report.after]
     for part in parts:
         _say(part.passes, f"{part.name}: {part.says}" if isinstance(part, Stage) else str(part))
     seconds = report.seconds

@@ -42,6 +42,20 @@ class Programs:
 
 
 @dataclass
+class WindowReport:
+    """What came of one window's activations, and of the production graph's outputs.
+
+    attention: of the last layer's cross-attention, the mean of its heads, [n_tokens, n_audio_ctx].
+    """
+
+    index: int
+    question: Question
+    attention: np.ndarray
+    activations: list[Compared]
+    outputs: list[Output]
+
+
+@dataclass
 class ClipReport:
     """What came of one recording, in data-flow order."""
 
@@ -53,16 +67,14 @@ class ClipReport:
     seconds: dict[str, float]
     comparison: Comparison
     before: list[Stage] = field(default_factory=list)
-    activations: list[Compared] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
+    windows: list[WindowReport] = field(default_factory=list)
     after: list[Stage] = field(default_factory=list)
-    window: Window | None = None
 
     @property
     def first_divergence(self) -> Any:
         """The first stage, activation or output that does not pass, in data-flow order; None where all do."""
-        everything: list[Any] = [*self.before, *self.activations, *self.outputs, *self.after]
-        return next((part for part in everything if not part.passes), None)
+        inside: list[Any] = [part for window in self.windows for part in (*window.activations, *window.outputs)]
+        return next((part for part in (*self.before, *inside, *self.after) if not part.passes), None)
 
     @property
     def word_error_rate(self) -> float | None:
@@ -74,10 +86,12 @@ class ClipReport:
         return float(jiwer.wer(normalize(self.clip.text), normalize(self.ours.result["text"])))
 
 
-def compare_clip(clip: Clip, programs: Programs, show: Callable[[Iterator[Compared], int], Iterator[Compared]]) -> ClipReport:
-    """Both programs on one recording: transcripts, and every activation of its first window.
+def compare_clip(
+    clip: Clip, programs: Programs, show: Callable[[Iterator[Compared], int], Iterator[Compared]], n_windows: int = 1
+) -> ClipReport:
+    """Both programs on one recording: transcripts, and every activation of its first windows.
 
-    show: is handed the activations as they come and their number, and hands them on; for progress.
+    show: is handed a window's activations as they come and their number, and hands them on; for progress.
 
     Raises AudioError where the recording can't be read.
     """
@@ -97,13 +111,13 @@ def compare_clip(clip: Clip, programs: Programs, show: Callable[[Iterator[Compar
     report = ClipReport(clip, samples, sha256, ours, theirs, seconds, comparison)
 
     report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, stages.log_mel(programs.model, samples))]
-    if theirs.windows:
-        first = theirs.windows[0]
-        question = Question.about(np.asarray(first.mel), first.initial_tokens, first.tokens, programs.tokenizer)
+    for index, seen in enumerate(theirs.windows[:n_windows]):
+        question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, programs.tokenizer)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
-        report.window = window
-        report.activations = list(show(window.compare(), len(window.flow)))
-        report.outputs = production_outputs(question, programs.model, window)
+        activations = list(show(window.compare(), len(window.flow)))
+        attention = window.max[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)
+        outputs = production_outputs(question, programs.model, window)
+        report.windows.append(WindowReport(index, question, attention, activations, outputs))
     bound = stages.log_mel_bound(samples, programs.model.dims.n_mels)
     report.after = [
         *stages.judge_tokens(ours, theirs, programs.tokenizer.eot),

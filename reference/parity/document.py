@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from maxwhisper.checkpoint import Checkpoint
 from reference.parity.activations import Compared, Error
 from reference.parity.clip import ClipReport
 from reference.parity.window import Output
+from reference.transcripts import TokenDifference
 
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
 PACKAGES = ("max", "numpy", "torch", "openai-whisper")
@@ -55,8 +57,9 @@ def _clip(report: ClipReport) -> dict[str, Any]:
         "first_divergence": first and first.name,
         "says": str(getattr(first, "says", first)) if first else "",
         "stages": [vars(stage) for stage in (*report.before, *report.after)],
-        "activations": [_activation(activation) for activation in report.activations],
-        "outputs": [_output(output) for output in report.outputs],
+        "token_difference": _token_difference(report.comparison.token_difference),
+        "activations": [{"window": w.index, **_activation(activation)} for w in report.windows for activation in w.activations],
+        "outputs": [{"window": w.index, **_output(output)} for w in report.windows for output in w.outputs],
     }
 
 
@@ -88,6 +91,10 @@ def _activation(compared: Compared) -> dict[str, Any]:
 
 def _output(output: Output) -> dict[str, Any]:
     return {"name": output.name, "passes": output.passes, "max": _error(output.error), "openai": _error(output.peer)}
+
+
+def _token_difference(difference: TokenDifference | None) -> dict[str, Any] | None:
+    return None if difference is None else {**asdict(difference), "margin": difference.margin, "is_rounding": difference.is_rounding}
 
 
 def _error(error: Error) -> dict[str, Any]:

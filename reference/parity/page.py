@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import whisper
 from markupsafe import Markup, escape
 
@@ -28,20 +27,20 @@ def page(clips: Sequence[ClipReport], document: dict[str, Any], tokenizer: whisp
 
 
 def _pictures(clip: ClipReport, tokenizer: whisper.tokenizer.Tokenizer) -> list[pictures.Picture]:
-    if clip.window is None or not clip.activations:
+    if not clip.windows:
         return []
-    window, seconds = clip.window, len(clip.samples) / 16000
-    layers = [name for name in window.max if name.endswith("cross_attn.weights")]
-    n_tokens = min(len(window.question.forced), len(clip.theirs.windows[0].tokens) or len(window.question.forced))
-    begin = len(window.question.prompt)
+    first, seconds = clip.windows[0], len(clip.samples) / 16000
+    question = first.question
+    n_tokens = min(len(question.forced), len(clip.theirs.windows[0].tokens) or len(question.forced))
+    begin = len(question.prompt)
     # A token is chosen by the query at the position before it.
-    weights = window.max[layers[-1]][0].mean(axis=0)[begin - 1 : begin - 1 + n_tokens]
-    labels = [tokenizer.decode_with_timestamps([token]).strip() or "␣" for token in window.question.forced[:n_tokens]]
+    weights = first.attention[begin - 1 : begin - 1 + n_tokens]
+    labels = [tokenizer.decode_with_timestamps([token]).strip() or "␣" for token in question.forced[:n_tokens]]
     return [
-        pictures.error_growth(clip.activations),
-        pictures.share_of_bounds(clip.activations),
-        pictures.log_mel(window.question.mel, seconds),
-        pictures.cross_attention(np.asarray(weights), labels, seconds),
+        pictures.error_growth(first.activations),
+        pictures.share_of_bounds(first.activations),
+        pictures.log_mel(question.mel, seconds),
+        pictures.cross_attention(weights, labels, seconds),
     ]
 
 

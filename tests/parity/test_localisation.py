@@ -15,6 +15,7 @@ from reference import wiring
 from reference.capture import Activations, capture_openai
 from reference.dataflow import split
 from reference.numpy_whisper import decoder_inputs
+from reference.openai import in_float64
 from reference.parity.activations import Compared, compare_activations, first_divergence, truth
 
 DIMS = ModelDimensions(80, 20, 32, 4, 2, 51864, 40, 32, 4, 2)
@@ -53,6 +54,18 @@ def test_pytorch_in_maxs_place_is_equal(model: whisper.Whisper, given: dict[str,
     compared = list(compare_activations(wiring.whole(DIMS), run(model, given), given, exact))
     assert [c.name for c in compared] == [split(name)[0] for name in wiring.whole(DIMS)]
     assert first_divergence(compared) is None, str(first_divergence(compared))
+
+
+def test_openai_whisper_in_float64_is_the_definitions(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+) -> None:
+    """At every activation, prefill and cached steps."""
+    with in_float64(model) as judge, disable_sdpa():
+        activations = capture_openai(judge, given["log_mel"][0], PROMPT, FORCED)
+    assert activations.keys() == exact.keys()
+    for name, array in activations.items():
+        assert array.dtype == np.float64, name
+        assert np.allclose(array, exact[name], rtol=1e-11, atol=1e-12), name
 
 
 def test_fused_attention_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:

@@ -12,12 +12,15 @@ import jsonschema
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from maxwhisper.checkpoint import load_checkpoint
+from maxwhisper import Whisper
+from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference import signatures, wiring
 from reference.capture import capture_max, names
+from reference.parity.activations import first_divergence
 from reference.parity.clip import ClipReport, Programs
 from reference.parity.document import SCHEMA, document
 from reference.parity.page import page
+from reference.parity.window import Window
 
 Parity = tuple[Programs, ClipReport]
 
@@ -31,13 +34,13 @@ def report(parity: Parity, device: str) -> dict[str, Any]:
 def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     programs, clip = parity
     assert clip.first_divergence is None, str(clip.first_divergence)
-    assert [a.name for a in clip.activations] == names(programs.model.dims)
-    assert all(a.in_situ.passes and a.pytorch.passes for a in clip.activations)
-    assert [a.op for a in clip.activations] == [step.op for step in wiring.whole(programs.model.dims).values()]
-    assert clip.window is not None
-    assert len(clip.window.question.forced) >= 64
+    (seen,) = clip.windows
+    assert [a.name for a in seen.activations] == names(programs.model.dims)
+    assert all(a.in_situ.passes and a.pytorch.passes for a in seen.activations)
+    assert [a.op for a in seen.activations] == [step.op for step in wiring.whole(programs.model.dims).values()]
+    assert len(seen.question.forced) >= 64
     assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
-    assert len(clip.outputs) == 2
+    assert len(seen.outputs) == 2
 
 
 def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
@@ -128,3 +131,16 @@ def test_bad_input_costs_nothing(arguments: list[str], says: str, tmp_path: Path
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "report").exists()
+
+
+def test_a_mistake_in_maxs_own_model_is_named(parity: Parity, device: str) -> None:
+    """A bias forgotten where only MAX's weights are loaded."""
+    programs, clip = parity
+    checkpoint = load_checkpoint("tiny.en")
+    name = "encoder.blocks.0.mlp.0"
+    wrong = Checkpoint(checkpoint.dims, {**checkpoint.weights, f"{name}.bias": 0 * checkpoint.weights[f"{name}.bias"]}, "a mistaken copy")
+    model = Whisper(wrong, device, capture=names(checkpoint.dims))
+    culprit = first_divergence(Window(clip.windows[0].question, model, programs.judge, programs.truth).compare())
+    assert culprit is not None
+    assert culprit.name == name
+    assert culprit.resembles == "a term that is the same at every position is missing, or one too many (a bias?)"
