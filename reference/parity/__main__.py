@@ -81,7 +81,7 @@ def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
         share = f"{verdict.share:6.3f} {verdict.sharp_share:6.3f} ({activation.pytorch.sharp_share:.3f})"
         worst = "" if verdict.worst is None else f"worst {list(verdict.worst.index)} {verdict.worst.actual:.4g}"
         line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {share}  {worst}"
-        _say(activation.passes, line if activation.passes else f"{line}\n     {activation}")
+        _say(activation.passes, line if activation.passes else f"{line}\n      {activation}")
         yield activation
 
 
@@ -105,7 +105,7 @@ def _conclude(report: ClipReport) -> None:
 
 
 def _say(passes: bool, line: str) -> None:
-    console.print(Text.assemble(("ok   ", "green") if passes else ("WRONG", "bold red"), line), soft_wrap=True)
+    console.print(Text.assemble(("ok    ", "green") if passes else ("WRONG ", "bold red"), line), soft_wrap=True)
 
 
 if __name__ == "__main__":
