@@ -76,7 +76,7 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     if not ((worst >= 0) & (typical >= 0))[finite].all():
         return Verdict(truth.size, ["the bound itself is not a number"])
     overflown = finite & np.isinf(computed) & (np.sign(computed) * truth + worst > largest(dtype))  # rightly
-    strange = ~_same_non_finite(computed, truth) & ~overflown
+    strange = ~same_non_finite(computed, truth) & ~overflown
     if strange.any():
         failure = f"not finite where float64 is, or the other way round: {int(strange.sum())} of {truth.size} elements"
         return Verdict(truth.size, [failure], np.inf, np.inf, 0, _worst(np.argmax(strange), computed, truth, worst))
@@ -102,7 +102,8 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     return Verdict(truth.size, failures, float(share.flat[at]), float(sharp_share), n_vacuous, _worst(at, computed, truth, worst))
 
 
-def _same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Elementwise: both finite, or both the same infinity, or both no number."""
     return (np.isnan(a) == np.isnan(b)) & (np.isposinf(a) == np.isposinf(b)) & (np.isneginf(a) == np.isneginf(b))
 
 

@@ -38,12 +38,19 @@ def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.n
 def judge_each(flow: Dataflow, known: Arrays, dtype: str = "float32") -> Iterator[tuple[str, Judged]]:
     """In situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
 
-    known: every activation, and what they were given.
+    known: every activation, and what they were given. Raises KeyError where one is missing.
     """
     for name, (op, sources) in flow.items():
         inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
-        judge_it = _judge_heads if result.ndim == 4 and result.size > LARGE else _judge_one
-        yield split(name)[0], judge_it(TABLE[op], dtype, inputs, result)
+        heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
+        judge_it = _judge_heads if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else _judge_one
+        try:
+            judged = judge_it(TABLE[op], dtype, inputs, result)
+        except (ValueError, RuntimeError) as error:  # shapes that the op can't take
+            shapes = ", ".join(str(list(array.shape)) for array in inputs)
+            failed = Verdict(result.size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
+            judged = Judged(failed, failed)
+        yield split(name)[0], judged
 
 
 LARGE = 1_000_000  # elements, from which on heads are judged one after the other, to keep arrays small enough to be reused

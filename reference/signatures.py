@@ -48,7 +48,7 @@ class Case:
         """With the log-mel in float64, so that everybody starts from the same numbers."""
         samples = np.pad(self.clip.samples, (0, N_SAMPLES))
         mel = log_mel_spectrogram(samples, mel_filters(self.judge.dims.n_mels))[:, :N_FRAMES]
-        return Question.about(mel, kept["initial_tokens"], kept["tokens"], self.tokenizer)
+        return Question.about(mel, kept["initial_tokens"], kept["tokens"], self.tokenizer, self.judge.dims.n_text_ctx)
 
     def by_numpy(self, question: Question) -> Activations:
         """Every activation, by definitions."""
@@ -95,12 +95,20 @@ def signature(name: str, array: np.ndarray) -> dict[str, Any]:
 
 def drift(kept: dict[str, Any], activations: Activations, limit: float) -> Iterator[str]:
     """What is no longer as it was kept, in data-flow order; sampled elements may differ by `limit`, relatively."""
+    if missing := set(kept["activations"]) ^ set(activations):
+        yield f"{', '.join(sorted(missing))}: kept or computed, but not both"
     for name, was in kept["activations"].items():
+        if name not in activations:
+            continue
         array = activations[name]
         if list(array.shape) != was["shape"]:
             yield f"{name}: shape {list(array.shape)}, kept {was['shape']}"
             continue
         values = array.ravel()[was["at"]].astype(np.float64)
+        now = signature(name, array)
+        for figure in ("rms", "largest"):
+            if not abs(now[figure] / was[figure] - 1) <= limit:
+                yield f"{name}: {figure} is {now[figure]:.9g}, kept {was[figure]:.9g}"
         off = np.abs(values / np.array(was["values"]) - 1)
         if not (off <= limit).all():
             worst = int(np.argmax(off))
@@ -116,10 +124,13 @@ def renew(model: str, check: bool) -> Iterator[str]:
     """Ask both references anew; rewrite what is kept, or with `check` leave it; say what differs."""
     case, path = Case(model), FOLDER / f"{model}.json"
     kept = recall(model) if path.exists() else None
-    asked = case.ask() if kept is None or not check else kept
+    asked = case.ask()
     if kept is None:
         yield f"activations of {model}: were not kept"
     else:
+        for field in ("clip", "samples_sha256", "text", "initial_tokens", "tokens"):
+            if kept[field] != asked[field]:
+                yield f"activations of {model}: {field} is {asked[field]!r}, kept {kept[field]!r}"
         question = case.question(kept)
         for reference, compute in (("NumPy", case.by_numpy), ("OpenAI Whisper", case.by_openai)):
             for difference in drift(kept, compute(question), REFERENCE_DRIFT):

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, ten seconds of a person speaking English")
     parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     parser.add_argument(
-        "--windows", type=int, default=1, metavar="N", help="compare the activations of a recording's first N windows (%(default)s)"
+        "--windows", type=_positive, default=1, metavar="N", help="compare the activations of a recording's first N windows (%(default)s)"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where parity.json and parity.html go (%(default)s)")
@@ -46,25 +46,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WhisperError as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
-    reports, failed = list[ClipReport](), False
+    reports, unread = list[ClipReport](), dict[str, str]()
     for clip in clips:
         console.rule(Text(f"{clip.name}, {args.model}"))
         try:
             report = compare_clip(clip, programs, _progress, args.windows)
         except WhisperError as error:
             print(f"parity: {error}", file=sys.stderr)
-            failed = True
+            unread[clip.name] = str(error)
             continue
         reports.append(report)
         _conclude(report)
     if not reports:
         return 1
-    data = document(reports, args.model, checkpoint, args.device)
+    data = document(reports, unread, args.model, checkpoint, args.device)
     args.report.mkdir(parents=True, exist_ok=True)
-    _write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    _write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     _write(args.report / "parity.html", page(reports, data, programs.tokenizer))
     console.print(f"\n{args.report / 'parity.html'} to look at, {args.report / 'parity.json'} to process")
-    return 0 if data["equal"] and not failed else 1
+    return 0 if data["equal"] else 1
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} windows show nothing; give 1 or more")
+    return int(text)
 
 
 def _write(path: Path, text: str) -> None:
@@ -81,7 +87,7 @@ def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
         share = f"{verdict.share:6.3f} {verdict.sharp_share:6.3f} ({activation.pytorch.sharp_share:.3f})"
         worst = "" if verdict.worst is None else f"worst {list(verdict.worst.index)} {verdict.worst.actual:.4g}"
         line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {share}  {worst}"
-        _say(activation.passes, line if activation.passes else f"{line}\n      {activation}")
+        _say(activation.passes, line if activation.passes and not activation.rewritten else f"{line}\n      {activation}")
         yield activation
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.compare import MAX_VACUOUS, Verdict
+from reference.compare import MAX_VACUOUS, Verdict, same_non_finite
 from reference.dataflow import Arrays, Dataflow, Step, evaluate, look_up, split
 from reference.judge import expect, judge_each
 from reference.parity.resemblance import resemblance
@@ -37,11 +37,11 @@ class Error:
 
     @staticmethod
     def of(array: np.ndarray, truth: np.ndarray) -> "Error":
-        """Where both are finite; undefined where shapes differ."""
-        if array.shape != truth.shape:
-            return Error(np.nan, np.nan)
-        with np.errstate(invalid="ignore"):
-            difference = (array - truth)[np.isfinite(array) & np.isfinite(truth)]
+        """Of finite elements; infinite where shapes differ, or what is finite and what is not."""
+        if array.shape != truth.shape or not same_non_finite(array, truth).all():
+            return Error(np.inf, np.inf)
+        finite = np.isfinite(truth)
+        difference = array[finite] - truth[finite]
         return Error(rms(difference), float(np.abs(difference).max(initial=0.0)))
 
 
@@ -73,7 +73,9 @@ class Compared:
     def __str__(self) -> str:
         if self.rewritten:
             return f"{self.name} ({self.op}): {self.rewritten}"
-        return f"{self.name} ({self.op}): {self.in_situ}" + (f"; it looks like {self.resembles}" if self.resembles else "")
+        vacuous = "" if self.passes or not self.in_situ.passes else f"; {self.in_situ.n_vacuous} of {self.in_situ.n} bounds say nothing"
+        looks = f"; it looks like {self.resembles}" if self.resembles else ""
+        return f"{self.name} ({self.op}): {self.in_situ}{vacuous}{looks}"
 
 
 def compare_activations(

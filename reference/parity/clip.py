@@ -111,8 +111,13 @@ def compare_clip(
     report = ClipReport(clip, samples, sha256, ours, theirs, seconds, comparison)
 
     report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, stages.log_mel(programs.model, samples))]
+    if not theirs.windows:
+        report.before.append(
+            Stage("transcribe.window.0", False, f"{len(samples)} samples are too few to be transcribed: nothing was compared")
+        )
     for index, seen in enumerate(theirs.windows[:n_windows]):
-        question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, programs.tokenizer)
+        n_ctx = programs.model.dims.n_text_ctx
+        question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, programs.tokenizer, n_ctx)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         activations = list(show(window.compare(), len(window.flow)))
         attention = window.max[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)

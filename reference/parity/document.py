@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +21,14 @@ SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="
 PACKAGES = ("max", "numpy", "torch", "openai-whisper")
 
 
-def document(clips: Sequence[ClipReport], model: str, checkpoint: Checkpoint, device: str) -> dict[str, Any]:
-    """Everything that was found."""
+def document(clips: Sequence[ClipReport], unread: Mapping[str, str], model: str, checkpoint: Checkpoint, device: str) -> dict[str, Any]:
+    """Everything that was found. unread: recordings that could not be compared, and why."""
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "machine": {"device": device, "processor": platform.machine(), "system": platform.system()},
         "model": {"name": model, "sha256": weights_sha256(checkpoint)},
-        "equal": all(clip.first_divergence is None for clip in clips),
+        "equal": bool(clips) and not unread and all(clip.first_divergence is None for clip in clips),
+        "unread": dict(unread),
         "clips": [_clip(clip) for clip in clips],
     }
 
@@ -72,6 +73,7 @@ def _activation(compared: Compared) -> dict[str, Any]:
         "passes": compared.passes,
         "failures": verdict.failures,
         "resembles": compared.resembles,
+        "rewritten": compared.rewritten,
         "share": _number(verdict.share),
         "sharp_share": _number(verdict.sharp_share),
         "vacuous": verdict.n_vacuous,
@@ -84,7 +86,7 @@ def _activation(compared: Compared) -> dict[str, Any]:
             "bound": _number(worst.bound),
         },
         "pytorch": {"share": _number(compared.pytorch.share), "sharp_share": _number(compared.pytorch.sharp_share)},
-        "size": compared.size,
+        "size": _number(compared.size),
         "cumulative": {"max": _error(compared.error), "openai": compared.peer and _error(compared.peer)},
     }
 
@@ -94,7 +96,11 @@ def _output(output: Output) -> dict[str, Any]:
 
 
 def _token_difference(difference: TokenDifference | None) -> dict[str, Any] | None:
-    return None if difference is None else {**asdict(difference), "margin": difference.margin, "is_rounding": difference.is_rounding}
+    if difference is None:
+        return None
+    logits = {name: [_number(logit) for logit in pair] for name, pair in difference.logits.items()}
+    numbers = {name: _number(getattr(difference, name)) for name in ("error_max", "error_openai", "margin")}
+    return {**asdict(difference), "logits": logits, **numbers, "is_rounding": difference.is_rounding}
 
 
 def _error(error: Error) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from reference.judge import expect, judge
 from reference.table.log_mel import LOG_MELS
 from reference.transcripts import Comparison, Transcription, Window
 
-# Two resamplers differ in what they do near half the sampling rate; measured on all recordings at hand, by 0.004 of the samples at most.
+# Two resamplers do differently near half the lower sampling rate. Below this share of it they differed by 0.004 of the samples at most,
+# on all recordings at hand.
+PASSED_BAND = 0.85
 MAX_RESAMPLING = 0.02
 
 
@@ -36,17 +38,22 @@ def judge_samples(path: Path, samples: np.ndarray) -> Stage:
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError:
         return Stage(name, True, "libsndfile does not read this format, so nobody witnesses")
+    if channels.shape[1] > 2:
+        return Stage(name, True, f"how {channels.shape[1]} channels are mixed down is FFmpeg's own way, so nobody witnesses")
     mono = channels.mean(axis=1)
-    if rate == SAMPLE_RATE:
-        witness, limit = mono, 1.01 / 2**15  # one step of the 16-bit samples that OpenAI Whisper is given, too
-    else:
-        witness = librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
-        limit = MAX_RESAMPLING * float(np.sqrt(np.mean(witness**2))) + 1 / 2**15
+    lossless = rate == SAMPLE_RATE and soundfile.info(path).format in ("WAV", "WAVEX", "FLAC", "AIFF")
+    witness = (mono if rate == SAMPLE_RATE else librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)).clip(-1, 1 - 2**-15)
+    limit = 1.01 / 2**15  # one step of the 16-bit samples that OpenAI Whisper is given, too
     if abs(len(samples) - len(witness)) > SAMPLE_RATE // 100:
         return Stage(name, False, f"{len(samples)} samples, but libsndfile reads {len(witness)}")
     n = min(len(samples), len(witness))
     difference = samples[:n] - witness[:n]
-    off = float(np.abs(difference).max()) if rate == SAMPLE_RATE else float(np.sqrt(np.mean(difference**2)))
+    if lossless:
+        off = float(np.abs(difference).max(initial=0.0))
+    else:
+        n_passed = int(PASSED_BAND * min(1.0, rate / SAMPLE_RATE) * n / 2)
+        off = float(np.linalg.norm(np.fft.rfft(difference)[:n_passed]) / n)
+        limit += MAX_RESAMPLING * float(np.linalg.norm(np.fft.rfft(witness[:n])[:n_passed]) / max(n, 1))
     return Stage(name, off <= limit, f"off by {off:.2g} from libsndfile's, at most {limit:.2g} allowed")
 
 
@@ -80,6 +87,8 @@ def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Sta
 
 def judge_windows(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
     """`transcribe.window.I.…`, where the two programs' ways through a recording part; nothing where they don't."""
+    if comparison.n_unexplained:
+        yield Stage("transcribe.segments", False, "; ".join(comparison.differences[: comparison.n_unexplained]))
     for i, (a, b) in enumerate(zip_longest(ours.windows, theirs.windows)):
         here = f"transcribe.window.{i}"
         if a is None or b is None or a.mel is None or b.mel is None:
@@ -89,11 +98,12 @@ def judge_windows(ours: Transcription, theirs: Transcription, comparison: Compar
         elif a.initial_tokens != b.initial_tokens:
             yield Stage(f"{here}.prompt", False, f"{a.initial_tokens}, OpenAI Whisper {b.initial_tokens}")
         elif a.tokens != b.tokens:
-            yield Stage(f"{here}.tokens", comparison.passes, str(comparison.token_difference))
+            difference = comparison.token_difference
+            yield Stage(f"{here}.tokens", difference is not None and difference.is_rounding, str(difference))
         else:
             continue
         return
-    if comparison.differences:
+    if comparison.differences and not comparison.n_unexplained:
         yield Stage("transcribe.segments", comparison.passes, "; ".join(comparison.differences))
 
 

@@ -30,12 +30,16 @@ class Question:
     forced: Sequence[int]
 
     @staticmethod
-    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer) -> "Question":
-        """The tokens of a transcribed window, over again until there are enough; after some earlier text, be it made up."""
+    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer, n_ctx: int) -> "Question":
+        """The tokens of a transcribed window, over again until there are enough; after some earlier text, be it made up.
+
+        n_ctx: tokens that fit the decoder.
+        """
         text = list(tokens) or list(initial_tokens)
         forced = (text * (N_FORCED // len(text) + 1))[: max(N_FORCED, len(text))]
         earlier = [] if initial_tokens[0] == tokenizer.sot_prev else [tokenizer.sot_prev, *tokenizer.encode(EARLIER_TEXT)]
-        return Question(mel, [*earlier, *initial_tokens], forced)
+        prompt = [*earlier, *initial_tokens]
+        return Question(mel, prompt, forced[: n_ctx - len(prompt)])
 
     @property
     def tokens(self) -> np.ndarray:

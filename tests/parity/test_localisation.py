@@ -16,7 +16,8 @@ from reference.capture import Activations, capture_openai
 from reference.dataflow import split
 from reference.numpy_whisper import decoder_inputs
 from reference.openai import in_float64
-from reference.parity.activations import Compared, compare_activations, first_divergence, truth
+from reference.parity.activations import Compared, Error, compare_activations, first_divergence, truth
+from reference.parity.window import Output, Question
 
 DIMS = ModelDimensions(80, 20, 32, 4, 2, 51864, 40, 32, 4, 2)
 PROMPT, FORCED = [50360, 11, 50257, 50362], [7, 300, 13, 50256, 4000, 1]
@@ -195,3 +196,52 @@ def test_the_first_that_differs_is_named(
     assert isinstance(culprit, Compared)
     assert culprit.name == blamed, str(culprit)
     assert looks_like in culprit.resembles, culprit.resembles
+
+
+def test_a_wrong_shape_is_named_and_what_follows_is_judged_all_the_same(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+) -> None:
+    activations = run(model, given)
+    for name in ("encoder.blocks.0.attn.key", "encoder.blocks.1.attn.scores"):
+        wrong = {**activations, name: activations[name][:, :-1]}
+        compared = list(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+        culprit = first_divergence(compared)
+        assert culprit is not None
+        assert culprit.name == name
+        assert len(compared) == len(wiring.whole(DIMS))
+
+
+def test_missing_heads_are_seen_however_large_the_scores(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activations = run(model, given)
+    monkeypatch.setattr("reference.judge.LARGE", 10)
+    assert first_divergence(compare_activations(wiring.whole(DIMS), activations, given, exact)) is None
+    name = "encoder.blocks.1.attn.scores"
+    wrong = {**activations, name: activations[name][:, :3]}
+    culprit = first_divergence(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+    assert culprit is not None
+    assert culprit.name == name
+    assert "shape" in str(culprit)
+
+
+def test_noise_on_keys_is_no_bias(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
+    activations = run(model, given)
+    name = "encoder.blocks.0.attn.key"
+    noise = 1e-5 * np.random.default_rng(0).standard_normal(activations[name].shape)
+    wrong = {**activations, name: (activations[name] + noise).astype(np.float32)}
+    culprit = first_divergence(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+    assert culprit is not None
+    assert culprit.name == name
+
+
+def test_what_is_not_finite_is_infinitely_far() -> None:
+    assert Error.of(np.full(3, np.nan), np.ones(3)) == Error(np.inf, np.inf)
+    assert Error.of(np.array([-np.inf, 1.5]), np.array([-np.inf, 1.0])) == Error(0.5, 0.5)
+    assert not Output("logits", Error(np.inf, np.inf), Error(1e-6, 1e-5)).passes
+
+
+def test_a_question_fits_the_context() -> None:
+    tokenizer = whisper.tokenizer.get_tokenizer(multilingual=False)
+    question = Question.about(np.zeros((80, 3000)), [tokenizer.sot_prev, *range(223), tokenizer.sot], list(range(300)), tokenizer, 448)
+    assert question.tokens.shape == (1, 448)

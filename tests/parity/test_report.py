@@ -27,7 +27,7 @@ Parity = tuple[Programs, ClipReport]
 
 @pytest.fixture(scope="module")
 def report(parity: Parity, device: str) -> dict[str, Any]:
-    data = document([parity[1]], "tiny.en", load_checkpoint("tiny.en"), device)
+    data = document([parity[1]], {}, "tiny.en", load_checkpoint("tiny.en"), device)
     return json.loads(json.dumps(data, allow_nan=False))
 
 

@@ -1,0 +1,71 @@
+"""Stages outside the network: sound recordings pass in any format, and mistakes in each stage are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from maxwhisper import load_audio, log_mel_spectrogram
+from maxwhisper.audio import N_SAMPLES
+from reference.clips import packaged_clips
+from reference.parity.stages import judge_log_mel, judge_samples, judge_tokens
+from reference.transcripts import Transcription, Window
+
+NOISE = 0.3 * np.random.default_rng(0).standard_normal((44100, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "rate"),
+    [
+        ("loud.wav", 6 * NOISE[:, 0], 16000),
+        ("mono.flac", NOISE[:, 0].clip(-1, 0.99), 16000),
+        ("stereo.mp3", NOISE, 16000),
+        ("stereo.wav", NOISE, 44100),
+        ("telephone.wav", NOISE[:, 0], 8000),
+        ("surround.wav", np.tile(NOISE, 3), 48000),
+        ("silent.wav", 0 * NOISE, 44100),
+    ],
+)
+def test_sound_recordings_pass(name: str, samples: np.ndarray, rate: int, tmp_path: Path) -> None:
+    path = tmp_path / name
+    soundfile.write(path, samples, rate, subtype="FLOAT" if name == "loud.wav" else None)
+    stage = judge_samples(path, load_audio(path))
+    assert stage.passes, stage
+
+
+def test_mistakes_with_samples_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, NOISE, 44100)
+    samples = load_audio(path)
+    assert judge_samples(path, samples).passes
+    assert not judge_samples(path, np.interp(np.arange(len(samples)) * 48 / 44.1, np.arange(len(samples)), samples)).passes
+    assert not judge_samples(path, 1.05 * samples).passes
+    assert not judge_samples(path, np.roll(samples, 3)).passes
+    one_channel = tmp_path / "left.wav"
+    soundfile.write(one_channel, NOISE[:, 0], 44100)
+    assert not judge_samples(path, load_audio(one_channel)).passes
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_mistakes_with_the_log_mel_are_named(n_mels: int) -> None:
+    samples = packaged_clips()["en/counting"].samples
+    log_mel = log_mel_spectrogram(samples, n_mels, padding=N_SAMPLES)
+    assert judge_log_mel(samples, log_mel).passes
+    for wrong in (log_mel * 1.001, np.roll(log_mel, 1, axis=1), np.maximum(log_mel, log_mel.max() - 1.5)):
+        stage = judge_log_mel(samples, wrong)
+        assert stage.name == "log_mel"
+        assert not stage.passes
+
+
+def test_a_token_that_the_rules_forbid_is_named() -> None:
+    class Forbid:
+        def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+            logits[:, 3] = -np.inf
+
+    logits = [np.array([0, 1, 2, 3], np.float32)] * 2
+    theirs = Transcription({}, [Window([9], [2], 0.0, filters=[Forbid()])])
+    (stage,) = judge_tokens(Transcription({}, [Window([9], [2, 3], 0.0, logits=logits)]), theirs, eot=2)
+    assert stage.name == "decoding.step.1.token"
+    assert stage.says == "window 0: 3, where OpenAI Whisper's rules choose 2 from the same logits"
+    assert list(judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits)]), theirs, eot=2)) == []
