@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs compiled graphs."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("compiles")
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """The device that MAX compiles for."""

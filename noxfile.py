@@ -42,6 +42,21 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Plant mistakes that porters make, one by one; each must be caught, and the right name blamed: `nox -s faults -- ["tanh GELU" …]`."""
+    install(session)
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the code that tests judge quickly, operator by operator, and see whether a test notices: `nox -s mutants`."""
+    install(session, "mutmut==3.8.1")
+    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "results")
+
+
+@nox.session
 def golden(session: nox.Session) -> None:
     """Ask the reference anew and rewrite `golden/`, or compare with it: `nox -s golden -- --check`."""
     install(session)

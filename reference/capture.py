@@ -49,7 +49,7 @@ def capture_max(model: maxwhisper.Whisper, mel: np.ndarray, prompt: Sequence[int
 
 def capture_openai(model: whisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
     """The same of OpenAI Whisper, in the model's dtype. Where it uses PyTorch's fused attention there are no scores and no weights."""
-    with torch.no_grad(), _watched(model) as found:
+    with torch.no_grad(), watched(model) as found:
         features = model.embed_audio(torch.from_numpy(mel)[None].to(model.encoder.conv1.weight.dtype))
         encoder = dict(found)
         cache, hooks = model.install_kv_cache_hooks()
@@ -81,7 +81,7 @@ def _join(name: str, parts: list[np.ndarray]) -> np.ndarray:
 
 
 @contextmanager
-def _watched(model: whisper.Whisper) -> Iterator[Activations]:
+def watched(model: whisper.Whisper) -> Iterator[Activations]:
     """Note what the model computes, until the end of the block. Nothing of the installed package is edited.
 
     Modules are watched by hooks; what is no module (GELU behind the convolutions, softmax, positions, residuals), by what goes into the

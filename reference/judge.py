@@ -1,6 +1,8 @@
 """Holding what an implementation computed against float64, op by op, on the inputs that it was really given."""
 
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -58,10 +60,13 @@ LARGE = 1_000_000  # elements, from which on heads are judged one after the othe
 
 def _judge_heads(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray) -> Judged:
     """An op on [batch, n_head, …], of which no head sees another; each has to pass."""
-    judged = []
-    for head in range(result.shape[1]):
+
+    def judge_head(head: int) -> Judged:
         here = slice(head, head + 1)
-        judged.append(_judge_one(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here]))
+        return _judge_one(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
+        judged = list(pool.map(judge_head, range(result.shape[1])))
     return Judged(*(_all_heads([verdicts[side] for verdicts in judged]) for side in (0, 1)))
 
 

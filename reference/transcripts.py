@@ -29,6 +29,7 @@ class Window:
     temperature: float
     mel: np.ndarray | None = None  # float32 [n_mels, 3000]; none where it is remembered
     logits: Sequence[np.ndarray] = ()  # of MAX, at each step, before any token is forbidden
+    allowed: Sequence[np.ndarray] = ()  # by MAX's rules, at each step: a bit for each token
     filters: Sequence[Any] = ()  # of OpenAI Whisper, which forbid tokens
 
 
@@ -54,9 +55,12 @@ def transcribe_with_max(model: maxwhisper.Whisper, samples: np.ndarray, **option
     class Watched(module.DecodingTask):
         def run(self, audio: Any) -> Any:
             logits: list[np.ndarray] = []
-            self.logit_filters.insert(0, SimpleNamespace(apply=lambda all_logits, tokens: logits.append(all_logits[0].copy())))
+            allowed: list[np.ndarray] = []
+            before = SimpleNamespace(apply=lambda found, tokens: logits.append(found[0].copy()))
+            behind = SimpleNamespace(apply=lambda found, tokens: allowed.append(np.packbits(found[0] != -np.inf)))
+            self.logit_filters[:] = [before, *self.logit_filters, behind]
             (result,) = super().run(audio)
-            windows.append(Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits))
+            windows.append(Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits, allowed))
             return [result]
 
     with _replaced(module, "DecodingTask", Watched), _replaced(model, "embed_audio", embed_audio):
@@ -134,9 +138,12 @@ class Comparison:
 
 
 def compare(
-    ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper
+    ours: Transcription, theirs: Transcription, model: maxwhisper.Whisper, judge: whisper.Whisper, truth: NumpyWhisper | None
 ) -> Comparison:
-    """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64."""
+    """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64.
+
+    truth: without it nothing is weighed, and no difference is put down to rounding.
+    """
     comparison = Comparison(n_steps(theirs), len(theirs.windows))
     before, after = _compare_results(ours.result, theirs.result)
     comparison.token_difference = _first_token_difference(ours, theirs, before, model, judge, truth)
@@ -191,7 +198,7 @@ def _first_token_difference(
     differences: list[str],
     model: maxwhisper.Whisper,
     judge: whisper.Whisper,
-    truth: NumpyWhisper,
+    truth: NumpyWhisper | None,
 ) -> TokenDifference | None:
     for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
         if (a.initial_tokens, a.temperature) != (b.initial_tokens, b.temperature):
@@ -200,7 +207,7 @@ def _first_token_difference(
             )
             return None
         if a.tokens != b.tokens:
-            return _weigh(i, a, b, model, judge, truth)
+            return _weigh(i, a, b, model, judge, truth) if truth else None
     if len(ours.windows) != len(theirs.windows):
         differences.append(f"{len(ours.windows)} windows decoded, OpenAI {len(theirs.windows)}")
     return None

@@ -15,7 +15,7 @@ that computes each activation and what from; capture your activations under thes
 An op that the table lacks is one more row of it (`reference.table`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,18 +79,19 @@ class Compared:
 
 
 def compare_activations(
-    flow: Dataflow, activations: Arrays, given: Arrays, exact: Arrays, peer: Arrays | None = None
+    flow: Dataflow, activations: Arrays, given: Arrays, exact: Arrays, peer: Arrays | None = None, only: Collection[str] | None = None
 ) -> Iterator[Compared]:
     """Every activation of a data flow, in its order.
 
     activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; exact: `truth` of the same;
-    peer: another implementation's activations.
+    peer: another implementation's activations; only: names of the activations to compare, all by default.
 
     Raises KeyError where an activation or an input is missing.
     """
     known = {**given, **activations}
     keys = {split(key)[0]: key for key in flow}
-    for name, judged in judge_each(flow, known):
+    wanted = {key: step for key, step in flow.items() if only is None or split(key)[0] in only}
+    for name, judged in judge_each(wanted, known):
         array, peers = activations[name], (peer or {}).get(name)
         yield Compared(
             name=name,

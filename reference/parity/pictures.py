@@ -1,6 +1,7 @@
 """The report's pictures, each drawn twice: for light and for dark pages."""
 
 import io
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,12 +33,14 @@ def draw(title: str, caption: str, size: tuple[float, float], paint: Callable[[A
 
 
 def _render(style: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
-    with matplotlib.style.context(style):
+    buffer = io.BytesIO()
+    with matplotlib.style.context([style, {"svg.fonttype": "none"}]), warnings.catch_warnings():
+        # Letters stay letters, for the browser has fonts for all languages; what matplotlib's lack is no concern.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, transparent=True)
-    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+        figure.savefig(buffer, format="svg", dpi=150, transparent=True)
+    return "data:image/svg+xml;base64," + b64encode(buffer.getvalue()).decode()
 
 
 def error_growth(activations: Sequence[Compared]) -> Picture:

@@ -65,7 +65,9 @@ def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray) -> Stage:
 
 
 def judge_tokens(ours: Transcription, theirs: Transcription, eot: int) -> Iterator[Stage]:
-    """`decoding.step.K.token`, wherever MAX's choice is not what OpenAI Whisper's rules choose from MAX's own logits."""
+    """`decoding.step.K.…`, where a window's first choice is not what OpenAI Whisper's rules make of MAX's own logits: `allowed`, where
+    other tokens are forbidden, and `token`, where another is chosen.
+    """
     for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
         if a.initial_tokens == b.initial_tokens and a.temperature == 0:
             yield from _judge_steps(i, a, b, eot)
@@ -78,6 +80,12 @@ def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Sta
         before = torch.tensor([[*ours.initial_tokens, *tokens[:step]]])
         for rule in theirs.filters:
             rule.apply(allowed, before)
+        if ours.allowed:
+            wrong = np.unpackbits(ours.allowed[step], count=len(logits)) != (allowed[0] != -torch.inf).numpy()
+            if wrong.any():
+                says = f"window {i}: {wrong.sum()} tokens are forbidden that OpenAI Whisper allows, or the other way round"
+                yield Stage(f"decoding.step.{step}.allowed", False, f"{says}; {np.argmax(wrong)} is the first")
+                return
         chosen = int(allowed.argmax())
         if chosen != tokens[step]:
             says = f"window {i}: {tokens[step]}, where OpenAI Whisper's rules choose {chosen} from the same logits"
@@ -86,9 +94,17 @@ def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Sta
 
 
 def judge_windows(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
-    """`transcribe.window.I.…`, where the two programs' ways through a recording part; nothing where they don't."""
+    """`transcribe.window.I.…`, where the two programs' ways through a recording part, and `transcribe.segments`, what they make of it;
+    nothing where nothing differs.
+    """
+    yield from _judge_ways(ours, theirs, comparison, log_mel_bound)
     if comparison.n_unexplained:
         yield Stage("transcribe.segments", False, "; ".join(comparison.differences[: comparison.n_unexplained]))
+    elif comparison.differences:
+        yield Stage("transcribe.segments", comparison.passes, "; ".join(comparison.differences))
+
+
+def _judge_ways(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
     for i, (a, b) in enumerate(zip_longest(ours.windows, theirs.windows)):
         here = f"transcribe.window.{i}"
         if a is None or b is None or a.mel is None or b.mel is None:
@@ -103,8 +119,6 @@ def judge_windows(ours: Transcription, theirs: Transcription, comparison: Compar
         else:
             continue
         return
-    if comparison.differences and not comparison.n_unexplained:
-        yield Stage("transcribe.segments", comparison.passes, "; ".join(comparison.differences))
 
 
 def log_mel_bound(samples: np.ndarray, n_mels: int) -> float:

@@ -86,13 +86,17 @@ class Window:
         return compare_activations(self.flow, self.max, self.given, self.exact, self.openai)
 
 
-def production_outputs(question: Question, model: maxwhisper.Whisper, window: Window) -> list[Output]:
-    """What the graphs that people run return for the same question."""
+def answers(question: Question, model: maxwhisper.Whisper) -> Activations:
+    """What a model's graphs return for a question: audio features, and the logits behind each token."""
     audio = model.embed_audio(question.mel)
     decoder = model.decoder(audio)
     calls = [decoder.logits(np.array([[tokens]]))[:, 0] for tokens in (question.prompt, *([token] for token in question.forced))]
-    found = {"encoder.ln_post": audio.to_numpy(), "decoder.logits": np.concatenate(calls, axis=1)}
+    return {"encoder.ln_post": audio.to_numpy(), "decoder.logits": np.concatenate(calls, axis=1)}
+
+
+def production_outputs(question: Question, model: maxwhisper.Whisper, window: Window) -> list[Output]:
+    """What the graphs that people run return for the same question."""
     return [
         Output(f"{name}, production graph", *(Error.of(a, window.exact[name]) for a in (array, window.openai[name])))
-        for name, array in found.items()
+        for name, array in answers(question, model).items()
     ]

@@ -69,3 +69,16 @@ def test_a_token_that_the_rules_forbid_is_named() -> None:
     assert stage.name == "decoding.step.1.token"
     assert stage.says == "window 0: 3, where OpenAI Whisper's rules choose 2 from the same logits"
     assert list(judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits)]), theirs, eot=2)) == []
+
+
+def test_a_rule_that_forbids_other_tokens_is_named_whatever_is_chosen() -> None:
+    class Forbid:
+        def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
+            logits[:, 3] = -np.inf
+
+    logits = [np.array([0, 1, 9, 3], np.float32)] * 2
+    theirs = Transcription({}, [Window([9], [2], 0.0, filters=[Forbid()])])
+    allowed = [np.packbits([1, 1, 1, 0]), np.packbits([1, 0, 1, 0])]
+    (stage,) = judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits, allowed=allowed)]), theirs, eot=2)
+    assert stage.name == "decoding.step.1.allowed"
+    assert stage.says == "window 0: 1 tokens are forbidden that OpenAI Whisper allows, or the other way round; 1 is the first"

@@ -1,0 +1,45 @@
+"""What the suite can say of itself: how many faults it caught, as a line and as the README's table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults.trial import Outcome
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- faults: written by `nox -s faults -- --readme` -->", "<!-- end of faults -->"
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many there are of each, and how many came out right."""
+    faults = [outcome for outcome in outcomes if outcome.expected]
+    controls = [outcome for outcome in outcomes if not outcome.expected]
+    caught = sum(outcome.is_caught for outcome in faults)
+    blamed = sum(outcome.is_blamed_rightly for outcome in faults)
+    green = sum(not outcome.is_caught for outcome in controls)
+    return f"caught {caught}/{len(faults)}, blamed rightly {blamed}/{len(faults)}, controls green {green}/{len(controls)}"
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """A row for each fault, then the controls."""
+    lines = [
+        f"{summary(outcomes)}.",
+        "",
+        "| fault | caught by | blamed | other words | cosine | would have passed |",
+        "|---|---|---|--:|--:|---|",
+    ]
+    for o in outcomes:
+        if not o.expected:
+            continue
+        by = {"op": o.isolated, "in situ": o.in_situ, "text": o.end_to_end}
+        cosine = f"{o.contrast.cosine:.6f}" if o.contrast else ""
+        caught = ", ".join(name for name, is_caught in by.items() if is_caught)
+        lines.append(f"| {o.name} | {caught} | `{o.blamed}` | {o.words:.0%} | {cosine} | {', '.join(o.let_through)} |")
+    controls = "; ".join(o.name for o in outcomes if not o.expected)
+    return "\n".join([*lines, "", f"Controls: {controls}."])
+
+
+def write_readme(outcomes: Sequence[Outcome]) -> None:
+    """Put the table where the last one stands."""
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{markdown(outcomes)}\n{END}{after}", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Mistakes in how compiled graphs are called: masks, positions, and what is kept from one call to the next."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.faults.plant import Fault
+
+
+def decoder_given(**changes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Any], Any]:
+    """What the decoder's graph is given, changed: each by a function of what it was and of the positions."""
+
+    def replace(right: Any) -> Any:
+        def run(model: Any, graph: str, *inputs: Any) -> Any:
+            if graph == "decoder":
+                names = ("tokens", "positions", "mask", "rows")
+                given = {name: buffer.to_numpy() for name, buffer in zip(names, inputs)}
+                changed = {name: changes[name](array, given["positions"]) if name in changes else array for name, array in given.items()}
+                inputs = (*(model._to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[4:])
+            return right(model, graph, *inputs)
+
+        return run
+
+    return replace
+
+
+def one_later(mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Each token sees the next as well."""
+    return np.where(np.arange(mask.shape[1]) <= positions[:, None] + 1, np.float32(0), np.float32(-np.inf))
+
+
+def length_kept(right: Any) -> Any:
+    """The cache of a new window begins where that of the last one ended."""
+    made: list[Any] = []
+
+    def decoder(model: Any, audio: Any, n_group: int = 1) -> Any:
+        made.append(right(model, audio, n_group))
+        made[-1].n_past = made[-2].n_past if made[1:] else 0
+        return made[-1]
+
+    return decoder
+
+
+def stale_audio(right: Any) -> Any:
+    """Cross-attention's keys and values stay those of the window before."""
+    seen: list[Any] = []
+
+    def init(decoder: Any, model: Any, audio: Any, n_group: int) -> None:
+        seen.append(audio)
+        right(decoder, model, audio, n_group)
+        decoder._cross_kv = seen[max(0, len(seen) - 2)].cross_kv
+
+    return init
+
+
+FAULTS = [
+    Fault(
+        "mask off by one",
+        "decoder.blocks.0.attn.scores",
+        "triu(0) and triu(1) taken for each other",
+        {"model.Whisper._run": decoder_given(mask=one_later)},
+    ),
+    Fault(
+        "mask missing in a prefill of several tokens",
+        "decoder.blocks.0.attn.scores",
+        "a decoder that was only tried token by token",
+        {"model.Whisper._run": decoder_given(mask=lambda mask, positions: np.zeros_like(mask))},
+    ),
+    Fault(
+        "-1e4 for -inf",
+        "decoder.blocks.0.attn.scores",
+        "float16's habit; harmless until scores are large",
+        {"model.Whisper._run": decoder_given(mask=lambda mask, positions: np.maximum(mask, np.float32(-1e4)))},
+    ),
+    Fault(
+        "positions shifted by one",
+        "decoder.positions",
+        "positions that start at 1, or at 2 as BART's",
+        {"model.Whisper._run": decoder_given(positions=lambda positions, _: positions + 1)},
+    ),
+    Fault(
+        "valid length not reset between windows",
+        "decoder.positions",
+        "a cache that is kept, to save its allocation",
+        {"model.Whisper.decoder": length_kept},
+    ),
+    Fault(
+        "cross-attention cache of the previous window",
+        "decoder.blocks.0.cross_attn.scores",
+        "keys and values computed once, and not once per window",
+        {"model.Decoder.__init__": stale_audio},
+    ),
+]

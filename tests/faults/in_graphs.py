@@ -1,0 +1,378 @@
+"""Mistakes in graph building: an operation that computes something else, or the model's parts put together in another way."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+from max.dtype import DType
+from max.graph import Dim, TensorValue
+from max.graph import ops as max_ops
+
+from maxwhisper import graphs, ops
+from maxwhisper.graphs import Scope
+from tests.faults.plant import Fault, instead
+
+Build = Callable[..., TensorValue]
+
+
+def in_half(x: TensorValue) -> TensorValue:
+    """Rounded to float16 and widened again."""
+    return max_ops.cast(max_ops.cast(x, DType.float16), x.dtype)
+
+
+def layer_norm(epsilon: float = 1e-5, outside: float = 0.0, lost: int = 0) -> Callable[[Any], Build]:
+    """Layer norm with another epsilon, one that is added to the root, or a variance that is divided by n - lost."""
+
+    def build(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+        centred = x - max_ops.mean(x, axis=-1)
+        n = max_ops.cast(TensorValue(x.shape[-1]), x.dtype)
+        variance = max_ops.mean(centred * centred, axis=-1) * (n / (n - lost))
+        return centred / (max_ops.sqrt(variance + epsilon) + outside) * weight + bias
+
+    return instead(build)
+
+
+def conv1d(taps: Sequence[int] = (0, 1, 2), padding: tuple[int, int] = (1, 1), add: Build = max_ops.add) -> Callable[[Any], Build]:
+    """A convolution that misses taps, is padded in another way, or adds up in another way."""
+
+    def build(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
+        n_frames = x.shape[1]
+        padded = max_ops.pad(x, [0, 0, *padding, 0, 0])
+
+        def seen_by(tap: int) -> TensorValue:
+            frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
+            return padded[:, (frames, (n_frames + (stride - 1)) // stride), :]
+
+        return reduce(add, (ops.linear(seen_by(tap), weight[:, :, tap]) for tap in taps)) + bias
+
+    return instead(build)
+
+
+def stride_missing(right: Build) -> Build:
+    """All frames, and then as many as there is room for."""
+
+    def build(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
+        return right(x, weight, bias)[:, : int(x.shape[1]) // stride]
+
+    return build
+
+
+def scores(exponent: float, by_state: bool = False) -> Callable[[Any], Build]:
+    """Scores scaled by another power of head_dim, or of n_state."""
+
+    def build(q: TensorValue, k: TensorValue) -> TensorValue:
+        dim = q.shape[-1] * q.shape[1] if by_state else q.shape[-1]
+        scale = max_ops.pow(max_ops.cast(TensorValue(dim), DType.float32), exponent)
+        return max_ops.matmul(q * scale, max_ops.transpose(k, -2, -1))
+
+    return instead(build)
+
+
+def softmax_over_queries(right: Build) -> Build:
+    """Along the wrong axis."""
+    return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
+
+
+def mask_after_softmax(right: Any) -> Any:
+    """Weights of what must not be seen are set to zero, when they have had their share."""
+
+    def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None) -> TensorValue:
+        scores = (at / "scores").record(ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k))
+        weights = ops.softmax(scores)
+        weights = (at / "weights").record(weights if mask is None else weights * max_ops.exp(mask))
+        context = (at / "context").record(ops.merge_heads(ops.attention_context(weights, v)))
+        return graphs.linear(at / "out", context)
+
+    return attention
+
+
+def heads_interleaved(right: Build) -> Build:
+    """n_state read as [head_dim, n_head]."""
+
+    def build(x: TensorValue, n_head: int) -> TensorValue:
+        batch, n, n_state = x.shape
+        return max_ops.permute(max_ops.reshape(x, [batch, n, int(n_state) // n_head, n_head]), [0, 3, 1, 2])
+
+    return build
+
+
+def cache_one_off(right: Build) -> Build:
+    """New keys and values are written where the last ones are, but for the first."""
+
+    def build(cache: Any, new: TensorValue, n_kv: Dim) -> TensorValue:
+        n_audio, n_group = cache.shape[:2]
+        batch, n_head, n, head_dim = new.shape
+        begin = max_ops.max(TensorValue(n_kv - n) - 1, 0)
+        cache[:, :, :, (slice(begin, begin + TensorValue(n)), n), :] = max_ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
+        return max_ops.reshape(max_ops.buffer_load(cache)[:, :, :, :n_kv, :], [batch, n_head, n_kv, head_dim])
+
+    return build
+
+
+def logits_shifted(right: Build) -> Build:
+    """Each token gets the logit of the next."""
+
+    def build(x: TensorValue, weight: TensorValue) -> TensorValue:
+        logits = right(x, weight)
+        return max_ops.concat([logits[:, 1:], logits[:, :1]], axis=1)
+
+    return build
+
+
+def at_place(path: str, mistake: Callable[[Scope, TensorValue], TensorValue]) -> Callable[[Any], Any]:
+    """Layer norm with a mistake in one place."""
+
+    def replace(right: Any) -> Any:
+        return lambda at, x: mistake(at, x) if at.path == path else right(at, x)
+
+    return replace
+
+
+def corrected(at: Scope, x: TensorValue) -> TensorValue:
+    """The output blown up, because its variance had looked too small."""
+    return at.record(ops.layer_norm(x, at.weight("weight"), at.weight("bias")) * 1.05)
+
+
+def last_layer_dropped() -> dict[str, Callable[[Any], Any]]:
+    """A loop over the encoder's layers that ends one too early."""
+    before: dict[str, TensorValue] = {}
+
+    def self_attention(right: Any) -> Any:
+        def build(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
+            before[at.path] = x
+            return right(at, x, n_head)
+
+        return build
+
+    def mlp(right: Any) -> Any:
+        def build(at: Scope, x: TensorValue) -> TensorValue:
+            y = right(at, x)
+            *path, i = at.path.split(".")
+            is_last = path[0] == "encoder" and ".".join([*path, str(int(i) + 1), "mlp_ln.weight"]) not in at.weights
+            return before[at.path] if is_last else y
+
+        return build
+
+    return {"graphs.self_attention": self_attention, "graphs.mlp": mlp}
+
+
+def no_residual(right: Any) -> Any:
+    """What the two layers make, without what they started from."""
+
+    def mlp(at: Scope, x: TensorValue) -> TensorValue:
+        h = graphs.linear(at / "mlp" / 0, graphs.layer_norm(at / "mlp_ln", x))
+        h = (at / "mlp" / "gelu").record(ops.gelu(h))
+        return (at / "mlp" / "residual").record(graphs.linear(at / "mlp" / 2, h))
+
+    return mlp
+
+
+def post_norm(right: Any) -> Any:
+    """Normalised behind the sum, as the first transformers were, and not before the layers."""
+
+    def mlp(at: Scope, x: TensorValue) -> TensorValue:
+        h = (at / "mlp" / "gelu").record(ops.gelu(graphs.linear(at / "mlp" / 0, x)))
+        residual = (at / "mlp" / "residual").record(x + graphs.linear(at / "mlp" / 2, h))
+        return graphs.layer_norm(at / "mlp_ln", residual)
+
+    return mlp
+
+
+def residual_in_half(right: Any) -> Any:
+    """What runs through all layers kept in float16."""
+
+    def mlp(at: Scope, x: TensorValue) -> TensorValue:
+        return (at / "mlp" / "residual").record(in_half(right(at, x)))
+
+    return mlp
+
+
+FAULTS = [
+    Fault(
+        "ReLU for GELU",
+        "encoder.conv1.gelu",
+        "what this project's first version had",
+        {"ops.gelu": instead(max_ops.relu)},
+        op="gelu",
+    ),
+    Fault(
+        "tanh GELU",
+        "encoder.conv1.gelu",
+        "GPT-2's form, the default of many libraries",
+        {"ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="tanh"))},
+        op="gelu",
+    ),
+    Fault(
+        "quick GELU",
+        "encoder.conv1.gelu",
+        "CLIP's form, x · sigmoid(1.702 x)",
+        {"ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="quick"))},
+        op="gelu",
+    ),
+    Fault(
+        "no GELU",
+        "encoder.conv1.gelu",
+        "an activation that got lost",
+        {"ops.gelu": instead(lambda x: x * 1.0)},
+        op="gelu",
+        looks_like="its input encoder.conv1, unchanged",
+    ),
+    Fault(
+        "one convolution tap of three",
+        "encoder.conv1",
+        "what this project's first version had",
+        {"ops.conv1d": conv1d(taps=[1])},
+        op="conv1d_stride1",
+    ),
+    Fault(
+        "stride missing",
+        "encoder.conv2",
+        "what this project's first version had",
+        {"ops.conv1d": stride_missing},
+    ),
+    Fault(
+        "convolution padded on one side",
+        "encoder.conv1",
+        "a causal convolution, as audio codecs have it",
+        {"ops.conv1d": conv1d(padding=(2, 0))},
+        op="conv1d_stride1",
+    ),
+    Fault(
+        "convolution accumulated in half precision",
+        "encoder.conv1",
+        "sums kept in the weights' dtype",
+        {"ops.conv1d": conv1d(add=lambda a, b: in_half(a + b))},
+        op="conv1d_stride1",
+    ),
+    Fault(
+        "ln_post missing",
+        "encoder.ln_post",
+        "what this project's first version had",
+        {"graphs.layer_norm": at_place("encoder.ln_post", lambda at, x: at.record(x * 1.0))},
+    ),
+    Fault(
+        "variance correction on the output",
+        "encoder.ln_post",
+        "what this project's first version had, to hide the others",
+        {"graphs.layer_norm": at_place("encoder.ln_post", corrected)},
+        looks_like="a constant factor of 1.05",
+    ),
+    Fault(
+        "epsilon 1e-6",
+        "encoder.blocks.0.attn_ln",
+        "the default of Flax, and of many models' configurations",
+        {"ops.layer_norm": layer_norm(1e-6)},
+        op="layer_norm",
+    ),
+    Fault(
+        "epsilon 1e-3",
+        "encoder.blocks.0.attn_ln",
+        "the default of Keras",
+        {"ops.layer_norm": layer_norm(1e-3)},
+        op="layer_norm",
+    ),
+    Fault(
+        "epsilon outside the root",
+        "encoder.blocks.0.attn_ln",
+        "(x - mean) / (std + epsilon), as in the Annotated Transformer",
+        {"ops.layer_norm": layer_norm(0.0, outside=1e-5)},
+        op="layer_norm",
+    ),
+    Fault(
+        "unbiased variance",
+        "encoder.blocks.0.attn_ln",
+        "torch.var's default, divided by n - 1",
+        {"ops.layer_norm": layer_norm(lost=1)},
+        op="layer_norm",
+    ),
+    Fault(
+        "scale 1/d",
+        "encoder.blocks.0.attn.scores",
+        "the root forgotten",
+        {"ops.attention_scores": scores(-1.0)},
+        op="attention_scores",
+    ),
+    Fault(
+        "scale missing",
+        "encoder.blocks.0.attn.scores",
+        "d^-1/4 on queries and keys taken for none",
+        {"ops.attention_scores": scores(0.0)},
+        op="attention_scores",
+    ),
+    Fault(
+        "scale of the whole state",
+        "encoder.blocks.0.attn.scores",
+        "1/√n_state for 1/√head_dim",
+        {"ops.attention_scores": scores(-0.5, by_state=True)},
+        op="attention_scores",
+    ),
+    Fault(
+        "softmax over the wrong axis",
+        "encoder.blocks.0.attn.weights",
+        "an axis counted from the other end",
+        {"ops.softmax": softmax_over_queries},
+        op="softmax",
+    ),
+    Fault(
+        "attention weights in half precision",
+        "encoder.blocks.0.attn.weights",
+        "softmax in float32, its result in the weights' dtype",
+        {"ops.softmax": lambda right: lambda x: in_half(right(x))},
+        op="softmax",
+    ),
+    Fault(
+        "mask added after the softmax",
+        "decoder.blocks.0.attn.scores",
+        "weights of the future zeroed, the others no longer adding up to one",
+        {"graphs.attention": mask_after_softmax},
+    ),
+    Fault(
+        "heads and head_dim swapped",
+        "encoder.blocks.0.attn.scores",
+        "a reshape to [head_dim, n_head]",
+        {"ops.split_heads": heads_interleaved},
+        op="residual_block",
+    ),
+    Fault(
+        "cache written one position off",
+        "decoder.blocks.0.attn.scores",
+        "the length counted before, or after, it grows",
+        {"ops.append_to_cache": cache_one_off},
+        op="cached",
+    ),
+    Fault(
+        "LM head rows shifted by one",
+        "decoder.logits",
+        "a vocabulary with one more special token",
+        {"ops.lm_head": logits_shifted},
+        op="lm_head",
+        looks_like="shifted by one along axis 2",
+    ),
+    Fault(
+        "last layer dropped",
+        "encoder.ln_post",
+        "hidden states counted with the embedding as the first",
+        last_layer_dropped(),
+    ),
+    Fault(
+        "a residual missing",
+        "encoder.blocks.0.mlp.residual",
+        "an assignment for a sum",
+        {"graphs.mlp": no_residual},
+        op="mlp",
+    ),
+    Fault(
+        "post-norm for pre-norm",
+        "encoder.blocks.0.mlp_ln",
+        "the first transformer's order",
+        {"graphs.mlp": post_norm},
+        op="mlp",
+    ),
+    Fault(
+        "residual stream in half precision",
+        "encoder.blocks.0.mlp.residual",
+        "half-precision accumulation over the layers",
+        {"graphs.mlp": residual_in_half},
+        op="mlp",
+    ),
+]

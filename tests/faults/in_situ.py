@@ -1,0 +1,69 @@
+"""Faults in the network: every activation of real windows, decoded one after the other, judged on the graph's own inputs."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from maxwhisper import Whisper
+from reference import wiring
+from reference.capture import Activations, capture_max
+from reference.dataflow import split
+from reference.judge import judge_each
+from reference.numpy_whisper import decoder_inputs
+from reference.parity.activations import Compared, compare_activations, first_divergence
+from reference.parity.window import Question
+from tests.faults.plant import Weights
+
+
+class InSitu:
+    """Windows, and the activations of the model without any fault: equal within rounding, as tests of parity show.
+
+    What is computed bit for bit as there, from the same, need not be judged again; so this takes seconds where parity takes a minute.
+    """
+
+    def __init__(self, questions: Sequence[Question], sound: Whisper, weights: Weights) -> None:
+        self._questions = questions
+        self.sound = self.ask(sound)
+        self._weights = weights
+        self._flow = wiring.whole(sound.dims)
+
+    def ask(self, model: Whisper) -> list[Activations]:
+        """What a model makes of the windows, one after the other."""
+        return [capture_max(model, question.mel, question.prompt, question.forced) for question in self._questions]
+
+    def culprit(self, answers: Sequence[Activations], known_weights: Weights) -> Compared | None:
+        """The first activation that its own op does not explain; known_weights: what the judge takes for the model's.
+
+        The encoder, which keeps nothing from one window to the next, is judged on the first of them.
+        """
+        for i, (question, activations, sound) in enumerate(zip(self._questions, answers, self.sound)):
+            given = {**known_weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
+            changed = set(self._changed({**given, **activations}, {**self._weights, **decoder_inputs(question.tokens), **sound}))
+            if i > 0:
+                changed = {name for name in changed if name.startswith("decoder.")}
+            if found := self._first(activations, given, sound, changed):
+                return found
+        return None
+
+    def _first(self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]) -> Compared | None:
+        wanted = {key: step for key, step in self._flow.items() if split(key)[0] in changed}
+        for name, judged in judge_each(wanted, {**given, **activations}):
+            if not judged.ours.passes:
+                only = compare_activations(self._flow, activations, given, sound, only=[name])
+                if found := first_divergence(only):
+                    return found
+        return None
+
+    def _changed(self, ours: Activations, sound: Activations) -> Iterator[str]:
+        """Activations that are others than the sound model's, or are made of what is."""
+        same: dict[str, bool] = {"log_mel": True}
+
+        def is_same(source: str) -> bool:
+            name = split(source)[0]
+            if name not in same:
+                same[name] = ours[name] is sound[name] or np.array_equal(ours[name], sound[name])
+            return same[name]
+
+        for key, (_, sources) in self._flow.items():
+            if not all(map(is_same, (key, *sources))):
+                yield split(key)[0]

@@ -1,0 +1,53 @@
+"""Faults that are an op's, in the table of ops: the row with the mistake in it, on any shape."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from maxwhisper import ops
+from reference.fuzz import fuzz
+from reference.inputs import Example
+from reference.judge import Judged
+from reference.suite import Suite
+from reference.table import TABLE, Op
+from tests.faults.plant import Fault
+
+N_EXAMPLES = 50
+
+
+class Isolated:
+    """The rows of all faults that have one, compiled together in float32."""
+
+    def __init__(self, faults: Iterable[Fault], device: str) -> None:
+        self._suite = Suite(device, {fault.name: _mistaken(fault) for fault in faults if fault.op})
+
+    def finds(self, fault: Fault) -> str:
+        """What the op suite says against it; nothing where all is well."""
+        with fault.planted():
+            try:
+                fuzz(_Answering(self._suite, fault.name), fault.op, "float32", N_EXAMPLES)  # type: ignore[arg-type]
+            except AssertionError as error:
+                return str(error)
+        return ""
+
+
+def _mistaken(fault: Fault) -> type[Op]:
+    right = TABLE[fault.op]
+
+    def build(*values: Any) -> Any:
+        with fault.planted():
+            return getattr(ops, getattr(right.build, "__name__", ""), right.build)(*values)
+
+    return type(fault.name, (right,), {"build": staticmethod(build), "dtypes": ("float32",)})
+
+
+class _Answering:
+    """A suite that answers for every op with one row."""
+
+    def __init__(self, suite: Suite, row: str) -> None:
+        self.name = suite.name
+        self.check = partial(self._check, suite, row)
+
+    @staticmethod
+    def _check(suite: Suite, row: str, example: Example) -> Judged:
+        return suite.check(example, name=row)

@@ -1,0 +1,67 @@
+"""What a planted mistake is. Everything is planted from outside: `maxwhisper` knows nothing of it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from maxwhisper.checkpoint import Checkpoint
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake: what must be blamed for it, and where it comes from in the real world.
+
+    replaces: for each name that `maxwhisper`'s modules look up, such as `ops.gelu`, what stands there instead, made from what stood
+    there. weights: what the checkpoint's become on their way into the graphs. op: the row of the table that shows it alone, if one does.
+    model: which real weights it is planted into. looks_like: what parity must say that it resembles. knows: the judge has the changed
+    weights, too. by_torch: OpenAI Whisper computes the network, in MAX's place.
+    """
+
+    name: str
+    blames: str
+    copies: str
+    replaces: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    weights: Callable[[Weights], Weights] | None = None
+    op: str = ""
+    model: str = "tiny.en"
+    looks_like: str = ""
+    knows: bool = False
+    by_torch: bool = False
+
+    @property
+    def is_in_graphs(self) -> bool:
+        """Graphs are built with it, so they have to be compiled."""
+        return any(name.startswith(("ops.", "graphs.")) for name in self.replaces)
+
+    def checkpoint(self, right: Checkpoint) -> Checkpoint:
+        """The checkpoint that is loaded."""
+        return Checkpoint(right.dims, self.weights(dict(right.weights)), self.name) if self.weights else right
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Until the end of the block, `maxwhisper` makes the mistake."""
+        with ExitStack() as stack:
+            for path, make in self.replaces.items():
+                module, *owners, name = path.split(".")
+                target: Any = import_module(f"maxwhisper.{module}")
+                for owner in owners:
+                    target = getattr(target, owner)
+                stack.enter_context(mock.patch.object(target, name, make(getattr(target, name))))
+            yield
+
+
+def control(name: str, copies: str, **how: Any) -> Fault:
+    """Another way to compute the same, which nothing may be blamed for."""
+    return Fault(name, "", copies, **how)
+
+
+def instead(other: Any) -> Callable[[Any], Any]:
+    """This, whatever stood there."""
+    return lambda right: other

@@ -1,0 +1,67 @@
+"""Part of what `nox -s faults` does: faults that need no graph compiled for them, some of each kind; and every faulty op."""
+
+import pytest
+
+from tests.faults.credential import README, markdown
+from tests.faults.recording import write_recording
+from tests.faults.table import CONTROLS, FAULTS
+from tests.faults.trial import Trials
+
+QUICK = [
+    "channels permuted",
+    "linear biases missing",
+    "K and V swapped",
+    "square weight transposed",
+    "sines and cosines interleaved",
+    "one dead head",
+    "one weight element changed by 1 %",
+    "mask missing in a prefill of several tokens",
+    "positions shifted by one",
+    "valid length not reset between windows",
+    "cross-attention cache of the previous window",
+    "44.1 kHz for 48",
+    "a channel dropped instead of averaged",
+    "natural logarithm for log10",
+    "window padded at the front",
+    "timestamp rules skipped",
+    "text before the window forgotten",
+    "on by a whole window always",
+]
+QUICK_CONTROLS = ["garbage beyond the valid length", "spectrum in float64", "log-sum-exp pair by pair"]
+
+
+@pytest.fixture(scope="module")
+def trials(device: str, tmp_path_factory: pytest.TempPathFactory) -> Trials:
+    return Trials([*FAULTS.values(), *CONTROLS.values()], write_recording(tmp_path_factory.mktemp("recording")), device)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_fault_is_caught_and_blamed_rightly(name: str, trials: Trials) -> None:
+    outcome = trials.run(FAULTS[name])
+    assert outcome.is_caught
+    assert outcome.blamed == outcome.expected
+    assert FAULTS[name].looks_like in outcome.looks_like
+
+
+@pytest.mark.parametrize("name", QUICK_CONTROLS)
+def test_a_control_stays_green(name: str, trials: Trials) -> None:
+    outcome = trials.run(CONTROLS[name])
+    assert not outcome.is_caught, outcome
+    assert outcome.words == 0
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.op])
+def test_a_faulty_op_turns_the_op_suite_red(name: str, trials: Trials) -> None:
+    assert "MAX's" in trials.isolated.finds(FAULTS[name])
+
+
+@pytest.mark.parametrize("name", [name for name, control in CONTROLS.items() if control.op])
+def test_a_rewritten_op_does_not(name: str, trials: Trials) -> None:
+    assert trials.isolated.finds(CONTROLS[name]) == ""
+
+
+def test_the_readme_knows_every_fault() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name in (*FAULTS, *CONTROLS):
+        assert name in text, f"{name!r}: run `nox -s faults -- --readme`"
+    assert markdown([]).splitlines()[2] in text

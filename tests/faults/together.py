@@ -1,0 +1,67 @@
+"""Many faulty models compiled together: they share most of their kernels, so one more costs seconds where one alone costs minutes."""
+
+from collections.abc import Callable, Collection, Iterable
+from copy import copy
+from typing import Any
+from unittest import mock
+
+from max.engine import InferenceSession
+from max.graph import DeviceRef, Graph, Module
+
+from maxwhisper import Whisper, graphs
+from reference.capture import names
+from tests.faults.plant import Fault
+
+
+def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisper]:
+    """For each fault that is in graph building a model, by the fault's name, whose graphs have it; those it leaves as they were are shared.
+
+    sound: the model without any fault, every activation captured.
+    """
+    module = Module()
+    captured: dict[str, list[str]] = {}
+    usual = _texts(sound)
+    faults = [fault for fault in faults if fault.is_in_graphs]
+    for fault in faults:
+        with fault.planted():
+            changed = {name for name, text in _texts(sound).items() if text != usual[name]}
+            captured |= _build(sound, fault.name, changed, module)
+    session = InferenceSession(devices=[sound.device])
+    compiled = session.load_all(module, weights_registry=sound._weights)
+    return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
+
+
+def _variant(sound: Whisper, name: str, compiled: Any, captured: dict[str, list[str]]) -> Whisper:
+    model = copy(sound)
+    model.activations = {}
+    own = {graph: f"{name}:{graph}" for graph in sound._captured if f"{name}:{graph}" in captured}
+    model._graphs = {**sound._graphs, **{graph: compiled[key] for graph, key in own.items()}}
+    model._captured = {**sound._captured, **{graph: captured[key] for graph, key in own.items()}}
+    return model
+
+
+def _texts(sound: Whisper) -> dict[str, str]:
+    """The graphs as they would be built now."""
+    made: list[Graph] = []
+
+    def aside(name: str, **how: Any) -> Graph:
+        made.append(Graph(name, **{**how, "module": Module()}))
+        return made[-1]
+
+    _build_with(aside, sound)
+    return {graph.name: str(graph) for graph in made}
+
+
+def _build(sound: Whisper, prefix: str, wanted: Collection[str], module: Module) -> dict[str, list[str]]:
+    """Some of the graphs, as they are built now, into a module; the names of their outputs besides their own."""
+
+    def named(name: str, **how: Any) -> Graph:
+        return Graph(f"{prefix}:{name}", **{**how, "module": module if name in wanted else Module()})
+
+    captured = _build_with(named, sound)
+    return {f"{prefix}:{name}": captured[f"{prefix}:{name}"] for name in wanted}
+
+
+def _build_with(make: Callable[..., Graph], sound: Whisper) -> dict[str, list[str]]:
+    with mock.patch.object(graphs, "Graph", make):
+        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims))[1]

@@ -1,0 +1,112 @@
+"""The rules of decoding and transcribing, judged quickly: both programs by PyTorch, on a small model that sees something else each time."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import whisper
+
+from maxwhisper import DecodingOptions, DecodingResult, decode, detect_language, log_mel_spectrogram, transcribe
+from maxwhisper.audio import SAMPLE_RATE
+from tests.test_decoding import Draws, assert_same
+from tests.torch_model import TorchModel, random_model
+
+MODELS = {multilingual: random_model(multilingual) for multilingual in (False, True)}
+NOISE = np.random.default_rng(0).standard_normal((3, 80, 3000)).astype(np.float32) * np.array([[[0.1]], [[1]], [[4]]], np.float32)
+
+
+def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options: Any) -> tuple[Any, Any]:
+    judge = MODELS[multilingual]
+    ours = decode(TorchModel(judge), mel, DecodingOptions(**options), rng=rng)
+    return ours, whisper.decode(judge, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False))
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"without_timestamps": True},
+        {"prompt": "A story about Americans, read aloud."},
+        {"prompt": list(range(300, 700))},
+        {"prefix": "To the", "sample_len": 20},
+        {"prefix": list(range(300, 400)), "sample_len": 210},
+        {"sample_len": 1},
+        {"suppress_tokens": "-1,11,13", "suppress_blank": False},
+        {"suppress_tokens": None, "max_initial_timestamp": None},
+        {"suppress_tokens": [-1, 50], "max_initial_timestamp": 0.47},
+        {"language": "en", "max_initial_timestamp": 0.0},
+    ],
+)
+def test_options(multilingual: bool, options: dict[str, Any]) -> None:
+    options = {"sample_len": 24, **options}
+    if not multilingual:
+        options["language"] = "en"
+    for mel in NOISE:
+        ours, theirs = decode_both(multilingual, mel, **options)
+        assert isinstance(ours, DecodingResult)
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"best_of": 3}, {"best_of": 4, "length_penalty": 0.5}, {"best_of": 4, "length_penalty": 0.0}])
+def test_samples(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = Draws(monkeypatch)
+    options = {"temperature": 0.7, "sample_len": 16, "language": "fr", **options}
+    for mel in NOISE:
+        assert_same(*decode_both(True, mel, rng=draws.ours, **options))
+
+
+def test_languages_of_a_batch() -> None:
+    ours, theirs = decode_both(True, NOISE, sample_len=10)
+    assert len({result.language for result in theirs}) > 1
+    for a, b in zip(ours, theirs, strict=True):
+        assert_same(a, b)
+    named, expected = decode_both(True, NOISE, task="lang_id")
+    assert [r.language for r in named] == [r.language for r in expected]
+    for a, b in zip(named, expected, strict=True):
+        assert a.language_probs == pytest.approx(b.language_probs)
+    token, probs = detect_language(TorchModel(MODELS[True]), NOISE[1])
+    assert (token, max(probs, key=lambda code: probs[code])) == (
+        detect_language(TorchModel(MODELS[True]), NOISE)[0][1],
+        expected[1].language,
+    )
+
+
+SPEECHLESS = 0.1 * np.random.default_rng(1).standard_normal(40 * SAMPLE_RATE).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"condition_on_previous_text": False},
+        {"initial_prompt": "Worstward Ho."},
+        {"without_timestamps": True},
+        {"no_speech_threshold": 0.0, "logprob_threshold": None},
+        {"no_speech_threshold": 0.0, "logprob_threshold": 0.0},
+        {"no_speech_threshold": 0.0, "logprob_threshold": -1e3},
+        {"no_speech_threshold": None, "compression_ratio_threshold": None, "logprob_threshold": None},
+        {"language": "de", "task": "translate"},
+        {"language": "French"},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, (0.0, 0.4, 0.6)])
+def test_transcripts(temperature: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = Draws(monkeypatch)
+    monkeypatch.setattr(  # the same spectrogram for both, or now and then a draw falls between two tokens
+        importlib.import_module("whisper.transcribe"),
+        "log_mel_spectrogram",
+        lambda audio, n_mels, padding: torch.from_numpy(log_mel_spectrogram(audio, n_mels, padding)),
+    )
+    judge = MODELS[True]
+    options = {"temperature": temperature, "sample_len": 16, **options}
+    ours = transcribe(TorchModel(judge), SPEECHLESS, rng=draws.ours, **options)
+    theirs = whisper.transcribe(judge, SPEECHLESS, fp16=False, **options)
+    assert ours["language"] == theirs["language"]
+    assert ours["text"] == theirs["text"]
+    assert len(ours["segments"]) == len(theirs["segments"])
+    for a, b in zip(ours["segments"], theirs["segments"]):
+        assert a.keys() == b.keys()
+        assert a == {name: pytest.approx(value, abs=1e-3) if isinstance(value, float) else value for name, value in b.items()}

@@ -1,0 +1,86 @@
+"""OpenAI Whisper in MAX's place: a model that `maxwhisper` decodes with, computed by PyTorch. Nothing is compiled for it, and both
+programs see the same logits.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import whisper
+from max.driver import Buffer
+from whisper.model import disable_sdpa
+
+import maxwhisper
+from maxwhisper.model import AudioFeatures
+from reference.capture import watched
+
+
+def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
+    """A model of one small layer each. It says something else for each window; special tokens are likely enough to matter."""
+    torch.manual_seed(seed)
+    n_vocab = 51865 if multilingual else 51864
+    model = whisper.model.Whisper(whisper.model.ModelDimensions(80, 1500, 16, 2, 1, n_vocab, 448, 16, 2, 1)).eval()
+    eot = 50257 if multilingual else 50256
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.6)
+        model.decoder.token_embedding.weight[eot:] *= 1.6
+        for block in model.decoder.blocks:
+            block.cross_attn.out.weight *= 50
+    return model
+
+
+class TorchModel(maxwhisper.Whisper):
+    """A `maxwhisper.Whisper` by PyTorch.
+
+    capture: every activation is kept; attention is written out for that.
+    """
+
+    def __init__(self, model: whisper.Whisper, capture: bool = False) -> None:
+        self.model = model
+        self.capture = capture
+        self.dims = maxwhisper.ModelDimensions(**vars(model.dims))
+        self.activations = {}
+
+    def embed_audio(self, mel: np.ndarray) -> Any:
+        with self.watched():
+            batch = torch.from_numpy(np.ascontiguousarray(mel.reshape(-1, *mel.shape[-2:])))
+            return AudioFeatures(self.model.embed_audio(batch), [])
+
+    def decoder(self, audio: Any, n_group: int = 1) -> Any:
+        return TorchDecoder(self, audio.features.repeat_interleave(n_group, dim=0), n_group)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Until the end of the block, keep what is computed, if it is asked for, in the shapes that MAX's graphs have."""
+        with torch.no_grad(), ExitStack() as stack:
+            if self.capture:
+                stack.enter_context(disable_sdpa())
+            found = stack.enter_context(watched(self.model)) if self.capture else {}
+            yield
+        arrays = {name: array[:, None] if name == "decoder.logits" else array for name, array in found.items()}
+        self.activations.update({name: Buffer.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+
+class TorchDecoder:
+    """As `maxwhisper.model.Decoder`, with OpenAI Whisper's own cache."""
+
+    def __init__(self, model: TorchModel, features: torch.Tensor, n_group: int) -> None:
+        self.model, self.features, self.n_group = model, features, n_group
+        self.cache: dict[Any, torch.Tensor] = {}
+
+    def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """float32 [n_audio, n_group, n_rows, n_vocab]."""
+        new = torch.from_numpy(tokens.reshape(len(self.features), -1))
+        with self.model.watched():
+            self.cache, hooks = self.model.model.install_kv_cache_hooks(self.cache)
+            try:
+                found = self.model.model.decoder(new, self.features, kv_cache=self.cache)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        wanted = range(new.shape[1]) if rows is None else rows
+        logits: np.ndarray = found[:, list(wanted)].numpy()
+        return logits.reshape(-1, self.n_group, *logits.shape[1:])
