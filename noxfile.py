@@ -13,6 +13,9 @@ SPEECH = (
     "useful-moonshine-onnx==20251121",  # beckett.wav, 10 s of a person speaking
 )
 
+# Judging makes and drops large arrays thousands of times. The C library (glibc) is to keep their memory, which saves a fourth of the time.
+KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
+
 
 def install(session: nox.Session, *extra: str) -> None:
     """The project as it lies here, with what tests and parity need."""
@@ -24,14 +27,14 @@ def install(session: nox.Session, *extra: str) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that must pass. `nox -s tests -- tests/test_audio.py` runs a part."""
     install(session)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
     """MAX beside OpenAI Whisper on real speech: `nox -s parity -- [--model base] [AUDIO …]`."""
     install(session)
-    session.run("python", "-m", "reference.parity", *session.posargs)
+    session.run("python", "-m", "reference.parity", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session
@@ -45,14 +48,14 @@ def fuzz(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Plant mistakes that porters make, one by one; each must be caught, and the right name blamed: `nox -s faults -- ["tanh GELU" …]`."""
     install(session)
-    session.run("python", "-m", "tests.faults", *session.posargs)
+    session.run("python", "-m", "tests.faults", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Change the code that tests judge quickly, operator by operator, and see whether a test notices: `nox -s mutants`."""
     install(session, "mutmut==3.8.1")
-    session.run("mutmut", "run", *session.posargs)
+    session.run("mutmut", "run", *session.posargs, env={"OMP_NUM_THREADS": "1"})  # each core has a mutant of its own
     session.run("mutmut", "results")
 
 

@@ -123,14 +123,19 @@ def matmul(a: Approx, b: Approx, u: float) -> Approx:
     """
     value = a.value @ b.value
     magnitude_a, magnitude_b = np.abs(a.value), np.abs(b.value)
-    n = (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
-    inherited = a.worst @ (magnitude_b + b.worst) + magnitude_a @ b.worst
+    n = a.value.shape[-1] if a.value.all() and b.value.all() else (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
+    inherited = _product(a.worst, magnitude_b + b.worst) + _product(magnitude_a, b.worst)
     total = magnitude_a @ magnitude_b
     worst = inherited + gamma(n, u) * (total + inherited) + n * SINGLE_TINY
     squares = (a.value**2) @ (b.value**2)
     own = u / np.sqrt(3) * np.sqrt(squares * (1 + n / 2) + n * value**2 / 3)
-    handed_down = a.typical**2 @ b.value**2 + a.value**2 @ b.typical**2
+    handed_down = _product(a.typical**2, b.value**2) + _product(a.value**2, b.typical**2)
     return Approx(value, worst, np.sqrt(own**2 + handed_down) + np.sqrt(n) * SINGLE_TINY)
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
+    """`a @ b`, for free where one of them is nothing but zeros: errors of inputs that are exact, as most are."""
+    return a @ b if a.any() and b.any() else 0.0
 
 
 def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, roundings: Roundings, n_stored: int) -> Approx:

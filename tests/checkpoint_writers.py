@@ -80,12 +80,15 @@ def _huggingface_name(name: str) -> str:
 
 
 def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
-    """As CTranslate2's Whisper converter: projections stacked, keys given a bias of zeros, the LM head an alias."""
+    """As CTranslate2's Whisper converter: projections stacked, keys given a bias of zeros, the LM head an alias.
+
+    Weights of type uint16 are taken for the bits of bfloat16.
+    """
     d, w = checkpoint.dims, checkpoint.weights
     variables: dict[str, np.ndarray] = {
         "encoder/num_heads": np.array(d.n_audio_head, np.int16),
         "decoder/num_heads": np.array(d.n_text_head, np.int16),
-        "decoder/alignment_heads": np.array([1], np.int16).reshape(()),
+        "decoder/alignment_heads": np.array([[1, 0], [2, 5]], np.int16),
         "decoder/pre_norm": np.array(1, np.int8),
         "encoder/position_encodings/encodings": w["encoder.positional_embedding"],
         "decoder/position_encodings/encodings": w["decoder.positional_embedding"],
@@ -130,7 +133,7 @@ def ctranslate2_bytes(variables: dict[str, np.ndarray], aliases: dict[str, str])
     def string(text: str) -> bytes:
         return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
-    codes: dict[Any, int] = {np.dtype(t): i for i, t in enumerate((np.float32, np.int8, np.int16, np.int32, np.float16))}
+    codes: dict[Any, int] = {np.dtype(t): i for i, t in enumerate((np.float32, np.int8, np.int16, np.int32, np.float16, np.uint16))}
     parts = [struct.pack("<I", 6), string("WhisperSpec"), struct.pack("<II", 3, len(variables))]
     for name, array in sorted(variables.items()):
         header = struct.pack(f"<B{array.ndim}IBI", array.ndim, *array.shape, codes[array.dtype], array.nbytes)

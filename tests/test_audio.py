@@ -104,6 +104,21 @@ def test_wav_files_written_to_a_pipe_are_whole(size: int, tmp_path: Path) -> Non
     assert np.array_equal(load_audio(path), whole)
 
 
+@pytest.mark.parametrize("n_bytes", [4, 5])
+def test_what_lies_before_a_wav_files_samples_is_passed_over(n_bytes: int, tmp_path: Path) -> None:
+    """And a file cut behind it is still noticed."""
+    path = write_audio(tmp_path / "tagged.wav", chirp(2.0, 16000)[None], 16000)
+    whole = load_audio(path)
+    data = path.read_bytes()
+    chunk = b"note" + n_bytes.to_bytes(4, "little") + bytes(n_bytes + n_bytes % 2)
+    tagged = data[:12] + chunk + data[12:]
+    path.write_bytes(tagged)
+    assert np.array_equal(load_audio(path), whole)
+    path.write_bytes(tagged[: len(tagged) // 2])
+    with pytest.raises(AudioError, match=r"cut short: 2\.0 s"):
+        load_audio(path)
+
+
 def test_joined_files_of_different_rates_are_read_through(tmp_path: Path) -> None:
     parts = [write_audio(tmp_path / f"{rate}.mp3", chirp(2.0, rate)[None], rate).read_bytes() for rate in (16000, 44100)]
     (tmp_path / "joined.mp3").write_bytes(b"".join(parts))

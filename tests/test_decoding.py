@@ -94,6 +94,15 @@ def test_sampling_follows_the_distribution(rng: np.random.Generator) -> None:
     assert np.allclose(np.bincount(tokens, minlength=4) / 20000, probabilities, atol=0.02)
     edges = sample(np.log(np.array([[0.0 + 1e-300, 0.5, 0.5]] * 2)), np.array([0.0, np.nextafter(1, 0)]))
     assert edges.tolist() in ([0, 2], [1, 2])  # never a token past the end
+    logits = np.log(np.array([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]])) + np.array([[1000.0], [-1000.0]])  # each row by its own maximum
+    for draws, expected in (
+        ((0.2, 0.2), [0, 0]),
+        ((0.25, 0.5), [1, 1]),
+        ((0.49, 0.74), [1, 1]),
+        ((0.5, 0.75), [2, 2]),
+        ((0.99, 0.99), [2, 2]),
+    ):
+        assert sample(logits, np.array(draws) + 1e-3).tolist() == expected
 
 
 # Whole windows.

@@ -8,8 +8,9 @@ import pytest
 import torch
 import whisper
 
-from maxwhisper import DecodingOptions, DecodingResult, decode, detect_language, log_mel_spectrogram, transcribe
-from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, transcribe
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE
+from maxwhisper.transcribe import options_for_each
 from tests.test_decoding import Draws, assert_same
 from tests.torch_model import TorchModel, random_model
 
@@ -110,3 +111,93 @@ def test_transcripts(temperature: Any, options: dict[str, Any], monkeypatch: pyt
     for a, b in zip(ours["segments"], theirs["segments"]):
         assert a.keys() == b.keys()
         assert a == {name: pytest.approx(value, abs=1e-3) if isinstance(value, float) else value for name, value in b.items()}
+
+
+SEVERAL_WINDOWS = np.concatenate([scale * SPEECHLESS for scale in (1, 3, 9)])
+
+
+def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    judge = MODELS[multilingual]
+    options = {"sample_len": 16, "temperature": 0.0, **options}
+    return transcribe(TorchModel(judge), samples, **options), whisper.transcribe(judge, samples, fp16=False, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"no_speech_threshold": 0.0, "logprob_threshold": None}])
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_several_windows(multilingual: bool, options: dict[str, Any]) -> None:
+    ours, theirs = transcribe_both(multilingual, SEVERAL_WINDOWS, **options)
+    assert (ours["text"], ours["language"]) == (theirs["text"], theirs["language"])
+    assert [segment["seek"] for segment in ours["segments"]] == [segment["seek"] for segment in theirs["segments"]]
+    assert options or len({segment["seek"] for segment in ours["segments"]}) > 2
+
+
+@pytest.mark.parametrize("multilingual", [False, True])
+def test_segments_are_printed_as_they_come(multilingual: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    transcribe(TorchModel(MODELS[multilingual]), SEVERAL_WINDOWS, verbose=True, sample_len=16, temperature=0.0)
+    ours = capsys.readouterr().out.splitlines()
+    whisper.transcribe(MODELS[multilingual], SEVERAL_WINDOWS, verbose=True, fp16=False, sample_len=16, temperature=0.0)
+    theirs = capsys.readouterr().out.splitlines()
+    assert ours == [line for line in theirs if not line.startswith("Detecting language")]
+    assert any(line.startswith("[00:0") for line in ours)
+
+
+class Bar:
+    """What a progress bar is told."""
+
+    def __init__(self, **how: Any) -> None:
+        self.how, self.seen, self.lines = how, [0], list[str]()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, n: int) -> None:
+        self.seen.append(self.seen[-1] + n)
+
+    def write(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(("verbose", "disable"), [(None, True), (False, None), (True, None)])
+def test_progress_is_shown_in_frames(verbose: bool | None, disable: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Bar] = []
+
+    def make(**how: Any) -> Bar:
+        bars.append(Bar(**how))
+        return bars[-1]
+
+    monkeypatch.setattr(importlib.import_module("maxwhisper.transcribe"), "tqdm", make)
+    transcribe(TorchModel(MODELS[False]), SEVERAL_WINDOWS, verbose=verbose, sample_len=16, temperature=0.0)
+    (bar,) = bars
+    n_frames = len(SEVERAL_WINDOWS) // HOP_LENGTH
+    assert bar.how == {"total": n_frames, "unit": "frames", "disable": disable}
+    assert n_frames <= bar.seen[-1] < n_frames + N_FRAMES  # the last window may end later than the recording
+    assert 0 < bar.seen[1] <= N_FRAMES
+    assert bool(bar.lines) == bool(verbose)
+
+
+def test_an_english_model_knows_english_alone() -> None:
+    model = TorchModel(MODELS[False])
+    for language in (None, "en", "English"):
+        assert transcribe(model, SPEECHLESS, sample_len=2, temperature=0.0, language=language)["language"] == (language or "en")
+    with pytest.raises(OptionError, match=r"^this model knows only English, not 'de'; use a multilingual one, such as base$"):
+        transcribe(model, SPEECHLESS, language="de")
+    with pytest.raises(OptionError, match=r"^this model knows only English, so it can't tell languages apart; use a multilingual one"):
+        detect_language(model, NOISE[0])
+
+
+def test_each_temperature_has_its_options() -> None:
+    with pytest.raises(OptionError, match=r"^no temperature is given to decode at; give one or several$"):
+        options_for_each([], {})
+    for temperatures in ((0, 1), ["0.0", 1.0]):
+        assert options_for_each(temperatures, {"best_of": 5, "language": "de"}) == [  # type: ignore[arg-type]
+            DecodingOptions(language="de", temperature=0.0),
+            DecodingOptions(language="de", temperature=1.0, best_of=5),
+        ]
+
+
+def test_two_runs_draw_the_same() -> None:
+    options: dict[str, Any] = {"temperature": 0.9, "sample_len": 8, "language": "en"}
+    texts = [transcribe(TorchModel(MODELS[True]), SPEECHLESS, rng=rng, **options)["text"] for rng in (None, np.random.default_rng(0))]
+    assert texts[0] == texts[1]

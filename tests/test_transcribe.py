@@ -210,6 +210,7 @@ BEGIN = 1000
         ([BEGIN, 7], [(0.0, 8.0, [BEGIN, 7])], 800),
         ([BEGIN, 7, BEGIN + 100, BEGIN + 110, 8], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
         ([BEGIN, 7, BEGIN + 100, BEGIN + 110], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
+        ([BEGIN, 7, BEGIN + 100, BEGIN + 110, BEGIN + 115, 8], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100]), (2.2, 2.2, [BEGIN + 110])], 220),
         (
             [BEGIN + 5, 7, BEGIN + 100, BEGIN + 110, 8, BEGIN + 150],
             [(0.1, 2.0, [BEGIN + 5, 7, BEGIN + 100]), (2.2, 3.0, [BEGIN + 110, 8, BEGIN + 150])],

@@ -55,7 +55,7 @@ def test_compression_ratio_is_openais(text: str) -> None:
 
 
 def test_unknown_formats_are_named(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="'pdf' is none of txt"):
+    with pytest.raises(OptionError, match=r"^output format 'pdf' is none of txt, vtt, srt, tsv, json, all$"):
         write_transcript(RESULT, "talk.mp3", tmp_path, "pdf")
 
 

@@ -26,7 +26,7 @@ from reference.transcripts import Transcription, compare, transcribe_with_max, t
 STARTS = (0, N_FRAMES)  # of the windows whose stage outputs are compared
 N_STEPS = 8  # cached ones, whose logits are compared
 # Sampled tokens would differ by chance; and a broken model that never ends need not be listened to for long.
-OPTIONS = {"temperature": 0.0, "sample_len": 128}
+OPTIONS = {"temperature": 0.0, "sample_len": 96}
 
 
 @dataclass(frozen=True)

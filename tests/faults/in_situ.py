@@ -8,7 +8,7 @@ from maxwhisper import Whisper
 from reference import wiring
 from reference.capture import Activations, capture_max
 from reference.dataflow import split
-from reference.judge import judge_each
+from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
 from reference.parity.activations import Compared, compare_activations, first_divergence
 from reference.parity.window import Question
@@ -47,7 +47,7 @@ class InSitu:
 
     def _first(self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]) -> Compared | None:
         wanted = {key: step for key, step in self._flow.items() if split(key)[0] in changed}
-        for name, judged in judge_each(wanted, {**given, **activations}):
+        for name, judged in judge_each(wanted, {**given, **activations}, verdict=unwitnessed):
             if not judged.ours.passes:
                 only = compare_activations(self._flow, activations, given, sound, only=[name])
                 if found := first_divergence(only):

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults.credential import README, markdown
 from tests.faults.recording import write_recording
-from tests.faults.table import CONTROLS, FAULTS
+from tests.faults.table import CONTROLS, FAULTS, OF_OPS
 from tests.faults.trial import Trials
 
 QUICK = [
@@ -50,9 +50,9 @@ def test_a_control_stays_green(name: str, trials: Trials) -> None:
     assert outcome.words == 0
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.op])
+@pytest.mark.parametrize("name", [name for name, fault in (FAULTS | OF_OPS).items() if fault.op])
 def test_a_faulty_op_turns_the_op_suite_red(name: str, trials: Trials) -> None:
-    assert "MAX's" in trials.isolated.finds(FAULTS[name])
+    assert "MAX's" in trials.isolated.finds((FAULTS | OF_OPS)[name])
 
 
 @pytest.mark.parametrize("name", [name for name, control in CONTROLS.items() if control.op])

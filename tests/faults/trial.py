@@ -18,6 +18,7 @@ from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
 from tests.faults.plant import Fault
+from tests.faults.table import OF_OPS
 from tests.faults.together import compile_together
 from tests.torch_model import TorchModel
 
@@ -88,7 +89,7 @@ class Trials:
     @cached_property
     def isolated(self) -> Isolated:
         """The op suite with the faults in it."""
-        return Isolated(self.faults, self.device)
+        return Isolated([*self.faults, *OF_OPS.values()], self.device)
 
     @cached_property
     def variants(self) -> dict[str, Whisper]:

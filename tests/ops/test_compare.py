@@ -4,13 +4,64 @@ import numpy as np
 import pytest
 
 from reference.bounds import Approx, gamma, matmul
-from reference.compare import compare
+from reference.compare import SHARP, Verdict, Worst, compare
 
 SINGLE = np.dtype(np.float32)
 
 
 def about(value: np.ndarray, worst: float = 1e-6, typical: float = 1e-7) -> Approx:
     return Approx(value, np.full_like(value, worst), np.full_like(value, typical))
+
+
+def test_a_verdict_says_it_all() -> None:
+    """Every number of it: n, the largest share and where, the root mean square, and what could not have failed."""
+    value = np.array([[4.0, 8.0], [16.0, 0.0]])
+    actual = value.astype(np.float32) + np.array([[0.25, -1.75], [0.0, 0.0]], np.float32)
+    expected = Approx(value, np.array([[1.0, 4.0], [16.0, 17.0]]), np.array([[0.25, 0.25], [0.0, 0.0]]))
+    verdict = compare(actual, expected, SINGLE)
+    rms = np.sqrt((1**2 + 7**2) / 2)  # of those that may be rounded at all
+    worst = Worst((0, 1), 6.25, 8.0, 4.0)
+    says = f"root mean square of errors {rms:.3g} times the typical one (the other implementation's 0)"
+    assert verdict == Verdict(4, [says], 1.75 / 4, rms / SHARP, 1, worst)
+    gates = "0.438 of the rigorous bound, 1.25 of the sharp one"
+    assert str(verdict) == f"{says}; {gates}; worst at [0, 1]: 6.25, float64 8, off by 1.75, bound 4"
+    passing = compare(actual, expected, SINGLE, peer=value.astype(np.float32) + np.float32(0.5) * (expected.typical > 0))
+    assert (passing.failures, passing.sharp_share) == ([], rms / SHARP / 2)
+    assert str(passing) == "0.438 of the rigorous bound, 0.625 of the sharp one"
+
+
+def test_both_gates_let_what_reaches_them_pass() -> None:
+    value = np.full(3, 8.0)
+    assert compare(value.astype(np.float32) + 1, about(value, worst=1.0, typical=0.25), SINGLE).passes
+    over = compare(value.astype(np.float32) + 1.5, about(value, worst=1.0, typical=1.0), SINGLE)
+    assert over.failures == ["3 of 3 elements exceed the rigorous bound"]
+    partly = compare(np.array([9, 9.5, 8], np.float32), about(value, worst=1.0, typical=1.0), SINGLE)
+    assert partly.failures == ["1 of 3 elements exceed the rigorous bound"]
+
+
+def test_what_may_not_be_rounded_at_all_must_be_equal() -> None:
+    value = np.array([1.0, 2.0])
+    verdict = compare(value.astype(np.float32), about(value, worst=0.0, typical=0.0), SINGLE)
+    assert (verdict.passes, verdict.share, verdict.sharp_share, verdict.n_vacuous) == (True, 0.0, 0.0, 0)
+    assert compare(np.array([1, 2.5], np.float32), about(value, worst=0.0, typical=0.0), SINGLE).share == np.inf
+    assert compare(np.zeros(2, np.float32), about(0 * value), SINGLE).n_vacuous == 0
+
+
+def test_what_can_not_be_compared_is_described() -> None:
+    two = np.array([1.0, 2.0])
+    assert compare(two, about(two), SINGLE) == Verdict(2, ["dtype float64 instead of float32"])
+    assert compare(np.zeros(3, np.float32), about(two), SINGLE) == Verdict(3, ["shape (3,) instead of (2,)"])
+    assert compare(np.zeros(0, np.float32), about(np.zeros(0)), SINGLE) == Verdict(0, ["nothing was compared"])
+    assert compare(two.astype(np.float32), about(two, worst=-1.0), SINGLE) == Verdict(2, ["the bound itself is not a number"])
+    strange = compare(np.array([1, np.inf], np.float32), about(two, worst=0.5), SINGLE)
+    failure = "not finite where float64 is, or the other way round: 1 of 2 elements"
+    assert strange == Verdict(2, [failure], np.inf, np.inf, 0, Worst((1,), np.inf, 2.0, 0.5))
+
+
+def test_a_peer_that_is_no_number_excuses_nothing() -> None:
+    actual, peer = np.full(2, 1 + 8e-7, np.float32), np.array([np.nan, 1], np.float32)
+    verdict = compare(actual, about(np.ones(2)), SINGLE, peer)
+    assert verdict.sharp_share == compare(actual, about(np.ones(2)), SINGLE).sharp_share > 1
 
 
 def test_equal_values_pass() -> None:
