@@ -119,8 +119,15 @@ def test_what_lies_before_a_wav_files_samples_is_passed_over(n_bytes: int, tmp_p
         load_audio(path)
 
 
-def test_joined_files_of_different_rates_are_read_through(tmp_path: Path) -> None:
-    parts = [write_audio(tmp_path / f"{rate}.mp3", chirp(2.0, rate)[None], rate).read_bytes() for rate in (16000, 44100)]
+@pytest.mark.parametrize("kind", CODECS)
+def test_the_shortest_sounds_are_read(kind: str, tmp_path: Path) -> None:
+    samples = load_audio(write_audio(tmp_path / f"short.{kind}", chirp(0.1, 48000)[None], 48000))
+    assert len(samples) == pytest.approx(0.1 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("rates", [(16000, 44100), (44100, 16000)])
+def test_joined_files_of_different_rates_are_read_through(rates: tuple[int, int], tmp_path: Path) -> None:
+    parts = [write_audio(tmp_path / f"{rate}.mp3", chirp(2.0, rate)[None], rate).read_bytes() for rate in rates]
     (tmp_path / "joined.mp3").write_bytes(b"".join(parts))
     assert len(load_audio(tmp_path / "joined.mp3")) > 3.5 * SAMPLE_RATE
 
@@ -202,10 +209,11 @@ def test_what_can_not_be_read_is_named_with_the_reason(name: str, match: str, ba
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_of_samples_that_are_no_number_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_a_file_of_samples_that_are_no_number_is_refused(subtype: str, tmp_path: Path) -> None:
     samples = np.zeros(16000, np.float32)
     samples[8000] = np.nan
-    soundfile.write(tmp_path / "nan.wav", samples, 16000, "FLOAT")
+    soundfile.write(tmp_path / "nan.wav", samples, 16000, subtype)
     with pytest.raises(AudioError, match=r"nan\.wav has samples that are no finite number, 0\.\d\d s from its start"):
         load_audio(tmp_path / "nan.wav")
 
@@ -239,11 +247,18 @@ def test_arrays_that_are_no_sound_are_refused(samples: np.ndarray, match: str) -
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(AudioError, match="200 samples are too few"):
+    with pytest.raises(AudioError, match=r"^200 samples are too few for a spectrogram; give at least 201, or padding$"):
         log_mel_spectrogram(np.zeros(200, np.float32))
 
 
 # Log-mel spectrograms.
+
+
+def test_a_files_spectrogram_is_that_of_its_samples(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "chirp.wav", chirp(1.0, 16000)[None], 16000)
+    expected = log_mel_spectrogram(load_audio(path))
+    for audio in (path, str(path), load_audio(path).astype(np.float64)):
+        assert np.array_equal(log_mel_spectrogram(audio), expected)
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])

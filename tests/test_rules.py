@@ -59,6 +59,16 @@ def test_samples(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> No
         assert_same(*decode_both(True, mel, rng=draws.ours, **options))
 
 
+def test_options_may_be_keywords_and_windows_features() -> None:
+    model = TorchModel(MODELS[False])
+    options: dict[str, Any] = {"without_timestamps": True, "sample_len": 5}
+    expected = decode(model, NOISE, DecodingOptions(**options))
+    assert isinstance(expected, list)
+    assert decode(model, NOISE, **options) == expected
+    assert decode(model, NOISE, DecodingOptions(sample_len=5), without_timestamps=True) == expected
+    assert decode(model, model.embed_audio(NOISE), **options) == expected
+
+
 def test_languages_of_a_batch() -> None:
     ours, theirs = decode_both(True, NOISE, sample_len=10)
     assert len({result.language for result in theirs}) > 1

@@ -331,7 +331,6 @@ FAULTS = [
         "encoder.blocks.0.attn.scores",
         "a reshape to [head_dim, n_head]",
         {"ops.split_heads": heads_interleaved},
-        op="residual_block",
     ),
     Fault(
         "cache written one position off",
@@ -366,13 +365,11 @@ FAULTS = [
         "encoder.blocks.0.mlp_ln",
         "the first transformer's order",
         {"graphs.mlp": post_norm},
-        op="mlp",
     ),
     Fault(
         "residual stream in half precision",
         "encoder.blocks.0.mlp.residual",
         "half-precision accumulation over the layers",
         {"graphs.mlp": residual_in_half},
-        op="mlp",
     ),
 ]
