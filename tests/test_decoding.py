@@ -234,7 +234,7 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
         ({"suppress_tokens": [99999]}, "tokens that the vocabulary of 51864 lacks"),
         ({"task": "sing"}, "'sing' is neither"),
         ({"language": "Klingon"}, "'Klingon'"),
-        ({"prefix": [400] * 500}, "more than the context of 448"),
+        ({"prefix": [400] * 99}, "more than the context of 64"),
     ],
 )
 def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: str) -> None:

@@ -18,10 +18,12 @@ from reference.capture import watched
 
 
 def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
-    """A model of one small layer each. It says something else for each window; special tokens are likely enough to matter."""
+    """A model of one small layer each and a short context. It says something else for each window; special tokens are likely enough to
+    matter.
+    """
     torch.manual_seed(seed)
     n_vocab = 51865 if multilingual else 51864
-    model = whisper.model.Whisper(whisper.model.ModelDimensions(80, 1500, 16, 2, 1, n_vocab, 448, 16, 2, 1)).eval()
+    model = whisper.model.Whisper(whisper.model.ModelDimensions(80, 1500, 16, 2, 1, n_vocab, 64, 16, 2, 1)).eval()
     eot = 50257 if multilingual else 50256
     with torch.no_grad():
         for parameter in model.parameters():
