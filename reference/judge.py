@@ -70,7 +70,7 @@ def judge_each(
         yield split(name)[0], judged
 
 
-LARGE = 1_000_000  # elements, from which on heads are judged one after the other, to keep arrays small enough to be reused
+LARGE = 1_000_000  # elements, from which on heads are judged each by itself, on all cores and in arrays small enough to be reused
 
 
 def _judge_heads(verdict: Callable[..., Judged], op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray) -> Judged:

@@ -122,7 +122,7 @@ def test_what_lies_before_a_wav_files_samples_is_passed_over(n_bytes: int, tmp_p
 @pytest.mark.parametrize("kind", CODECS)
 def test_the_shortest_sounds_are_read(kind: str, tmp_path: Path) -> None:
     samples = load_audio(write_audio(tmp_path / f"short.{kind}", chirp(0.1, 48000)[None], 48000))
-    assert len(samples) == pytest.approx(0.1 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+    assert 0.1 * SAMPLE_RATE <= len(samples) <= 0.2 * SAMPLE_RATE  # codecs fill their last frame up
 
 
 @pytest.mark.parametrize("rates", [(16000, 44100), (44100, 16000)])

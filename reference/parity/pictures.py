@@ -39,7 +39,7 @@ def _render(style: str, size: tuple[float, float], paint: Callable[[Axes], None]
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())
-        figure.savefig(buffer, format="svg", dpi=150, transparent=True)
+        figure.savefig(buffer, format="svg", transparent=True)
     return "data:image/svg+xml;base64," + b64encode(buffer.getvalue()).decode()
 
 
