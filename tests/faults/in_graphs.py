@@ -119,18 +119,9 @@ def logits_shifted(right: Build) -> Build:
     return build
 
 
-def at_place(path: str, mistake: Callable[[Scope, TensorValue], TensorValue]) -> Callable[[Any], Any]:
-    """Layer norm with a mistake in one place."""
-
-    def replace(right: Any) -> Any:
-        return lambda at, x: mistake(at, x) if at.path == path else right(at, x)
-
-    return replace
-
-
-def corrected(at: Scope, x: TensorValue) -> TensorValue:
-    """The output blown up, because its variance had looked too small."""
-    return at.record(ops.layer_norm(x, at.weight("weight"), at.weight("bias")) * 1.05)
+def ln_post_missing(right: Any) -> Any:
+    """Nothing is normalised behind the encoder's last block."""
+    return lambda at, x: at.record(x * 1.0) if at.path == "encoder.ln_post" else right(at, x)
 
 
 def last_layer_dropped() -> dict[str, Callable[[Any], Any]]:
@@ -248,14 +239,7 @@ FAULTS = [
         "ln_post missing",
         "encoder.ln_post",
         "what this project's first version had",
-        {"graphs.layer_norm": at_place("encoder.ln_post", lambda at, x: at.record(x * 1.0))},
-    ),
-    Fault(
-        "variance correction on the output",
-        "encoder.ln_post",
-        "what this project's first version had, to hide the others",
-        {"graphs.layer_norm": at_place("encoder.ln_post", corrected)},
-        looks_like="a constant factor of 1.05",
+        {"graphs.layer_norm": ln_post_missing},
     ),
     Fault(
         "epsilon 1e-6",

@@ -120,6 +120,13 @@ FAULTS = [
         weights=renamed({"ln.weight": "ln.bias", "ln.bias": "ln.weight"}),
     ),
     Fault(
+        "variance correction on the output",
+        "encoder.ln_post",
+        "what this project's first version had, to hide the others",
+        weights=every(r"encoder\.ln_post\..*", lambda w: w * np.float32(1.05)),
+        looks_like="a constant factor of 1.05",
+    ),
+    Fault(
         "one dead head",
         "encoder.blocks.1.attn.out",
         "one shard of several not loaded",
