@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tests.faults.credential import summary, write_readme
 from tests.faults.recording import write_recording
 from tests.faults.table import CONTROLS, FAULTS
-from tests.faults.trial import Outcome, Trials
+from tests.faults.trial import Outcome, Trials, compile_by_two
 
 REPORT = Path("report/faults.json")
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     with TemporaryDirectory() as folder:
         trials = Trials(everything.values(), write_recording(Path(folder)), args.device)
+        if not args.name:
+            compile_by_two(trials)
         outcomes = [trials.run(everything[name]) for name in tqdm(args.name or everything, unit="fault", disable=None)]
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     console.print(_table(outcomes))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
 from tests.faults.plant import Fault
-from tests.faults.table import OF_OPS
+from tests.faults.table import CONTROLS, FAULTS, OF_OPS
 from tests.faults.together import compile_together
 from tests.torch_model import TorchModel
 
@@ -158,3 +159,20 @@ class Trials:
         stored = load_checkpoint(name)
         weights = {path: np.ascontiguousarray(weight, np.float32) for path, weight in stored.weights.items()}
         return Checkpoint(stored.dims, weights, stored.source)
+
+
+def compile_by_two(trials: Trials) -> None:
+    """MAX's compiler keeps a core and a half busy, so two processes compile what all faults need, and leave it in MAX's cache."""
+    other = get_context("spawn").Process(target=_compile_the_rest, args=(trials.device,))
+    other.start()
+    assert trials.variants
+    other.join()
+
+
+def _compile_the_rest(device: str) -> None:
+    """Ops with faults, and other models."""
+    faults = [*FAULTS.values(), *CONTROLS.values()]
+    trials = Trials(faults, Path(), device)
+    assert trials.isolated
+    for name in {fault.model for fault in faults} - {MODEL}:
+        trials.sound(name)
