@@ -19,7 +19,7 @@ from reference.capture import watched
 
 def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
     """A model of one small layer each and a short context. It says something else for each window; special tokens are likely enough to
-    matter.
+    matter, and the end becomes likelier with each position.
     """
     torch.manual_seed(seed)
     n_vocab = 51865 if multilingual else 51864
@@ -28,8 +28,14 @@ def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.6)
-        model.decoder.token_embedding.weight[eot:] *= 1.6
-        for block in model.decoder.blocks:
+        decoder = model.decoder
+        decoder.ln.weight.fill_(1)
+        decoder.ln.bias.zero_()
+        towards_end = torch.tensor([1.0, -1.0]).repeat(8)
+        decoder.positional_embedding += 8 * torch.arange(64)[:, None] * towards_end
+        decoder.token_embedding.weight[eot:] *= 1.6
+        decoder.token_embedding.weight[eot] = 1.1 * towards_end
+        for block in decoder.blocks:
             block.cross_attn.out.weight *= 50
     return model
 
