@@ -83,6 +83,7 @@ def test_the_suppressed_tokens_are_openais(suppress: Any, tiny_en: Trio) -> None
 def test_logsumexp_and_softmax_are_torchs(rng: np.random.Generator) -> None:
     logits = rng.standard_normal((3, 1000)).astype(np.float32) * 30
     logits[0, 10:] = -np.inf
+    logits[1] += 1000
     assert np.allclose(logsumexp(logits), torch.from_numpy(logits).logsumexp(-1).numpy(), rtol=1e-6)
     assert np.allclose(softmax(logits), torch.from_numpy(logits).softmax(-1).numpy(), rtol=1e-4, atol=1e-12)
     assert logsumexp(np.full((1, 5), -np.inf)) == -np.inf
@@ -224,6 +225,7 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
         ({"beam_size": 5}, "beam_size 5.*not there yet"),
         ({"temperature": -0.1}, "-0.1 is not 0 or more"),
         ({"temperature": np.nan}, "nan is not 0 or more"),
+        ({"temperature": np.inf}, "inf is not 0 or more"),
         ({"prompt": "<|endoftext|>"}, "special tokens"),
         ({"best_of": 5}, "needs a temperature above 0"),
         ({"best_of": 0, "temperature": 1.0}, "best_of 0"),
@@ -231,7 +233,7 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
         ({"sample_len": 0}, "sample_len 0"),
         ({"suppress_tokens": "1,two"}, "'1,two' is no comma-separated"),
         ({"suppress_tokens": [-2, 1]}, r"suppress_tokens \[-2, 1\] names tokens that the vocabulary"),
-        ({"suppress_tokens": [99999]}, "tokens that the vocabulary of 51864 lacks"),
+        ({"suppress_tokens": [51864]}, "tokens that the vocabulary of 51864 lacks"),
         ({"task": "sing"}, "'sing' is neither"),
         ({"language": "Klingon"}, "'Klingon'"),
         ({"prefix": [400] * 99}, "more than the context of 64"),
@@ -247,8 +249,9 @@ def test_a_window_of_another_shape_is_named(tiny_en: Trio) -> None:
         decode(tiny_en.model, np.zeros((80, 2999), np.float32))
 
 
-def test_an_english_model_can_not_tell_languages(tiny_en: Trio) -> None:
+def test_an_english_model_can_not_tell_languages() -> None:
+    english = TorchModel(random_model(multilingual=False))
     with pytest.raises(OptionError, match="knows only English"):
-        detect_language(tiny_en.model, np.zeros((1, 80, N_FRAMES), np.float32))
+        detect_language(english, np.zeros((1, 80, N_FRAMES), np.float32))
     with pytest.raises(OptionError, match="knows only English"):
-        decode(tiny_en.model, np.zeros((80, N_FRAMES), np.float32), task="lang_id")
+        decode(english, np.zeros((80, N_FRAMES), np.float32), task="lang_id")

@@ -39,6 +39,7 @@ def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options:
         {"suppress_tokens": None, "max_initial_timestamp": None},
         {"suppress_tokens": [-1, 50], "max_initial_timestamp": 0.47},
         {"language": "en", "max_initial_timestamp": 0.0},
+        {"prompt": [400] * 60, "prefix": [500] * 26, "suppress_tokens": [50256, 50257], "without_timestamps": True, "sample_len": 32},
     ],
 )
 def test_options(multilingual: bool, options: dict[str, Any]) -> None:
