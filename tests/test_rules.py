@@ -1,6 +1,7 @@
 """The rules of decoding and transcribing, judged quickly: both programs by PyTorch, on a small model that sees something else each time."""
 
 import importlib
+import inspect
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_transcripts(temperature: Any, options: dict[str, Any], monkeypatch: pyt
         assert a.keys() == b.keys()
         # probabilities are summed in another order
         assert a == {name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in b.items()}
+
+
+def test_defaults_are_openais() -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (transcribe, whisper.transcribe))
+    shared = {name for name in ours if name in theirs and name != "decode_options"}
+    assert {"no_speech_threshold", "condition_on_previous_text", "temperature"} <= shared
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
 
 
 SEVERAL_WINDOWS = np.concatenate([scale * SPEECHLESS for scale in (1, 3, 9)])
