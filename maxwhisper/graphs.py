@@ -5,17 +5,21 @@ keys and values that every decoder layer attends to, `decoder` turns tokens into
 Prefill and a cached step are the same decoder graph with a different number of tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from max.dtype import DType
 from max.graph import BufferType, BufferValue, DeviceRef, Graph, Module, TensorType, TensorValue, Weight
 from max.graph import ops as max_ops
 
 from maxwhisper import ops
-from maxwhisper.checkpoint import ModelDimensions, weight_shapes
+from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
 
 ACTIVATION_DTYPE = DType.float32
+CROSS_KV = re.compile(r"cross_attn\.(key|value)")
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,12 @@ class Scope:
     """
 
     weights: Mapping[str, Weight]
+    linear_op: Callable[..., TensorValue] = ops.linear  # the decoder's, which has few rows at a time, is `ops.few_rows`
     activations: dict[str, TensorValue] = field(default_factory=dict)
     path: str = ""
 
     def __truediv__(self, name: str | int) -> "Scope":
-        return Scope(self.weights, self.activations, f"{self.path}.{name}".lstrip("."))
+        return replace(self, path=f"{self.path}.{name}".lstrip("."))
 
     def weight(self, name: str) -> TensorValue:
         return TensorValue(self.weights[(self / name).path])
@@ -47,8 +52,8 @@ def layer_norm(at: Scope, x: TensorValue) -> TensorValue:
 
 
 def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
-    """`ops.linear` with the weights of this place."""
-    return at.record(ops.linear(x, at.weight("weight"), at.weight("bias") if bias else None))
+    """`ops.linear`, or whatever does its work here, with the weights of this place."""
+    return at.record(at.linear_op(x, at.weight("weight"), at.weight("bias") if bias else None))
 
 
 def keys_and_values(at: Scope, x: TensorValue, n_head: int) -> tuple[TensorValue, TensorValue]:
@@ -58,10 +63,9 @@ def keys_and_values(at: Scope, x: TensorValue, n_head: int) -> tuple[TensorValue
     return ops.split_heads(k, n_head), ops.split_heads(v, n_head)
 
 
-def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None) -> TensorValue:
+def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Multi-head attention of q [batch, n, n_state] to k, v [batch, n_head, n_kv, head_dim], and the output projection."""
-    scores = ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k)
-    scores = (at / "scores").record(scores if mask is None else ops.apply_mask(scores, mask))
+    scores = (at / "scores").record(ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k))
     weights = (at / "weights").record(ops.softmax(scores))
     context = (at / "context").record(ops.merge_heads(ops.attention_context(weights, v)))
     return linear(at / "out", context)
@@ -72,6 +76,36 @@ def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
     h = attention(attn, linear(attn / "query", h), *keys_and_values(attn, h, n_head))
+    return (attn / "residual").record(x + h)
+
+
+def cached_self_attention(at: Scope, x: TensorValue, cache: Sequence[BufferValue], positions: TensorValue) -> TensorValue:
+    """The first third of a decoder's block: layer norm, attention of each token to those up to itself, and the residual around them.
+
+    cache: a buffer of keys and one of values, in which those of x's tokens are written at their positions.
+    """
+    attn = at / "attn"
+    h = layer_norm(at / "attn_ln", x)
+    names = ("query.weight", "query.bias", "key.weight", "value.weight", "value.bias")
+    projections = ops.query_key_value(h, *(attn.weight(name) for name in names))
+    q, k, v = ((attn / name).record(value) for name, value in zip(("query", "key", "value"), projections))
+    k_cache, v_cache = cache
+    h = linear(attn / "out", (attn / "context").record(ops.cached_attention(q, k, v, k_cache, v_cache, positions)))
+    return (attn / "residual").record(x + h)
+
+
+def cross_attention(at: Scope, x: TensorValue, cross_kv: Sequence[TensorValue]) -> TensorValue:
+    """The second third of a decoder's block: layer norm, attention of each token to all of its audio, and the residual around them.
+
+    x [n_audio * n_group, n, n_state]; cross_kv: keys and values, [n_audio, n_head, n_audio_ctx, head_dim] each.
+    """
+    attn = at / "cross_attn"
+    q = linear(attn / "query", layer_norm(at / "cross_attn_ln", x))
+    # A group's queries all attend to the same audio, so they stand side by side along the query axis.
+    batch, n, n_state = x.shape
+    n_audio = cross_kv[0].shape[0]
+    context = ops.cross_attention(max_ops.reshape(q, [n_audio, batch * n // n_audio, n_state]), *cross_kv)
+    h = linear(attn / "out", (attn / "context").record(max_ops.reshape(context, x.shape)))
     return (attn / "residual").record(x + h)
 
 
@@ -111,7 +145,6 @@ def decoder(
     cross_kv: Sequence[TensorValue],
     tokens: TensorValue,
     positions: TensorValue,
-    mask: TensorValue,
     rows: TensorValue,
 ) -> TensorValue:
     """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab].
@@ -119,29 +152,19 @@ def decoder(
     self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
     written at their positions. cross_kv: what the graph `cross_kv` returned.
     tokens int64 [n_audio, n_group, n]: the tokens that follow those already in the cache; a group shares one audio's features.
-    positions int64 [n] of these tokens; mask [n, n_kv]: 0 where one of them sees one of all so far, itself included, else -inf.
+    positions int64 [n] of these tokens, in order and without gaps.
     rows int64 [n_rows]: at which of the n tokens logits are wanted (the product with the vocabulary is the dearest of all).
     """
     n_audio, n_group, n = tokens.shape
-    n_kv, n_head = mask.shape[1], dims.n_text_head
     grouped, flat = [n_audio, n_group], [n_audio * n_group]
 
     embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), at.weight("token_embedding.weight"))
-    x = (at / "embedding").record(embedding)
+    x = (at / "embedding").record(max_ops.cast(embedding, ACTIVATION_DTYPE))
     x = (at / "positions").record(x + ops.token_embedding(positions, at.weight("positional_embedding")))
     for i in range(dims.n_text_layer):
         block = at / "blocks" / i
-        attn, cross_attn = block / "attn", block / "cross_attn"
-        h = layer_norm(block / "attn_ln", x)
-        q = linear(attn / "query", h)
-        k, v = (ops.append_to_cache(*pair, n_kv) for pair in zip(self_kv[2 * i : 2 * i + 2], keys_and_values(attn, h, n_head)))
-        h = attention(attn, q, k, v, mask)
-        x = (attn / "residual").record(x + h)
-        # A group's queries all attend to the same audio, so they stand side by side along the query axis.
-        h = layer_norm(block / "cross_attn_ln", x)
-        q = max_ops.reshape(linear(cross_attn / "query", h), [n_audio, n_group * n, dims.n_text_state])
-        h = attention(cross_attn, q, *cross_kv[2 * i : 2 * i + 2])
-        x = (cross_attn / "residual").record(x + max_ops.reshape(h, x.shape))
+        x = cached_self_attention(block, x, self_kv[2 * i : 2 * i + 2], positions)
+        x = cross_attention(block, x, cross_kv[2 * i : 2 * i + 2])
         x = mlp(block, x)
     x = layer_norm(at / "ln", x)
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
@@ -151,17 +174,34 @@ def decoder(
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
-def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = ()) -> tuple[Module, dict[str, list[str]]]:
+def weight_dtypes(checkpoint: Checkpoint, keep_halves: bool) -> dict[str, DType]:
+    """Each weight's dtype in the graphs, float32 but for the matrices that every step of the decoder reads, and `ops.few_rows` widens:
+    these stay in float16 where they are stored so and `keep_halves` is asked for.
+    """
+
+    def is_read_by_steps(name: str, array: np.ndarray) -> bool:
+        return name.startswith("decoder.") and name.endswith(".weight") and array.ndim == 2 and not CROSS_KV.search(name)
+
+    matrices = {name: array for name, array in checkpoint.weights.items() if is_read_by_steps(name, array)}
+    halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
+    return {name: DType.float16 if halves and name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}
+
+
+def build_module(
+    dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = (), dtypes: Mapping[str, DType] | None = None
+) -> tuple[Module, dict[str, list[str]]]:
     """All three graphs in one module, so that they compile together and share their kernels.
 
     Each activation named in `capture` becomes an extra output of the graph that computes it, behind the graph's own, in data-flow
-    order. Returns the module and, for each graph, the names of its extra outputs.
+    order. dtypes: the weights' (`weight_dtypes`), all float32 by default. Returns the module and, for each graph, the names of its extra
+    outputs.
 
     Raises ValueError for names that no graph computes.
     """
     module, captured = Module(), dict[str, list[str]]()
     wanted = set(capture)
-    weights = {name: Weight(name, ACTIVATION_DTYPE, shape, device) for name, shape in weight_shapes(dims).items()}
+    dtypes = dtypes or {}
+    weights = {name: Weight(name, dtypes.get(name, ACTIVATION_DTYPE), shape, device) for name, shape in weight_shapes(dims).items()}
     head_dim = dims.n_text_state // dims.n_text_head
     n_kv = 2 * dims.n_text_layer
 
@@ -172,29 +212,30 @@ def build_module(dims: ModelDimensions, device: DeviceRef, capture: Iterable[str
     features = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
     tokens = tensor(DType.int64, "n_audio", "n_group", "n")
     positions = tensor(DType.int64, "n")
-    mask = tensor(ACTIVATION_DTYPE, "n", "n_kv")
     rows = tensor(DType.int64, "n_rows")
     self_kv = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
     audio_kv = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+
+    make = functools.partial(Graph, module=module, custom_extensions=[ops.KERNELS])
 
     def finish(graph: Graph, outputs: list[TensorValue], at: Scope) -> None:
         extra = {name: value for name, value in at.activations.items() if name in wanted}
         graph.output(*outputs, *extra.values())
         captured[graph.name] = list(extra)
 
-    with Graph("encoder", input_types=[log_mel], module=module) as graph:
+    with make("encoder", input_types=[log_mel]) as graph:
         at = Scope(weights) / "encoder"
         finish(graph, [encoder(at, dims, graph.inputs[0].tensor)], at)
 
-    with Graph("cross_kv", input_types=[features], module=module) as graph:
+    with make("cross_kv", input_types=[features]) as graph:
         at = Scope(weights) / "decoder"
         finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
 
-    with Graph("decoder", input_types=[tokens, positions, mask, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv], module=module) as graph:
-        at = Scope(weights) / "decoder"
-        inputs = (value.tensor for value in graph.inputs[:4])
-        buffers = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
-        audio = [value.tensor for value in graph.inputs[4 + n_kv :]]
+    with make("decoder", input_types=[tokens, positions, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+        at = Scope(weights, ops.few_rows) / "decoder"
+        inputs = (value.tensor for value in graph.inputs[:3])
+        buffers = [value.buffer for value in graph.inputs[3 : 3 + n_kv]]
+        audio = [value.tensor for value in graph.inputs[3 + n_kv :]]
         finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
 
     if unknown := wanted.difference(*captured.values()):

@@ -14,7 +14,8 @@ from max.graph import DeviceRef
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.errors import OptionError, WhisperError
-from maxwhisper.graphs import ACTIVATION_DTYPE, build_module
+from maxwhisper.graphs import ACTIVATION_DTYPE, build_module, weight_dtypes
+from maxwhisper.ops import KERNELS
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Whisper:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
         session = InferenceSession(devices=[self.device])
-        module, self._captured = build_module(self.dims, DeviceRef.from_device(self.device), capture)
+        self.weight_dtypes = weight_dtypes(checkpoint, keep_halves=self.device.is_host)
+        module, self._captured = build_module(self.dims, DeviceRef.from_device(self.device), capture, self.weight_dtypes)
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place.
-        self._weights = {name: np.asarray(array, np.float32, order="C") for name, array in checkpoint.weights.items()}
+        self._weights = {
+            name: np.require(checkpoint.weights[name], dtype.to_numpy(), ["C", "ALIGNED"]) for name, dtype in self.weight_dtypes.items()
+        }
         try:
             with _notice(f"compiling Whisper's graphs for the {device} (minutes the first time, then kept in MAX's cache)…"):
-                self._graphs = session.load_all(module, weights_registry=self._weights)
+                self._graphs = session.load_all(module, weights_registry=self._weights, custom_extensions=[KERNELS])
         except RuntimeError as error:
             reason, *_ = str(error).split("\n")
             raise WhisperError(f"MAX could not compile the model for the {device}: {reason}") from error
@@ -99,7 +103,8 @@ class Decoder:
         shape = (audio.n_audio, n_group, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
         self._model = model
         self._cross_kv = audio.cross_kv
-        self._self_kv = [Buffer.zeros(shape, ACTIVATION_DTYPE, model.device) for _ in range(2 * dims.n_text_layer)]
+        # Not of `Buffer.zeros`, which goes on zeroing while a graph writes: `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
+        self._self_kv = [model._to_device(np.zeros(shape, ACTIVATION_DTYPE.to_numpy())) for _ in range(2 * dims.n_text_layer)]
         self.n_past = 0
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
@@ -113,9 +118,8 @@ class Decoder:
         if not 0 < n <= self._model.dims.n_text_ctx - self.n_past:
             raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {self._model.dims.n_text_ctx}")
         positions = np.arange(self.n_past, self.n_past + n)
-        mask = np.where(np.arange(self.n_past + n) <= positions[:, None], np.float32(0), np.float32(-np.inf))
         wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
-        inputs = (np.ascontiguousarray(tokens, np.int64), positions, mask, wanted)
+        inputs = (np.ascontiguousarray(tokens, np.int64), positions, wanted)
         on_device = (self._model._to_device(array) for array in inputs)
         (logits,) = self._model._run("decoder", *on_device, *self._self_kv, *self._cross_kv)
         self.n_past += n

@@ -6,10 +6,13 @@ Shapes may be symbolic; `...` stands for any leading dimensions.
 
 import functools
 import math
+from pathlib import Path
 
+import numpy as np
 from max.dtype import DType
 from max.graph import BufferValue, DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
 
+KERNELS = Path(__file__).parent / "kernels"  # ours, in Mojo; whoever builds or loads a graph gives them as `custom_extensions`
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
 
 
@@ -27,6 +30,54 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`. x [..., n_in]; weight [n_out, n_in]; bias [n_out]."""
     y = ops.matmul(x, ops.transpose(weight, 0, 1))
     return y if bias is None else y + bias
+
+
+def few_rows(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """`linear` for few rows, where reading the weights takes most of the time: they stay as they are stored and are widened in registers.
+
+    x [..., n_in] and bias [n_out] of one dtype; weight [n_out, n_in] of any. Summed in float32; returns [..., n_out] in x's dtype.
+    """
+    if not x.device.is_cpu():
+        return linear(x, ops.cast(weight, x.dtype), bias)
+    rows, (y_type,) = _rows(x), _row_types(x, weight)
+    if bias is None:
+        (y,) = ops.custom("maxwhisper.linear_without_bias", x.device, [rows, weight], [y_type])
+    else:
+        (y,) = ops.custom("maxwhisper.linear", x.device, [rows, weight, ops.cast(bias, DType.float32)], [y_type])
+    return _as_before(y.tensor, x)
+
+
+def query_key_value(
+    x: TensorValue,
+    query_weight: TensorValue,
+    query_bias: TensorValue,
+    key_weight: TensorValue,
+    value_weight: TensorValue,
+    value_bias: TensorValue,
+) -> tuple[TensorValue, TensorValue, TensorValue]:
+    """Three times `few_rows`, for the price of one start. Keys have no bias."""
+    if not x.device.is_cpu():
+        return few_rows(x, query_weight, query_bias), few_rows(x, key_weight), few_rows(x, value_weight, value_bias)
+    weights = [query_weight, ops.cast(query_bias, DType.float32), key_weight, value_weight, ops.cast(value_bias, DType.float32)]
+    types = _row_types(x, query_weight, key_weight, value_weight)
+    q, k, v = ops.custom("maxwhisper.query_key_value", x.device, [_rows(x), *weights], types)
+    return _as_before(q.tensor, x), _as_before(k.tensor, x), _as_before(v.tensor, x)
+
+
+def _rows(x: TensorValue) -> TensorValue:
+    """As our kernels take it: [..., n_in] to float32 [n, n_in]."""
+    *leading, n_in = x.shape
+    return ops.cast(ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in]), DType.float32)
+
+
+def _row_types(x: TensorValue, *weights: TensorValue) -> list[TensorType]:
+    n = math.prod(x.shape[:-1], start=Dim(1))
+    return [TensorType(DType.float32, [n, weight.shape[0]], x.device) for weight in weights]
+
+
+def _as_before(y: TensorValue, x: TensorValue) -> TensorValue:
+    """y [n, n_out] with x's leading dimensions and dtype."""
+    return ops.reshape(ops.cast(y, x.dtype), [*x.shape[:-1], y.shape[1]])
 
 
 def gelu(x: TensorValue) -> TensorValue:
@@ -60,18 +111,9 @@ def token_embedding(tokens: TensorValue, weight: TensorValue) -> TensorValue:
 def lm_head(x: TensorValue, weight: TensorValue) -> TensorValue:
     """`x @ weight.T`: how well each token of the vocabulary fits. x [n, n_state]; weight [n_vocab, n_state]. Returns [n, n_vocab].
 
-    The step's dearest operation: a row reads the whole embedding. For a single one MAX's matrix product on the CPU reads 8 GB/s where a
-    product and a sum, which the compiler fuses, read 22; several share what they read in a matrix product.
+    The step's dearest operation, for a row reads the whole embedding.
     """
-    n, n_vocab = x.shape[0], weight.shape[0]
-
-    def one_row() -> TensorValue:
-        products = ops.cast(ops.unsqueeze(weight, 0), DType.float32) * ops.cast(ops.unsqueeze(x, 1), DType.float32)
-        return ops.cast(ops.squeeze(ops.sum(products, axis=-1), -1), x.dtype)
-
-    is_one = ops.equal(TensorValue(n), 1)
-    (logits,) = ops.cond(is_one, [TensorType(x.dtype, [n, n_vocab], x.device)], one_row, lambda: linear(x, weight))
-    return logits
+    return few_rows(x, weight)
 
 
 def split_heads(x: TensorValue, n_head: int) -> TensorValue:
@@ -123,15 +165,56 @@ def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     return ops.cast(ops.matmul(weights, ops.cast(v, DType.float32)), v.dtype)
 
 
-def append_to_cache(cache: BufferValue, new: TensorValue, n_kv: Dim) -> TensorValue:
-    """Write new keys or values, in place, behind those that are there, and return all `n_kv` of them.
+def cached_attention(
+    q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
+) -> TensorValue:
+    """Self-attention of the tokens at `positions`: their keys and values are written, in place, behind those of the tokens before, and each
+    token sees all up to itself.
 
-    cache [n_audio, n_group, n_head, n_ctx, head_dim]; new [n_audio * n_group, n_head, n, head_dim].
-    Returns [n_audio * n_group, n_head, n_kv, head_dim], of which new are the last n.
+    q, k, v [n_audio * n_group, n, n_state]; caches [n_audio, n_group, n_head, n_ctx, head_dim]; all float32. positions int64 [n], in
+    order and without gaps, below n_ctx. Returns [n_audio * n_group, n, n_state].
     """
-    n_audio, n_group = cache.shape[:2]
+    if not q.device.is_cpu():
+        return attention_over_cache(q, k, v, k_cache, v_cache, positions)
+    (context,) = ops.inplace_custom("maxwhisper.cached_attention", q.device, [q, k, v, k_cache, v_cache, positions], [q.type])
+    return context.tensor
+
+
+def attention_over_cache(
+    q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
+) -> TensorValue:
+    """`cached_attention` of MAX's operations, over the whole cache, of which what is not there yet is masked: it must be finite."""
+    _, _, n_head, n_ctx, head_dim = k_cache.shape
+
+    def in_heads(x: TensorValue) -> TensorValue:
+        batch, n, _ = x.shape
+        return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+
+    causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
+    mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
+    weights = softmax(apply_mask(attention_scores(in_heads(q), append_to_cache(k_cache, in_heads(k), positions)), mask))
+    return merge_heads(attention_context(weights, append_to_cache(v_cache, in_heads(v), positions)))
+
+
+def append_to_cache(cache: BufferValue, new: TensorValue, positions: TensorValue) -> TensorValue:
+    """Write the keys or values of the tokens at `positions`, in place, and return those of all positions.
+
+    cache [n_audio, n_group, n_head, n_ctx, head_dim]; new [n_audio * n_group, n_head, n, head_dim]; positions int64 [n].
+    Returns [n_audio * n_group, n_head, n_ctx, head_dim].
+    """
+    n_audio, n_group, _, n_ctx, _ = cache.shape
     batch, n_head, n, head_dim = new.shape
-    here = (slice(TensorValue(n_kv - n), TensorValue(n_kv)), n)
-    cache[:, :, :, here, :] = ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
-    valid = ops.buffer_load(cache)[:, :, :, :n_kv, :]
-    return ops.reshape(valid, [batch, n_head, n_kv, head_dim])
+    first = positions[0].to(DeviceRef.CPU())
+    cache[:, :, :, (slice(first, first + TensorValue(n)), n), :] = ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
+    return ops.reshape(ops.buffer_load(cache), [batch, n_head, n_ctx, head_dim])
+
+
+def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Attention of few queries to all of their audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads side by side.
+
+    q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all float32. Returns [n_audio, n, n_state].
+    """
+    if not q.device.is_cpu():
+        return merge_heads(attention_context(softmax(attention_scores(split_heads(q, int(k.shape[1])), k)), v))
+    (context,) = ops.custom("maxwhisper.cross_attention", q.device, [q, k, v], [q.type])
+    return context.tensor

@@ -24,8 +24,8 @@ Activations = dict[str, np.ndarray]
 
 
 def names(dims: maxwhisper.ModelDimensions) -> list[str]:
-    """Every activation of a model, in data-flow order."""
-    return [dataflow.split(name)[0] for name in wiring.whole(dims)]
+    """Every activation of MAX's graphs, in data-flow order."""
+    return [dataflow.split(name)[0] for name in wiring.of_max(dims)]
 
 
 def capture_max(model: maxwhisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:

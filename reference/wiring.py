@@ -12,6 +12,11 @@ def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
 
 
+def of_max(dims: ModelDimensions) -> dict[str, Step]:
+    """The same, as MAX's graphs compute it: the decoder's attention is one op, which swallows `scores` and `weights`."""
+    return encoder(dims) | cross_kv(dims) | decoder(dims, fused=True)
+
+
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     """`maxwhisper.graphs.encoder`, from `log_mel` [n_audio, n_mels, n_frames] on.
 
@@ -50,13 +55,9 @@ def decoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     x = "decoder.positions"
     for i in range(dims.n_text_layer):
         block = f"decoder.blocks.{i}"
-        attn, cross_attn = f"{block}.attn", f"{block}.cross_attn"
         flow |= self_attention(block, x, dims.n_text_head, fused, ("mask",))
-        flow |= layer_norm(f"{block}.cross_attn_ln", f"{attn}.residual")
-        flow |= linear(f"{cross_attn}.query", f"{block}.cross_attn_ln")
-        flow |= attention(cross_attn, dims.n_text_head, fused)
-        flow |= {f"{cross_attn}.residual": Step("residual", (f"{attn}.residual", f"{cross_attn}.out"))}
-        flow |= mlp(block, f"{cross_attn}.residual")
+        flow |= cross_attention(block, f"{block}.attn.residual", dims.n_text_head, fused)
+        flow |= mlp(block, f"{block}.cross_attn.residual")
         x = f"{block}.mlp.residual"
     flow |= layer_norm("decoder.ln", x)
     return flow | {"decoder.logits": Step("lm_head", ("decoder.ln", "decoder.token_embedding.weight"))}
@@ -104,6 +105,13 @@ def self_attention(block: str, x: str, n_head: int, fused: bool, mask: tuple[str
     """`maxwhisper.graphs.self_attention`; in the decoder, with a mask."""
     attn, ln = f"{block}.attn", f"{block}.attn_ln"
     steps = layer_norm(ln, x) | projections(attn, ln, ln) | attention(attn, n_head, fused, mask)
+    return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
+
+
+def cross_attention(block: str, x: str, n_head: int, fused: bool) -> dict[str, Step]:
+    """`maxwhisper.graphs.cross_attention`, to keys and values that are there already."""
+    attn, ln = f"{block}.cross_attn", f"{block}.cross_attn_ln"
+    steps = layer_norm(ln, x) | linear(f"{attn}.query", ln) | attention(attn, n_head, fused)
     return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
 
 

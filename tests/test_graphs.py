@@ -11,8 +11,9 @@ ENCODER_BLOCK = [
     *("attn_ln", "attn.query", "attn.key", "attn.value", "attn.scores", "attn.weights", "attn.context", "attn.out", "attn.residual"),
     *("mlp_ln", "mlp.0", "mlp.gelu", "mlp.2", "mlp.residual"),
 ]
-CROSS = ["cross_attn_ln", *(f"cross_attn.{name}" for name in ("query", "scores", "weights", "context", "out", "residual"))]
-DECODER_BLOCK = [*ENCODER_BLOCK[:9], *CROSS, *ENCODER_BLOCK[9:]]
+CROSS = ["cross_attn_ln", *(f"cross_attn.{name}" for name in ("query", "context", "out", "residual"))]
+SELF = [name for name in ENCODER_BLOCK[:9] if not name.endswith(("scores", "weights"))]  # the decoder's attention is one op
+DECODER_BLOCK = [*SELF, *CROSS, *ENCODER_BLOCK[9:]]
 
 
 def names(prefix: str, before: list[str], block: list[str], after: list[str]) -> list[str]:
@@ -36,12 +37,12 @@ def test_every_activation_has_its_name() -> None:
 
 
 def test_captured_activations_become_outputs_in_data_flow_order() -> None:
-    wanted = ["decoder.logits", "encoder.conv1", "decoder.blocks.1.attn.weights", "encoder.blocks.0.attn.scores"]
+    wanted = ["decoder.logits", "encoder.conv1", "decoder.blocks.1.attn.context", "encoder.blocks.0.attn.scores"]
     _, activations = build_module(DIMS, DeviceRef.CPU(), capture=wanted)
     assert activations == {
         "encoder": ["encoder.conv1", "encoder.blocks.0.attn.scores"],
         "cross_kv": [],
-        "decoder": ["decoder.blocks.1.attn.weights", "decoder.logits"],
+        "decoder": ["decoder.blocks.1.attn.context", "decoder.logits"],
     }
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from max.driver import CPU, Buffer
-from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import DeviceRef
 
@@ -16,6 +15,7 @@ from maxwhisper import ModelDimensions, OptionError, load_model, log_mel_spectro
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.graphs import build_module
 from maxwhisper.model import find_device
+from maxwhisper.ops import KERNELS
 from reference import definitions as define
 from reference.clips import Clip, all_clips, packaged_clips
 from reference.openai import load_openai, reordered
@@ -81,6 +81,19 @@ def test_a_cached_step_gives_what_the_prefill_does(tiny_en: Trio) -> None:
     assert decoder.n_past == 8
 
 
+def test_the_same_question_has_the_same_answer(tiny_en: Trio) -> None:
+    """Bit for bit, of every new decoder: one in a few hundred lost the first keys and values it had kept (`Buffer.zeros`)."""
+    features = tiny_en.model.embed_audio(window(packaged_clips()["beckett"]))
+
+    def answer() -> np.ndarray:
+        decoder = tiny_en.model.decoder(features)
+        decoder.logits(np.array([[[50257, 50363]]]))
+        return decoder.logits(np.array([[[1675]]]))
+
+    first = answer()
+    assert all(np.array_equal(answer(), first) for _ in range(500))
+
+
 def test_rows_choose_which_logits_are_computed(tiny_en: Trio) -> None:
     features = tiny_en.model.embed_audio(window(packaged_clips()["beckett"]))
     tokens = np.array([[[50257, 50363, 1675, 262]]])
@@ -124,7 +137,10 @@ CAPTURED = {
     + [f"encoder.blocks.0.{name}" for name in ("attn_ln", "attn.query", "attn.scores", "attn.weights", "attn.out", "attn.residual")]
     + ["encoder.ln_post"],
     "decoder": ["decoder.embedding", "decoder.positions"]
-    + [f"decoder.blocks.0.{name}" for name in ("attn.scores", "attn.weights", "attn.residual", "cross_attn.context", "cross_attn.residual")]
+    + [
+        f"decoder.blocks.0.{name}"
+        for name in ("attn.query", "attn.key", "attn.value", "attn.context", "attn.residual", "cross_attn.context", "cross_attn.residual")
+    ]
     + [f"decoder.blocks.0.mlp.{name}" for name in ("0", "gelu", "2", "residual")]
     + ["decoder.ln", "decoder.logits"],
 }
@@ -143,16 +159,14 @@ class Uneven:
         names = [name for graph in CAPTURED.values() for name in graph]
         module, self.captured = build_module(dims, DeviceRef.from_device(self.device), capture=names)
         session = InferenceSession(devices=[self.device])
-        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights)
+        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=[KERNELS])
 
         self.mel = window(packaged_clips()["beckett"], n_mels=128)
         self.tokens = np.array([[50258, 50259, 50360, 400, 51865]])
         self.features, encoder = self._run("encoder", self.mel)
         cross_kv = self.graphs["cross_kv"].execute(self._on_device(self.features))
-        cache = [Buffer.zeros((1, 1, 4, 448, 8), DType.float32, self.device) for _ in range(2)]
-        mask = np.triu(np.full((5, 5), -np.inf, np.float32), 1)
-        self.mask = mask
-        self.logits, decoder = self._run("decoder", self.tokens[None], np.arange(5), mask, np.arange(5), *cache, *cross_kv)
+        cache = [self._on_device(np.zeros((1, 1, 4, 448, 8), np.float32)) for _ in range(2)]
+        self.logits, decoder = self._run("decoder", self.tokens[None], np.arange(5), np.arange(5), *cache, *cross_kv)
         self.activations = encoder | decoder
 
     def _on_device(self, value: np.ndarray | Buffer) -> Buffer:
@@ -186,6 +200,7 @@ def test_captured_activations_are_what_their_names_say(uneven: Uneven) -> None:
         return w[f"{path}.weight"], w[f"{path}.bias"]
 
     block, decoder_block = "encoder.blocks.0", "decoder.blocks.0"
+    q, k, v = (define.split_heads(a[f"{decoder_block}.attn.{name}"], 4) for name in ("query", "key", "value"))
     expected = {
         "encoder.conv1": define.conv1d(uneven.mel.swapaxes(1, 2), *wb("encoder.conv1")),
         "encoder.conv1.gelu": define.gelu(a["encoder.conv1"]),
@@ -198,8 +213,7 @@ def test_captured_activations_are_what_their_names_say(uneven: Uneven) -> None:
         "encoder.ln_post": uneven.features,
         "decoder.embedding": w["decoder.token_embedding.weight"][uneven.tokens],
         "decoder.positions": a["decoder.embedding"] + w["decoder.positional_embedding"][:5],
-        f"{decoder_block}.attn.scores": np.where(np.isfinite(uneven.mask), a[f"{decoder_block}.attn.scores"], -np.inf),
-        f"{decoder_block}.attn.weights": define.softmax(a[f"{decoder_block}.attn.scores"]),
+        f"{decoder_block}.attn.context": define.merge_heads(define.attention(q, k, v, define.causal_mask(5))),
         f"{decoder_block}.mlp.gelu": define.gelu(a[f"{decoder_block}.mlp.0"]),
         f"{decoder_block}.mlp.residual": a[f"{decoder_block}.cross_attn.residual"] + a[f"{decoder_block}.mlp.2"],
         "decoder.ln": define.layer_norm(a[f"{decoder_block}.mlp.residual"], *wb("decoder.ln")),

@@ -120,7 +120,7 @@ def compare_clip(
         question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, programs.tokenizer, n_ctx)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         activations = list(show(window.compare(), len(window.flow)))
-        attention = window.max[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)
+        attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)
         outputs = production_outputs(question, programs.model, window)
         report.windows.append(WindowReport(index, question, attention, activations, outputs))
     bound = stages.log_mel_bound(samples, programs.model.dims.n_mels)

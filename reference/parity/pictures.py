@@ -112,5 +112,5 @@ def cross_attention(weights: np.ndarray, labels: Sequence[str], seconds: float) 
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_xlabel("seconds")
 
-    caption = "Cross-attention of the last layer, the mean of its heads, for each token of the transcript; brightest is where it looks."
+    caption = "OpenAI Whisper's cross-attention in the last layer, the mean of its heads, for each token; brightest is where it looks."
     return draw("Where each token looks", caption, (7, 0.16 * len(labels) + 1), paint)

@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from max.dtype import DType
+from max.graph import DeviceRef, TensorValue
+from max.graph import ops as max_ops
 
 from maxwhisper import ops
 from reference import definitions as define
@@ -174,9 +177,30 @@ class MaskedAttention(Op):
     bound = staticmethod(attention_bound)
 
 
+def heads_of(x: TensorValue, like: TensorValue) -> TensorValue:
+    """x [batch, n, n_state] in the heads of `like` [batch, n_head, n, head_dim]."""
+    batch, n_head, n, head_dim = like.shape
+    return max_ops.permute(max_ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+
+
+@row
+class CrossAttention(Attention):
+    """`Attention` of few queries: `maxwhisper.ops.cross_attention`."""
+
+    build = staticmethod(lambda q, k, v: heads_of(ops.cross_attention(ops.merge_heads(q), k, v), q))
+    dtypes = ("float32",)  # which graphs are built in
+
+
+def positions(mask: TensorValue) -> TensorValue:
+    """Of the tokens whose causal mask [n, n_kv] this is."""
+    n, n_kv = mask.shape
+    ends = (max_ops.cast(TensorValue(end), DType.int64) for end in (n_kv - n, n_kv))
+    return max_ops.range(*ends, max_ops.constant(1, DType.int64, device=DeviceRef.CPU()), out_dim=n, dtype=DType.int64, device=mask.device)
+
+
 @row
 class Cached(Op):
-    """What `maxwhisper.ops.append_to_cache` returns, bit for bit: the cache's first n_kv rows, of which the new ones are the last."""
+    """What `maxwhisper.ops.append_to_cache` returns, bit for bit: of its first n_kv rows the new ones are the last."""
 
     tight = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
@@ -184,7 +208,7 @@ class Cached(Op):
         "new": Input("batch n_head n head_dim"),
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
-    build = staticmethod(lambda cache, new, mask: ops.append_to_cache(cache, new, mask.shape[1]))
+    build = staticmethod(lambda cache, new, mask: ops.append_to_cache(cache, new, positions(mask))[:, :, : mask.shape[1]])
     define = staticmethod(define.append_to_cache)
     torch = staticmethod(lambda cache, new, mask: torch.cat([cache[:, 0, :, : mask.shape[1] - len(mask)], new], dim=2))
 

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from max.graph import BufferValue, TensorValue
+from max.graph import ops as max_ops
 
 from maxwhisper import graphs, ops
 from reference import wiring
 from reference.dataflow import Dataflow, Step, evaluate, split
-from reference.table.row import TABLE, Input, Op, row
+from reference.table.attention import heads_of, positions
+from reference.table.row import FACTORS, SUMMANDS, TABLE, Input, Op, row
 
 N_HEAD = 2
 STATE = "24"  # heads are split, so the width is fixed
@@ -95,18 +97,20 @@ class ResidualBlock(Composed):
 
 
 def _cross_attention(at: graphs.Scope, values: Mapping[str, Any]) -> None:
-    attn = at / "attn"
-    graphs.attention(attn, graphs.linear(attn / "query", values["x"]), *graphs.keys_and_values(attn, values["xa"], N_HEAD))
+    graphs.cross_attention(at, values["x"], graphs.keys_and_values(at / "cross_attn", values["xa"], N_HEAD))
 
 
 @row
-class CrossAttention(Composed):
-    """`maxwhisper.graphs.attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
+class CrossAttentionBlock(Composed):
+    """`maxwhisper.graphs.cross_attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
 
-    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.attn.out.weight": "zeros"})
-    inputs = {"x": Input(f"batch n {STATE}"), "xa": Input(f"batch n_kv {STATE}")} | _weights(PROJECTIONS)
+    tight = ("block.cross_attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.cross_attn.out.weight": "zeros"})
+    inputs = {"x": Input(f"batch n {STATE}"), "xa": Input(f"batch n_kv {STATE}")} | _weights(
+        {"block.cross_attn_ln.weight": STATE, "block.cross_attn_ln.bias": STATE}
+        | {name.replace(".attn.", ".cross_attn."): shape for name, shape in PROJECTIONS.items()}
+    )
     build = staticmethod(_recorded(_cross_attention))
-    parts = wiring.projections("block.attn", "x", "xa") | wiring.attention("block.attn", N_HEAD, fused=True)
+    parts = wiring.keys_and_values("block.cross_attn", "xa") | wiring.cross_attention("block", "x", N_HEAD, fused=True)
 
 
 def _positions(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
@@ -134,29 +138,65 @@ class PositionEmbedding(Composed):
     }
 
 
-def _cached_step(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    n_kv = values["mask"].shape[1]
-    k, v = (ops.append_to_cache(values[f"{name}_cache"], values[name], n_kv) for name in ("k", "v"))
-    scores = ops.apply_mask(ops.attention_scores(values["q"], k), values["mask"])
-    return {"keys": k, "values": v, "context": ops.attention_context(ops.softmax(scores), v)}
+def _query_key_value(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
+    names = ("query.weight", "query.bias", "key.weight", "value.weight", "value.bias")
+    return dict(zip(("query", "key", "value"), ops.query_key_value(values["x"], *(values[name] for name in names))))
 
 
 @row
-class CachedStep(Composed):
-    """Masked attention of new tokens to a cache that their keys and values are appended to, as `maxwhisper.graphs.decoder` does it."""
+class QueryKeyValue(Composed):
+    """The three projections of the decoder's self-attention, which are one op, from weights that stay in float16."""
 
-    tight = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
+    tight = ("value.bias", {"batch": 1, "n": 2, "n_in": 3, "n_out": 5}, {"x": "zeros"})
+    inputs = {
+        "x": Input("batch n n_in", SUMMANDS),
+        "query.weight": Input("n_out n_in", FACTORS, dtype="float16"),
+        "query.bias": Input("n_out"),
+        "key.weight": Input("n_out n_in", FACTORS, dtype="float16"),
+        "value.weight": Input("n_out n_in", FACTORS, dtype="float16"),
+        "value.bias": Input("n_out"),
+    }
+    build = staticmethod(_query_key_value)
+    parts = {
+        "query": Step("few_rows", ("x", "query.weight", "query.bias")),
+        "key": Step("few_rows", ("x", "key.weight")),
+        "value": Step("few_rows", ("x", "value.weight", "value.bias")),
+    }
+
+
+def _cached_attention(op: Callable[..., TensorValue]) -> Callable[[Mapping[str, Any]], Mapping[str, TensorValue]]:
+    def build(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
+        q, caches, mask = values["q"], (values["k_cache"], values["v_cache"]), values["mask"]
+        context = op(*(ops.merge_heads(values[name]) for name in ("q", "k", "v")), *caches, positions(mask))
+        keys, kept = (max_ops.squeeze(max_ops.buffer_load(cache)[:, :, :, : mask.shape[1]], 1) for cache in caches)
+        return {"keys": keys, "values": kept, "context": heads_of(context, q)}
+
+    return build
+
+
+@row
+class CachedAttention(Composed):
+    """New tokens attend to a cache that their keys and values are written into, and to themselves: `maxwhisper.ops.cached_attention`."""
+
+    tight = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 3}, {})
     inputs = {
         "q": Input("batch n_head n head_dim"),
         "k": Input("batch n_head n head_dim"),
         "v": Input("batch n_head n head_dim"),
-        "mask": Input("n n_kv", ("causal",), dtype="float32"),
-        "k_cache": Input("batch 1 n_head n_ctx head_dim", in_place=True),
-        "v_cache": Input("batch 1 n_head n_ctx head_dim", in_place=True),
+        "mask": Input("n n_kv", ("causal",), dtype="float32"),  # says how many tokens there are, and how many with those before
+        "k_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
+        "v_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
     }
-    build = staticmethod(_cached_step)
+    build = staticmethod(_cached_attention(lambda *inputs: ops.cached_attention(*inputs)))
     parts = {
         "keys": Step("cached", ("k_cache", "k", "mask")),
         "values": Step("cached", ("v_cache", "v", "mask")),
         "context": Step("masked_attention", ("q", "keys", "values", "mask")),
     }
+
+
+@row
+class AttentionOverCache(CachedAttention):
+    """The same of MAX's own operations: `maxwhisper.ops.attention_over_cache`."""
+
+    build = staticmethod(_cached_attention(lambda *inputs: ops.attention_over_cache(*inputs)))

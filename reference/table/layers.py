@@ -56,6 +56,11 @@ class LayerNorm(Op):
         return (scaled.rounded(u) + Approx.exact(bias)).rounded(u).rounded(roundings.output, roundings.tiny)
 
 
+def _torch_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear`, of weights that may be narrower."""
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
 @row
 class Linear(Op):
     """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them; the product is stored."""
@@ -64,7 +69,7 @@ class Linear(Op):
     inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
     build = staticmethod(ops.linear)
     define = staticmethod(define.linear)
-    torch = staticmethod(F.linear)
+    torch = staticmethod(_torch_linear)
     stores = True
     exact_sums = True
     long = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
@@ -76,8 +81,17 @@ class Linear(Op):
 
 
 @row
+class FewRows(Linear):
+    """As `Linear`, with weights that stay in float16: widened, they are exact. (`LmHead` does so in all dtypes.)"""
+
+    inputs = {**Linear.inputs, "weight": Input("n_out n_in", FACTORS, dtype="float16")}
+    build = staticmethod(ops.few_rows)
+    dtypes = ("float32",)
+
+
+@row
 class LmHead(Op):
-    """x @ weight.T, as `Linear` without a bias; one row and several take different ways."""
+    """x @ weight.T, as `FewRows` without a bias."""
 
     tight = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}

@@ -26,7 +26,7 @@ def biased_keys(right: Any) -> Any:
     """Softmax does not see what is added to all scores of a query."""
 
     def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
-        if not at.path.endswith(".attn.key") or not at.path.startswith("decoder"):
+        if not at.path.endswith("cross_attn.key"):
             return right(at, x, bias)
         invented = np.linspace(-1, 1, int(at.weight("weight").shape[0]), dtype=np.float32)
         return at.record(ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device)))

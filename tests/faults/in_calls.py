@@ -1,4 +1,4 @@
-"""Mistakes in how compiled graphs are called: masks, positions, and what is kept from one call to the next."""
+"""Mistakes in how compiled graphs are called: positions, and what is kept from one call to the next."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,20 +14,15 @@ def decoder_given(**changes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> 
     def replace(right: Any) -> Any:
         def run(model: Any, graph: str, *inputs: Any) -> Any:
             if graph == "decoder":
-                names = ("tokens", "positions", "mask", "rows")
+                names = ("tokens", "positions", "rows")
                 given = {name: buffer.to_numpy() for name, buffer in zip(names, inputs)}
                 changed = {name: changes[name](array, given["positions"]) if name in changes else array for name, array in given.items()}
-                inputs = (*(model._to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[4:])
+                inputs = (*(model._to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[3:])
             return right(model, graph, *inputs)
 
         return run
 
     return replace
-
-
-def one_later(mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Each token sees the next as well."""
-    return np.where(np.arange(mask.shape[1]) <= positions[:, None] + 1, np.float32(0), np.float32(-np.inf))
 
 
 def length_kept(right: Any) -> Any:
@@ -56,24 +51,6 @@ def stale_audio(right: Any) -> Any:
 
 FAULTS = [
     Fault(
-        "mask off by one",
-        "decoder.blocks.0.attn.scores",
-        "triu(0) and triu(1) taken for each other",
-        {"model.Whisper._run": decoder_given(mask=one_later)},
-    ),
-    Fault(
-        "mask missing in a prefill of several tokens",
-        "decoder.blocks.0.attn.scores",
-        "a decoder that was only tried token by token",
-        {"model.Whisper._run": decoder_given(mask=lambda mask, positions: np.zeros_like(mask))},
-    ),
-    Fault(
-        "-1e4 for -inf",
-        "decoder.blocks.0.attn.scores",
-        "float16's habit; harmless until scores are large",
-        {"model.Whisper._run": decoder_given(mask=lambda mask, positions: np.maximum(mask, np.float32(-1e4)))},
-    ),
-    Fault(
         "positions shifted by one",
         "decoder.positions",
         "positions that start at 1, or at 2 as BART's",
@@ -87,7 +64,7 @@ FAULTS = [
     ),
     Fault(
         "cross-attention cache of the previous window",
-        "decoder.blocks.0.cross_attn.scores",
+        "decoder.blocks.0.cross_attn.context",
         "keys and values computed once, and not once per window",
         {"model.Decoder.__init__": stale_audio},
     ),

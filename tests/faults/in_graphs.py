@@ -73,17 +73,35 @@ def softmax_over_queries(right: Build) -> Build:
     return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
 
 
-def mask_after_softmax(right: Any) -> Any:
+def of_steps(right: Any) -> Any:
+    """The decoder's self-attention in its steps, so that a mistake can be made in one of them."""
+    return ops.attention_over_cache
+
+
+def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
     """Weights of what must not be seen are set to zero, when they have had their share."""
+    masks: list[TensorValue] = []
 
-    def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue | None = None) -> TensorValue:
-        scores = (at / "scores").record(ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k))
-        weights = ops.softmax(scores)
-        weights = (at / "weights").record(weights if mask is None else weights * max_ops.exp(mask))
-        context = (at / "context").record(ops.merge_heads(ops.attention_context(weights, v)))
-        return graphs.linear(at / "out", context)
+    def apply_mask(right: Any) -> Build:
+        def build(scores: TensorValue, mask: TensorValue) -> TensorValue:
+            masks.append(mask)
+            return scores
 
-    return attention
+        return build
+
+    def softmax(right: Any) -> Build:
+        return lambda scores: right(scores) * max_ops.exp(masks.pop()) if masks else right(scores)
+
+    return {"ops.cached_attention": of_steps, "ops.apply_mask": apply_mask, "ops.softmax": softmax}
+
+
+def one_later(right: Any) -> Build:
+    """Each token sees the next as well."""
+
+    def build(scores: TensorValue, mask: TensorValue) -> TensorValue:
+        return right(scores, max_ops.concat([mask[:, :1], mask[:, :-1]], axis=1))
+
+    return build
 
 
 def heads_interleaved(right: Build) -> Build:
@@ -99,12 +117,10 @@ def heads_interleaved(right: Build) -> Build:
 def cache_one_off(right: Build) -> Build:
     """New keys and values are written where the last ones are, but for the first."""
 
-    def build(cache: Any, new: TensorValue, n_kv: Dim) -> TensorValue:
-        n_audio, n_group = cache.shape[:2]
-        batch, n_head, n, head_dim = new.shape
-        begin = max_ops.max(TensorValue(n_kv - n) - 1, 0)
-        cache[:, :, :, (slice(begin, begin + TensorValue(n)), n), :] = max_ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
-        return max_ops.reshape(max_ops.buffer_load(cache)[:, :, :, :n_kv, :], [batch, n_head, n_kv, head_dim])
+    def build(cache: Any, new: TensorValue, positions: TensorValue) -> TensorValue:
+        first = positions[0:1]
+        before = max_ops.max(first - 1, 0)
+        return right(cache, new, positions - first + before)
 
     return build
 
@@ -306,9 +322,21 @@ FAULTS = [
     ),
     Fault(
         "mask added after the softmax",
-        "decoder.blocks.0.attn.scores",
+        "decoder.blocks.0.attn.context",
         "weights of the future zeroed, the others no longer adding up to one",
-        {"graphs.attention": mask_after_softmax},
+        mask_after_softmax(),
+    ),
+    Fault(
+        "mask off by one",
+        "decoder.blocks.0.attn.context",
+        "triu(0) and triu(1) taken for each other",
+        {"ops.cached_attention": of_steps, "ops.apply_mask": one_later},
+    ),
+    Fault(
+        "mask missing in a prefill of several tokens",
+        "decoder.blocks.0.attn.context",
+        "a decoder that was only tried token by token",
+        {"ops.cached_attention": of_steps, "ops.apply_mask": instead(lambda scores, mask: scores)},
     ),
     Fault(
         "heads and head_dim swapped",
@@ -318,9 +346,9 @@ FAULTS = [
     ),
     Fault(
         "cache written one position off",
-        "decoder.blocks.0.attn.scores",
+        "decoder.blocks.0.attn.context",
         "the length counted before, or after, it grows",
-        {"ops.append_to_cache": cache_one_off},
+        {"ops.cached_attention": of_steps, "ops.append_to_cache": cache_one_off},
         op="cached",
     ),
     Fault(

@@ -40,6 +40,13 @@ FAULTS = [
         op="masked_attention",
     ),
     Fault(
+        "-1e4 for -inf",
+        "causal_mask",
+        "float16's habit; harmless until scores are large",
+        {"ops.apply_mask": lambda right: lambda scores, mask: right(scores, max_ops.max(mask, -1e4))},
+        op="causal_mask",
+    ),
+    Fault(
         "mask missing in the graph",
         "masked_attention",
         "a step's attention taken for a prefill's",

@@ -25,7 +25,7 @@ class InSitu:
         self._questions = questions
         self.sound = self.ask(sound)
         self._weights = weights
-        self._flow = wiring.whole(sound.dims)
+        self._flow = wiring.of_max(sound.dims)
 
     def ask(self, model: Whisper) -> list[Activations]:
         """What a model makes of the windows, one after the other."""

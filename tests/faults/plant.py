@@ -19,7 +19,8 @@ class Fault:
     """A mistake: what must be blamed for it, and where it comes from in the real world.
 
     replaces: for each name that `maxwhisper`'s modules look up, such as `ops.gelu`, what stands there instead, made from what stood
-    there. weights: what the checkpoint's become on their way into the graphs. op: the row of the table that shows it alone, if one does.
+    there. weights: what the checkpoint's become, in float32; they are stored as before.
+    op: the row of the table that shows it alone, if one does.
     model: which real weights it is planted into. looks_like: what parity must say that it resembles. knows: the judge has the changed
     weights, too. by_torch: OpenAI Whisper computes the network, in MAX's place.
     """
@@ -42,7 +43,11 @@ class Fault:
 
     def checkpoint(self, right: Checkpoint) -> Checkpoint:
         """The checkpoint that is loaded."""
-        return Checkpoint(right.dims, self.weights(dict(right.weights)), self.name) if self.weights else right
+        if self.weights is None:
+            return right
+        changed = self.weights({name: np.asarray(array, np.float32) for name, array in right.weights.items()})
+        stored = {name: np.asarray(array, right.weights[name].dtype) for name, array in changed.items()}
+        return Checkpoint(right.dims, stored, self.name)
 
     @contextmanager
     def planted(self) -> Iterator[None]:

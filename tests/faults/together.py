@@ -8,7 +8,7 @@ from unittest import mock
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, Module
 
-from maxwhisper import Whisper, graphs
+from maxwhisper import Whisper, graphs, ops
 from reference.capture import names
 from tests.faults.plant import Fault
 
@@ -28,7 +28,7 @@ def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisp
             changed = next(name for name, text in _texts(sound).items() if text != usual[name])
             captured |= _build(sound, fault.name, changed, module)
     session = InferenceSession(devices=[sound.device])
-    compiled = session.load_all(module, weights_registry=sound._weights)
+    compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=[ops.KERNELS])
     return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
 
 
@@ -65,4 +65,4 @@ def _build(sound: Whisper, prefix: str, wanted: str, module: Module) -> dict[str
 
 def _build_with(make: Callable[..., Graph], sound: Whisper) -> dict[str, list[str]]:
     with mock.patch.object(graphs, "Graph", make):
-        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims))[1]
+        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims), sound.weight_dtypes)[1]

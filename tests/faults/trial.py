@@ -18,7 +18,7 @@ from reference.openai import load_openai
 from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
-from tests.faults.plant import Fault
+from tests.faults.plant import Fault, Weights
 from tests.faults.table import CONTROLS, FAULTS, OF_OPS
 from tests.faults.together import compile_together
 from tests.torch_model import TorchModel
@@ -100,17 +100,22 @@ class Trials:
     @cached_property
     def in_situ(self) -> InSitu:
         """The recording's windows."""
-        return InSitu(self.end_to_end(MODEL).questions, self.sound(MODEL), self.checkpoint(MODEL).weights)
+        return InSitu(self.end_to_end(MODEL).questions, self.sound(MODEL), self.right_weights)
+
+    @cached_property
+    def right_weights(self) -> Weights:
+        """What the judge takes for the model's, in float32."""
+        return _widened(self.checkpoint(MODEL))
 
     def run(self, fault: Fault) -> Outcome:
         """One of the faults through all comparisons."""
         isolated = self.isolated.finds(fault) if fault.op else None
         model = self.faulty(fault)
-        known = fault.checkpoint(self.checkpoint(MODEL)) if fault.knows else self.checkpoint(MODEL)
+        known = _widened(fault.checkpoint(self.checkpoint(MODEL))) if fault.knows else self.right_weights
         end_to_end = self.end_to_end(fault.model)
         with fault.planted(), mock.patch.object(model, "embed_audio", remembering(model.embed_audio)):
             seen = self.in_situ.ask(model) if fault.model == MODEL else []
-            culprit = self.in_situ.culprit(seen, known.weights)
+            culprit = self.in_situ.culprit(seen, known)
             samples, log_mel = end_to_end.hear()
             contrast = end_to_end.contrast(model, log_mel, seen)
             seen.clear()  # gigabytes
@@ -155,10 +160,12 @@ class Trials:
     @staticmethod
     @cache
     def checkpoint(name: str) -> Checkpoint:
-        """The right weights, in float32."""
-        stored = load_checkpoint(name)
-        weights = {path: np.ascontiguousarray(weight, np.float32) for path, weight in stored.weights.items()}
-        return Checkpoint(stored.dims, weights, stored.source)
+        """The right weights, as they are stored."""
+        return load_checkpoint(name)
+
+
+def _widened(checkpoint: Checkpoint) -> Weights:
+    return {name: np.asarray(weight, np.float32) for name, weight in checkpoint.weights.items()}
 
 
 def compile_by_two(trials: Trials) -> None:

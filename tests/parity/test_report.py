@@ -37,7 +37,7 @@ def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     (seen,) = clip.windows
     assert [a.name for a in seen.activations] == names(programs.model.dims)
     assert all(a.in_situ.passes and a.pytorch.passes for a in seen.activations)
-    assert [a.op for a in seen.activations] == [step.op for step in wiring.whole(programs.model.dims).values()]
+    assert [a.op for a in seen.activations] == [step.op for step in wiring.of_max(programs.model.dims).values()]
     assert len(seen.question.forced) >= 64
     assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
     assert len(seen.outputs) == 2
@@ -47,6 +47,8 @@ def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
     kept = signatures.recall("tiny.en")
     question = signatures.Case("tiny.en").question(kept)
     found = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
+    # What the decoder's fused attention swallows is kept for the references alone.
+    kept["activations"] = {name: kept["activations"][name] for name in names(parity[0].model.dims)}
     assert list(signatures.drift(kept, found, signatures.MAX_DRIFT)) == []
     assert kept["tokens"] == parity[1].ours.windows[0].tokens
     assert kept["text"] == parity[1].ours.result["text"]
