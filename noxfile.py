@@ -61,6 +61,13 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def compare(session: nox.Session) -> None:
+    """Speed, memory and words beside OpenAI Whisper, faster-whisper and whisper.cpp, taking turns: `nox -s compare -- [AUDIO]`."""
+    install(session, "-e", ".[compare]")
+    session.run("python", "-m", "reference.speed.compare", *session.posargs)
+
+
+@nox.session
 def golden(session: nox.Session) -> None:
     """Ask the reference anew and rewrite `golden/`, or compare with it: `nox -s golden -- --check`."""
     install(session)

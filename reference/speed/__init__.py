@@ -1,0 +1,1 @@
+"""How fast: MAX beside the programs that people use, in one run and taking turns."""
