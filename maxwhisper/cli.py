@@ -5,16 +5,19 @@ import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from max.engine import InferenceSession
 
-from maxwhisper.checkpoint import available_models
+from maxwhisper.checkpoint import available_models, load_checkpoint
+from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep
 from maxwhisper.decoding import DecodingOptions
 from maxwhisper.errors import OptionError, OutputError, WhisperError
+from maxwhisper.graphs import weight_dtypes
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
-from maxwhisper.model import load_model, set_num_threads
+from maxwhisper.model import find_device, load_model, set_num_threads
 from maxwhisper.transcribe import options_for_each, transcribe
 from maxwhisper.utils import FORMATS, write_transcript
 
@@ -24,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every language still shows the rest
     args = vars(_parser().parse_args(argv))
-    del args["command"]
+    command = COMMANDS[args.pop("command")]
     try:
-        return _transcribe(**args)
+        return command(**args)
     except WhisperError as error:
         print(f"maxwhisper: {error}", file=sys.stderr)
         return 1
@@ -75,6 +78,18 @@ def _transcribe(
     return 1 if failed else 0
 
 
+def _compile(model: str, model_dir: str | None, device: str, cpu: str, output_dir: Path) -> int:
+    checkpoint, where = load_checkpoint(model, model_dir), find_device(device)
+    target = Target(checkpoint.dims, weight_dtypes(checkpoint, keep_halves=where.is_host), where, cpu)
+    path = find(target, output_dir)
+    if path is None:
+        print(f"compiling {model} for {cpu}, which takes minutes…", file=sys.stderr)
+        compiled, _ = compile_graphs(target, InferenceSession(devices=[where]))
+        path = keep(compiled.export_mef, target, output_dir)
+    print(path)
+    return 0
+
+
 def _check_outputs(audio: list[str], output_dir: str) -> None:
     """Find out before any work is done that results could not be written, or would overwrite each other."""
     try:
@@ -86,6 +101,9 @@ def _check_outputs(audio: list[str], output_dir: str) -> None:
     for stem, n in Counter(Path(path).stem for path in audio).items():
         if n > 1:
             raise OptionError(f"{n} of the files are named {stem}, so their transcripts would overwrite each other; run them apart")
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile": _compile}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,9 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
     languages = sorted(LANGUAGES) + sorted(name.title() for name in TO_LANGUAGE_CODE)
     add("audio", nargs="+", help="audio or video files")
-    add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
-    add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
-    add("--device", default="cpu", choices=["cpu", "gpu"], help="where to run the model")
+    _add_model(add)
     add("--output_dir", "-o", default=".", help="folder for the transcripts")
     add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
     add("--verbose", type=_bool, default=True, metavar="{True,False}", help="print the text as it is recognised")
@@ -121,7 +137,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--logprob_threshold", type=_optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
     add("--no_speech_threshold", type=_optional_float, default=0.6, help="take it for silence above this, if also unlikely")
     add("--threads", type=int, default=0, help="number of CPU threads; 0 uses all cores")
+
+    add = commands.add_parser(
+        "compile",
+        help="compile a model's graphs ahead of time",
+        description="Compile a model's graphs and keep them in a file, for this machine or others. Transcribing looks for it in"
+        " $MAXWHISPER_CACHE, ~/.cache/maxwhisper by default.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    ).add_argument
+    _add_model(add)
+    add("--cpu", default=cpu_level(), choices=CPU_LEVELS, help="the least that the processor must be able to do; this machine's by default")
+    add("--output_dir", "-o", type=Path, default=folder(), help="folder for the file")
     return parser
+
+
+def _add_model(add: Callable[..., object]) -> None:
+    add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
+    add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
+    add("--device", default="cpu", choices=["cpu", "gpu"], help="where to run the model")
 
 
 def _bool(text: str) -> bool:

@@ -216,7 +216,7 @@ def build_module(
     self_kv = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
     audio_kv = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
 
-    make = functools.partial(Graph, module=module, custom_extensions=[ops.KERNELS])
+    make = functools.partial(Graph, module=module, custom_extensions=ops.kernels())
 
     def finish(graph: Graph, outputs: list[TensorValue], at: Scope) -> None:
         extra = {name: value for name, value in at.activations.items() if name in wanted}

@@ -3,19 +3,18 @@
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
 from max.engine import InferenceSession
-from max.graph import DeviceRef
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
-from maxwhisper.errors import OptionError, WhisperError
-from maxwhisper.graphs import ACTIVATION_DTYPE, build_module, weight_dtypes
-from maxwhisper.ops import KERNELS
+from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
+from maxwhisper.errors import OptionError
+from maxwhisper.graphs import ACTIVATION_DTYPE, weight_dtypes
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,19 @@ class Whisper:
     Raises OptionError for a device that is not there, WhisperError where MAX can't compile the graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Iterable[str] = ()) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Sequence[str] = ()) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
-        session = InferenceSession(devices=[self.device])
         self.weight_dtypes = weight_dtypes(checkpoint, keep_halves=self.device.is_host)
-        module, self._captured = build_module(self.dims, DeviceRef.from_device(self.device), capture, self.weight_dtypes)
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place.
         self._weights = {
             name: np.require(checkpoint.weights[name], dtype.to_numpy(), ["C", "ALIGNED"]) for name, dtype in self.weight_dtypes.items()
         }
-        try:
-            with _notice(f"compiling Whisper's graphs for the {device} (minutes the first time, then kept in MAX's cache)…"):
-                self._graphs = session.load_all(module, weights_registry=self._weights, custom_extensions=[KERNELS])
-        except RuntimeError as error:
-            reason, *_ = str(error).split("\n")
-            raise WhisperError(f"MAX could not compile the model for the {device}: {reason}") from error
+        target, session = Target(self.dims, self.weight_dtypes, self.device, cpu_level()), InferenceSession(devices=[self.device])
+        with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):
+            compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
+        self._graphs = session.init_all(compiled, weights_registry=self._weights)
 
     @property
     def is_multilingual(self) -> bool:
@@ -86,7 +81,7 @@ class Whisper:
         return Decoder(self, audio, n_group)
 
     def _run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
-        outputs, names = self._graphs[graph].execute(*inputs), self._captured[graph]
+        outputs, names = self._graphs[graph].execute(*inputs), self._captured.get(graph, [])
         n_own = len(outputs) - len(names)
         self.activations.update(zip(names, outputs[n_own:]))
         return outputs[:n_own]

@@ -10,10 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from max.dtype import DType
-from max.graph import BufferValue, DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
+from max.graph import BufferValue, DeviceRef, Dim, KernelLibrary, StaticDim, TensorType, TensorValue, ops
 
-KERNELS = Path(__file__).parent / "kernels"  # ours, in Mojo; whoever builds or loads a graph gives them as `custom_extensions`
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
+
+
+@functools.cache
+def kernels() -> list[Path]:
+    """Our kernels, in Mojo, which whoever builds or loads a graph gives as its `custom_extensions`. Made ready once: it takes seconds."""
+    library = KernelLibrary()
+    library.load_paths([Path(__file__).parent / "kernels"])
+    return library.library_paths()
 
 
 def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:

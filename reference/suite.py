@@ -10,7 +10,7 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from maxwhisper.model import find_device
-from maxwhisper.ops import KERNELS
+from maxwhisper.ops import kernels
 from reference.dtypes import from_max, to_max
 from reference.inputs import Example
 from reference.judge import Judged, judge
@@ -23,7 +23,7 @@ def build_module(rows: Mapping[str, type[Op]], device: DeviceRef) -> Module:
     for name, op in rows.items():
         for dtype in () if op.on_host else op.dtypes:
             types = [_type(spec, dtype, device) for spec in op.inputs.values()]
-            with Graph(f"{name}.{dtype}", input_types=types, module=module, custom_extensions=[KERNELS]) as graph:
+            with Graph(f"{name}.{dtype}", input_types=types, module=module, custom_extensions=kernels()) as graph:
                 pairs = zip(op.inputs.values(), graph.inputs, strict=True)
                 values = [value.buffer if spec.in_place else value.tensor for spec, value in pairs]
                 graph.output(*op.outputs(*values))
@@ -43,7 +43,7 @@ class Suite:
         self.rows = rows
         self.device = find_device(device_name)
         module = build_module(rows, DeviceRef.from_device(self.device))
-        self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=[KERNELS])
+        self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 
     def run(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """What MAX computes; of a composed op, its last part."""

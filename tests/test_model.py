@@ -15,7 +15,7 @@ from maxwhisper import ModelDimensions, OptionError, load_model, log_mel_spectro
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.graphs import build_module
 from maxwhisper.model import find_device
-from maxwhisper.ops import KERNELS
+from maxwhisper.ops import kernels
 from reference import definitions as define
 from reference.clips import Clip, all_clips, packaged_clips
 from reference.openai import load_openai, reordered
@@ -159,7 +159,7 @@ class Uneven:
         names = [name for graph in CAPTURED.values() for name in graph]
         module, self.captured = build_module(dims, DeviceRef.from_device(self.device), capture=names)
         session = InferenceSession(devices=[self.device])
-        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=[KERNELS])
+        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=kernels())
 
         self.mel = window(packaged_clips()["beckett"], n_mels=128)
         self.tokens = np.array([[50258, 50259, 50360, 400, 51865]])

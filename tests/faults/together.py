@@ -28,7 +28,7 @@ def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisp
             changed = next(name for name, text in _texts(sound).items() if text != usual[name])
             captured |= _build(sound, fault.name, changed, module)
     session = InferenceSession(devices=[sound.device])
-    compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=[ops.KERNELS])
+    compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=ops.kernels())
     return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
 
 

@@ -1,0 +1,132 @@
+"""Compiled graphs as files, so that a model is compiled once: the first time it is loaded, or ahead of time by `maxwhisper compile`.
+
+A file's name says what it was compiled from and for, and the sha256 of what it holds. One that is damaged or meant for something else is
+never given to MAX, which would run it as machine code.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from max.driver import Device, get_virtual_cpu_target, set_virtual_cpu_target
+from max.dtype import DType
+from max.engine import CompiledModel, InferenceSession, read
+from max.graph import DeviceRef
+
+from maxwhisper.checkpoint import ModelDimensions
+from maxwhisper.errors import OutputError, WhisperError
+from maxwhisper.graphs import build_module
+from maxwhisper.ops import kernels
+
+PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
+SOURCES = ("graphs.py", "ops.py", "kernels/*.mojo")  # what graphs are made of
+HOST = "host"  # the very processor of the machine that compiles
+# Levels of x86-64 (its psABI), the best first, and the features by which Linux shows that a processor has one.
+CPU_LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+    HOST: set[str](),
+}
+
+
+def folder() -> Path:
+    """Where compiled graphs are kept: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("MAXWHISPER_CACHE") or cache / "maxwhisper")
+
+
+def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The best of `CPU_LEVELS` that this machine's processor has."""
+    features = set[str]()
+    with suppress(OSError, StopIteration), cpuinfo.open(encoding="utf-8") as lines:
+        features = set(next(line for line in lines if line.startswith("flags")).split())
+    return next(level for level, needed in CPU_LEVELS.items() if needed <= features)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What graphs are compiled from and for: a model's sizes, its weights' dtypes, a device, and a CPU by its level."""
+
+    dims: ModelDimensions
+    dtypes: Mapping[str, DType]
+    device: Device
+    cpu: str
+
+    @property
+    def name(self) -> str:
+        """Another one wherever anything that matters is another: besides the above MAX's version and the code that builds graphs."""
+        package = Path(__file__).parent
+        sources = sorted(path for pattern in SOURCES for path in package.glob(pattern))
+        details = {
+            "dims": asdict(self.dims),
+            "dtypes": {name: str(dtype) for name, dtype in self.dtypes.items()},
+            "sources": [[path.name, path.read_text(encoding="utf-8")] for path in sources],
+            "system": [platform.system(), platform.machine(), *([platform.node()] if self.cpu == HOST else [])],
+        }
+        digest = hashlib.sha256(json.dumps(details, sort_keys=True).encode()).hexdigest()[:16]
+        device = "cpu" if self.device.is_host else self.device.architecture_name
+        sizes = f"{self.dims.n_text_state}x{self.dims.n_audio_layer}+{self.dims.n_text_layer}"
+        return f"whisper-{sizes}-{device}-{self.cpu}-max-{version('max')}-{digest}"
+
+
+def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
+    """The graphs that are kept for a target, else compiled now, and kept if they can be."""
+    if path := find(target, folder()) or find(target, PACKAGED):
+        return read(path)
+    compiled, _ = compile_graphs(target, session)
+    with suppress(OutputError):
+        keep(compiled.export_mef, target, folder())
+    return compiled
+
+
+def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[str] = ()) -> tuple[CompiledModel, dict[str, list[str]]]:
+    """Takes minutes, or seconds where MAX's own cache has them. Also returns the names of each graph's extra outputs, those in `capture`.
+
+    Raises WhisperError where MAX can't compile them.
+    """
+    module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes)
+    before = get_virtual_cpu_target()
+    set_virtual_cpu_target("" if target.cpu == HOST else target.cpu)
+    try:
+        return session.compile(module, custom_extensions=kernels()), captured
+    except RuntimeError as error:
+        reason, *_ = str(error).split("\n")
+        raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error
+    finally:
+        set_virtual_cpu_target(before)
+
+
+def find(target: Target, where: Path) -> Path | None:
+    """The file of a target's graphs, if it is there and whole."""
+    for path in where.glob(f"{target.name}.*.mef"):
+        with suppress(OSError):
+            if path.name == _file_name(target, path):
+                return path
+    return None
+
+
+def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:
+    """Put what `export` writes where `find` finds it: whole or not at all, whoever else does the same. Returns its path.
+
+    Raises OutputError where nothing can be written there.
+    """
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=where) as unfinished:
+            path = Path(unfinished, "graphs")
+            export(path)
+            return path.replace(where / _file_name(target, path))
+    except OSError as error:
+        raise OutputError(f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder") from error
+
+
+def _file_name(target: Target, path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{target.name}.{hashlib.file_digest(file, 'sha256').hexdigest()}.mef"

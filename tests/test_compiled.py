@@ -1,0 +1,135 @@
+"""Compiled graphs are kept once, found again, and never taken for what they are not."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from max.driver import CPU
+from max.dtype import DType
+
+from conftest import Trio
+from maxwhisper import OutputError, Whisper, compiled
+from maxwhisper.checkpoint import ModelDimensions
+from maxwhisper.compiled import CPU_LEVELS, HOST, Target, cpu_level, find, folder, keep
+
+DIMS = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
+TARGET = Target(DIMS, {"a.weight": DType.float16}, CPU(), "x86-64-v4")
+
+
+def export(path: Path) -> None:
+    """In place of a compiler."""
+    path.write_bytes(b"compiled")
+
+
+def test_what_is_kept_is_found(tmp_path: Path) -> None:
+    where = tmp_path / "new" / "folder"
+    assert find(TARGET, where) is None
+    path = keep(export, TARGET, where)
+    assert find(TARGET, where) == path
+    assert path.read_bytes() == b"compiled"
+    assert os.listdir(where) == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"compilee", b"compile", b""])
+def test_a_damaged_file_is_not_found(content: bytes, tmp_path: Path) -> None:
+    path = keep(export, TARGET, tmp_path)
+    path.write_bytes(content)
+    assert find(TARGET, tmp_path) is None
+    assert find(TARGET, tmp_path / "missing") is None
+    assert keep(export, TARGET, tmp_path) == find(TARGET, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dims": dataclasses.replace(DIMS, n_text_layer=3)},
+        {"dims": dataclasses.replace(DIMS, n_vocab=51865)},
+        {"dtypes": {"a.weight": DType.float32}},
+        {"cpu": "x86-64-v3"},
+        {"cpu": HOST},
+    ],
+)
+def test_what_was_compiled_for_something_else_is_not_found(other: dict, tmp_path: Path) -> None:
+    keep(export, dataclasses.replace(TARGET, **other), tmp_path)
+    assert find(TARGET, tmp_path) is None
+
+
+def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(export, TARGET, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "version", lambda package: "99.0")
+        assert find(TARGET, tmp_path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "SOURCES", ("graphs.py",))
+        assert find(TARGET, tmp_path) is None
+    assert find(TARGET, tmp_path)
+
+
+def test_every_file_that_graphs_are_made_of_counts() -> None:
+    package = Path(compiled.__file__).parent
+    made_of = {path.name for pattern in compiled.SOURCES for path in package.glob(pattern)}
+    assert made_of == {"graphs.py", "ops.py", *(path.name for path in (package / "kernels").iterdir() if path.suffix == ".mojo")}
+
+
+def test_many_may_keep_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        (path,) = set(pool.map(lambda _: keep(export, TARGET, tmp_path), range(64)))
+    assert find(TARGET, tmp_path) == path
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        path.write_bytes(b"comp")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        keep(full, TARGET, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        keep(export, TARGET, tmp_path / "file")
+
+
+def test_levels_of_processors(tmp_path: Path) -> None:
+    assert cpu_level() in CPU_LEVELS
+    assert cpu_level(tmp_path / "missing") == HOST
+    v3, v4 = CPU_LEVELS["x86-64-v3"], CPU_LEVELS["x86-64-v4"]
+    shown = tmp_path / "cpuinfo"
+    for level, features in (("x86-64-v4", v3 | v4), ("x86-64-v3", v3 | v4 - {"avx512bw"}), (HOST, v3 - {"avx2"}), (HOST, set())):
+        shown.write_text(f"processor : 0\nflags\t\t: fpu {' '.join(sorted(features))} sse\nbugs : none\n")
+        assert cpu_level(shown) == level
+
+
+def test_a_model_is_compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time nothing is compiled, and the result is the same, bit for bit."""
+    monkeypatch.setattr(compiled, "compile_graphs", lambda *_: pytest.fail("compiled again"))
+    again = Whisper(tiny_en.checkpoint, "cpu")
+    mel = np.random.default_rng(0).random((80, 3000), np.float32)
+    assert np.array_equal(again.embed_audio(mel).to_numpy(), tiny_en.model.embed_audio(mel).to_numpy())
+
+
+def test_a_model_that_can_not_be_kept_is_used_all_the_same(tiny_en: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MAXWHISPER_CACHE", str(tmp_path / "file"))
+    assert Whisper(tiny_en.checkpoint).embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
+
+
+def test_the_command_says_where_it_is_kept(tiny_en: Trio, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "maxwhisper", "compile", "--output_dir", str(tmp_path)]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (path,) = tmp_path.iterdir()
+        assert done.stdout == f"{path}\n"
+    assert path.name in os.listdir(folder())
+    done = subprocess.run([*command[:-1], str(path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("maxwhisper: compiled graphs can't be kept in")
