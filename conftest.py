@@ -27,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--device gpu` runs everything that is compiled on the accelerator."""
     parser.addoption("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs")
+    parser.addoption("--record", action="store_true", help="with -m bench: keep these ratios, to be held against from now on")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

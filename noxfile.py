@@ -61,6 +61,14 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """How fast each op and each stage is beside PyTorch, whether that has worsened, and how far from the machine's ceilings."""
+    install(session)
+    session.run("pytest", "-m", "bench", "tests/bench", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs)
+    session.run("python", "-m", "reference.speed.floor")
+
+
+@nox.session
 def compare(session: nox.Session) -> None:
     """Speed, memory and words beside OpenAI Whisper, faster-whisper and whisper.cpp, taking turns: `nox -s compare -- [AUDIO]`."""
     install(session, "-e", ".[compare]")

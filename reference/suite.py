@@ -1,7 +1,7 @@
 """All rows of the table as graphs of one module, compiled once for a device and shared by whoever runs ops."""
 
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 
 import numpy as np
 from max.driver import Buffer
@@ -58,6 +58,18 @@ class Suite:
     def execute(self, op: str, dtype: str, buffers: Iterable[Buffer]) -> list[np.ndarray]:
         """The same from MAX's own buffers, of which those that the op works on in place are changed."""
         return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*buffers)]
+
+    def caller(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> Callable[[], object]:
+        """A function that runs an op once, to be timed."""
+        if host := self.rows[op].on_host:
+            return partial(host, *arrays)
+        graph, buffers = self._graphs[f"{op}.{dtype}"], [to_max(array.copy(), self.device) for array in arrays]
+
+        def call() -> None:
+            graph.execute(*buffers)
+            self.device.synchronize()
+
+        return call
 
     def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> Judged:
         """MAX's verdict and PyTorch's on an example: what they compute from its inputs, against float64.

@@ -1,0 +1,2 @@
+"""The machine's two ceilings."""
+from .ceilings import *
