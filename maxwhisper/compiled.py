@@ -9,8 +9,8 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +48,17 @@ def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     with suppress(OSError, StopIteration), cpuinfo.open(encoding="utf-8") as lines:
         features = set(next(line for line in lines if line.startswith("flags")).split())
     return next(level for level, needed in CPU_LEVELS.items() if needed <= features)
+
+
+@contextmanager
+def compiling_for(cpu: str) -> Iterator[None]:
+    """What MAX compiles meanwhile is for any processor of that level; by default it would be for this machine's alone."""
+    before = get_virtual_cpu_target()
+    set_virtual_cpu_target("" if cpu == HOST else cpu)
+    try:
+        yield
+    finally:
+        set_virtual_cpu_target(before)
 
 
 @dataclass(frozen=True)
@@ -92,15 +103,12 @@ def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[
     Raises WhisperError where MAX can't compile them.
     """
     module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes)
-    before = get_virtual_cpu_target()
-    set_virtual_cpu_target("" if target.cpu == HOST else target.cpu)
     try:
-        return session.compile(module, custom_extensions=kernels()), captured
+        with compiling_for(target.cpu):
+            return session.compile(module, custom_extensions=kernels()), captured
     except RuntimeError as error:
         reason, *_ = str(error).split("\n")
         raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error
-    finally:
-        set_virtual_cpu_target(before)
 
 
 def find(target: Target, where: Path) -> Path | None:

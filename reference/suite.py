@@ -9,6 +9,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
+from maxwhisper.compiled import compiling_for, cpu_level
 from maxwhisper.model import find_device
 from maxwhisper.ops import kernels
 from reference.dtypes import from_max, to_max
@@ -43,7 +44,8 @@ class Suite:
         self.rows = rows
         self.device = find_device(device_name)
         module = build_module(rows, DeviceRef.from_device(self.device))
-        self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
+        with compiling_for(cpu_level()):  # as the model's graphs are
+            self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 
     def run(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> np.ndarray:
         """What MAX computes; of a composed op, its last part."""

@@ -9,6 +9,7 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, Module
 
 from maxwhisper import Whisper, graphs, ops
+from maxwhisper.compiled import compiling_for, cpu_level
 from reference.capture import names
 from tests.faults.plant import Fault
 
@@ -28,7 +29,8 @@ def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisp
             changed = next(name for name, text in _texts(sound).items() if text != usual[name])
             captured |= _build(sound, fault.name, changed, module)
     session = InferenceSession(devices=[sound.device])
-    compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=ops.kernels())
+    with compiling_for(cpu_level()):
+        compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=ops.kernels())
     return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
 
 
