@@ -56,26 +56,18 @@ def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
     return at.record(at.linear_op(x, at.weight("weight"), at.weight("bias") if bias else None))
 
 
-def keys_and_values(at: Scope, x: TensorValue, n_head: int) -> tuple[TensorValue, TensorValue]:
-    """Project x [batch, n, n_state] to keys and values, [batch, n_head, n, head_dim] each. Keys have no bias."""
-    k = linear(at / "key", x, bias=False)
-    v = linear(at / "value", x)
-    return ops.split_heads(k, n_head), ops.split_heads(v, n_head)
-
-
-def attention(at: Scope, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Multi-head attention of q [batch, n, n_state] to k, v [batch, n_head, n_kv, head_dim], and the output projection."""
-    scores = (at / "scores").record(ops.attention_scores(ops.split_heads(q, int(k.shape[1])), k))
-    weights = (at / "weights").record(ops.softmax(scores))
-    context = (at / "context").record(ops.merge_heads(ops.attention_context(weights, v)))
-    return linear(at / "out", context)
+def keys_and_values(at: Scope, x: TensorValue) -> tuple[TensorValue, TensorValue]:
+    """Project x [batch, n, n_state] to keys and values of the same shape. Keys have no bias."""
+    return linear(at / "key", x, bias=False), linear(at / "value", x)
 
 
 def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
     """The first half of an encoder's block: layer norm, attention of all to all, and the residual around them."""
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
-    h = attention(attn, linear(attn / "query", h), *keys_and_values(attn, h, n_head))
+    projections = linear(attn / "query", h), *keys_and_values(attn, h)
+    context = max_ops.reshape(ops.attention(*(ops.in_heads(projection, n_head) for projection in projections)), x.shape)
+    h = linear(attn / "out", (attn / "context").record(context))
     return (attn / "residual").record(x + h)
 
 
@@ -135,7 +127,7 @@ def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> l
     [n_audio, n_text_head, n_audio_ctx, head_dim] each.
     """
     layers = (at / "blocks" / i / "cross_attn" for i in range(dims.n_text_layer))
-    return [kv for layer in layers for kv in keys_and_values(layer, audio_features, dims.n_text_head)]
+    return [ops.split_heads(kv, dims.n_text_head) for layer in layers for kv in keys_and_values(layer, audio_features)]
 
 
 def decoder(

@@ -34,9 +34,18 @@ def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> Tensor
 
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
-    """`x @ weight.T + bias`, as `torch.nn.functional.linear`. x [..., n_in]; weight [n_out, n_in]; bias [n_out]."""
-    y = ops.matmul(x, ops.transpose(weight, 0, 1))
-    return y if bias is None else y + bias
+    """`x @ weight.T + bias`, as `torch.nn.functional.linear`, summed in float32.
+
+    x [..., n_in]; weight [n_out, n_in]; bias [n_out]; all of one dtype, which is also the result's.
+    """
+    if not x.device.is_cpu():
+        y = ops.matmul(x, ops.transpose(weight, 0, 1))
+        return y if bias is None else y + bias
+    if bias is None:
+        bias = ops.broadcast_to(ops.constant(0, DType.float32, device=x.device), [weight.shape[0]])
+    values = [_rows(x), *(ops.cast(value, DType.float32) for value in (weight, bias))]
+    (y,) = ops.custom("maxwhisper.linear", x.device, values, _row_types(x, weight))
+    return _as_before(y.tensor, x)
 
 
 def few_rows(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
@@ -48,9 +57,9 @@ def few_rows(x: TensorValue, weight: TensorValue, bias: TensorValue | None = Non
         return linear(x, ops.cast(weight, x.dtype), bias)
     rows, (y_type,) = _rows(x), _row_types(x, weight)
     if bias is None:
-        (y,) = ops.custom("maxwhisper.linear_without_bias", x.device, [rows, weight], [y_type])
+        (y,) = ops.custom("maxwhisper.few_rows_without_bias", x.device, [rows, weight], [y_type])
     else:
-        (y,) = ops.custom("maxwhisper.linear", x.device, [rows, weight, ops.cast(bias, DType.float32)], [y_type])
+        (y,) = ops.custom("maxwhisper.few_rows", x.device, [rows, weight, ops.cast(bias, DType.float32)], [y_type])
     return _as_before(y.tensor, x)
 
 
@@ -95,11 +104,15 @@ def gelu(x: TensorValue) -> TensorValue:
 def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
     """Cross-correlate along time with one zero of padding on either side, as `torch.nn.functional.conv1d(padding=1)`.
 
-    x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out].
-    Returns [batch, ceil(n_frames / stride), n_out]. A matrix product for each of the three taps: faster than MAX's convolution on the
-    CPU, more exact (each sums over n_in alone), and compiled already for the linear layers.
+    x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out]; all of one dtype, which is
+    also the result's. Returns [batch, ceil(n_frames / stride), n_out], summed in float32.
     """
-    n_frames = x.shape[1]
+    batch, n_frames, _ = x.shape
+    if x.device.is_cpu():
+        y_type = TensorType(DType.float32, [batch, (n_frames + (stride - 1)) // stride, weight.shape[0]], x.device)
+        values = [ops.cast(value, DType.float32) for value in (x, weight, bias)]
+        (y,) = ops.custom("maxwhisper.conv1d", x.device, values, [y_type], parameters={"stride": stride})
+        return ops.cast(y.tensor, x.dtype)
     padded = ops.pad(x, [0, 0, 1, 1, 0, 0])
 
     def seen_by(tap: int) -> TensorValue:
@@ -123,10 +136,15 @@ def lm_head(x: TensorValue, weight: TensorValue) -> TensorValue:
     return few_rows(x, weight)
 
 
+def in_heads(x: TensorValue, n_head: int) -> TensorValue:
+    """[batch, n, n_state] to [batch, n, n_head, head_dim]."""
+    batch, n, n_state = x.shape
+    return ops.reshape(x, [batch, n, n_head, int(n_state) // n_head])
+
+
 def split_heads(x: TensorValue, n_head: int) -> TensorValue:
     """[batch, n, n_state] to [batch, n_head, n, head_dim]."""
-    batch, n, n_state = x.shape
-    return ops.permute(ops.reshape(x, [batch, n, n_head, int(n_state) // n_head]), [0, 2, 1, 3])
+    return ops.permute(in_heads(x, n_head), [0, 2, 1, 3])
 
 
 def merge_heads(x: TensorValue) -> TensorValue:
@@ -172,6 +190,23 @@ def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     return ops.cast(ops.matmul(weights, ops.cast(v, DType.float32)), v.dtype)
 
 
+def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Scaled dot-product attention of all to all. q [batch, n, n_head, head_dim]; k, v [batch, n_kv, n_head, head_dim]; all float32.
+
+    Returns [batch, n, n_head, head_dim].
+    """
+    if not q.device.is_cpu():
+        return attention_by_steps(q, k, v)
+    (context,) = ops.custom("maxwhisper.attention", q.device, [q, k, v], [q.type])
+    return context.tensor
+
+
+def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """`attention` of MAX's operations."""
+    q, k, v = (ops.permute(x, [0, 2, 1, 3]) for x in (q, k, v))
+    return ops.permute(attention_context(softmax(attention_scores(q, k)), v), [0, 2, 1, 3])
+
+
 def cached_attention(
     q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
 ) -> TensorValue:
@@ -193,14 +228,14 @@ def attention_over_cache(
     """`cached_attention` of MAX's operations, over the whole cache, of which what is not there yet is masked: it must be finite."""
     _, _, n_head, n_ctx, head_dim = k_cache.shape
 
-    def in_heads(x: TensorValue) -> TensorValue:
+    def split(x: TensorValue) -> TensorValue:
         batch, n, _ = x.shape
         return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
 
     causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
     mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
-    weights = softmax(apply_mask(attention_scores(in_heads(q), append_to_cache(k_cache, in_heads(k), positions)), mask))
-    return merge_heads(attention_context(weights, append_to_cache(v_cache, in_heads(v), positions)))
+    weights = softmax(apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), positions)), mask))
+    return merge_heads(attention_context(weights, append_to_cache(v_cache, split(v), positions)))
 
 
 def append_to_cache(cache: BufferValue, new: TensorValue, positions: TensorValue) -> TensorValue:

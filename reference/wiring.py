@@ -13,8 +13,8 @@ def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
 
 
 def of_max(dims: ModelDimensions) -> dict[str, Step]:
-    """The same, as MAX's graphs compute it: the decoder's attention is one op, which swallows `scores` and `weights`."""
-    return encoder(dims) | cross_kv(dims) | decoder(dims, fused=True)
+    """The same, as MAX's graphs compute it: attention is one op, which swallows `scores` and `weights`."""
+    return whole(dims, fused=True)
 
 
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:

@@ -8,12 +8,11 @@ from maxwhisper.graphs import build_module
 
 DIMS = ModelDimensions(80, 16, 8, 2, 2, 51864, 12, 8, 2, 2)
 ENCODER_BLOCK = [
-    *("attn_ln", "attn.query", "attn.key", "attn.value", "attn.scores", "attn.weights", "attn.context", "attn.out", "attn.residual"),
+    *("attn_ln", "attn.query", "attn.key", "attn.value", "attn.context", "attn.out", "attn.residual"),
     *("mlp_ln", "mlp.0", "mlp.gelu", "mlp.2", "mlp.residual"),
 ]
 CROSS = ["cross_attn_ln", *(f"cross_attn.{name}" for name in ("query", "context", "out", "residual"))]
-SELF = [name for name in ENCODER_BLOCK[:9] if not name.endswith(("scores", "weights"))]  # the decoder's attention is one op
-DECODER_BLOCK = [*SELF, *CROSS, *ENCODER_BLOCK[9:]]
+DECODER_BLOCK = [*ENCODER_BLOCK[:7], *CROSS, *ENCODER_BLOCK[7:]]
 
 
 def names(prefix: str, before: list[str], block: list[str], after: list[str]) -> list[str]:
@@ -37,10 +36,10 @@ def test_every_activation_has_its_name() -> None:
 
 
 def test_captured_activations_become_outputs_in_data_flow_order() -> None:
-    wanted = ["decoder.logits", "encoder.conv1", "decoder.blocks.1.attn.context", "encoder.blocks.0.attn.scores"]
+    wanted = ["decoder.logits", "encoder.conv1", "decoder.blocks.1.attn.context", "encoder.blocks.0.attn.context"]
     _, activations = build_module(DIMS, DeviceRef.CPU(), capture=wanted)
     assert activations == {
-        "encoder": ["encoder.conv1", "encoder.blocks.0.attn.scores"],
+        "encoder": ["encoder.conv1", "encoder.blocks.0.attn.context"],
         "cross_kv": [],
         "decoder": ["decoder.blocks.1.attn.context", "decoder.logits"],
     }

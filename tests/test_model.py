@@ -134,7 +134,7 @@ def test_threads_are_chosen_before_the_first_model(tiny_en: Trio) -> None:
 
 CAPTURED = {
     "encoder": ["encoder.conv1", "encoder.conv1.gelu", "encoder.conv2", "encoder.conv2.gelu", "encoder.positions"]
-    + [f"encoder.blocks.0.{name}" for name in ("attn_ln", "attn.query", "attn.scores", "attn.weights", "attn.out", "attn.residual")]
+    + [f"encoder.blocks.0.{name}" for name in ("attn_ln", "attn.query", "attn.key", "attn.value", "attn.context", "attn.residual")]
     + ["encoder.ln_post"],
     "decoder": ["decoder.embedding", "decoder.positions"]
     + [
@@ -200,7 +200,11 @@ def test_captured_activations_are_what_their_names_say(uneven: Uneven) -> None:
         return w[f"{path}.weight"], w[f"{path}.bias"]
 
     block, decoder_block = "encoder.blocks.0", "decoder.blocks.0"
-    q, k, v = (define.split_heads(a[f"{decoder_block}.attn.{name}"], 4) for name in ("query", "key", "value"))
+
+    def context(path: str, mask: np.ndarray | float) -> np.ndarray:
+        q, k, v = (define.split_heads(a[f"{path}.attn.{name}"], 4) for name in ("query", "key", "value"))
+        return define.merge_heads(define.attention(q, k, v, mask))
+
     expected = {
         "encoder.conv1": define.conv1d(uneven.mel.swapaxes(1, 2), *wb("encoder.conv1")),
         "encoder.conv1.gelu": define.gelu(a["encoder.conv1"]),
@@ -208,12 +212,11 @@ def test_captured_activations_are_what_their_names_say(uneven: Uneven) -> None:
         "encoder.positions": a["encoder.conv2.gelu"] + w["encoder.positional_embedding"],
         f"{block}.attn_ln": define.layer_norm(a["encoder.positions"], *wb(f"{block}.attn_ln")),
         f"{block}.attn.query": define.linear(a[f"{block}.attn_ln"], *wb(f"{block}.attn.query")),
-        f"{block}.attn.weights": define.softmax(a[f"{block}.attn.scores"]),
-        f"{block}.attn.residual": a["encoder.positions"] + a[f"{block}.attn.out"],
+        f"{block}.attn.context": context(block, 0.0),
         "encoder.ln_post": uneven.features,
         "decoder.embedding": w["decoder.token_embedding.weight"][uneven.tokens],
         "decoder.positions": a["decoder.embedding"] + w["decoder.positional_embedding"][:5],
-        f"{decoder_block}.attn.context": define.merge_heads(define.attention(q, k, v, define.causal_mask(5))),
+        f"{decoder_block}.attn.context": context(decoder_block, define.causal_mask(5)),
         f"{decoder_block}.mlp.gelu": define.gelu(a[f"{decoder_block}.mlp.0"]),
         f"{decoder_block}.mlp.residual": a[f"{decoder_block}.cross_attn.residual"] + a[f"{decoder_block}.mlp.2"],
         "decoder.ln": define.layer_norm(a[f"{decoder_block}.mlp.residual"], *wb("decoder.ln")),

@@ -1,96 +1,56 @@
-"""Products of few rows with a matrix of weights, which is read once, as it is stored, and widened in registers.
-
-For a row or two, reading the weights is all that counts: one stream of them, fetched ahead. More rows share what is read, and then
-multiply-adds count: a tile of rows and outputs stays in registers.
-"""
+"""Products of many rows with a matrix of weights, where multiply-adds are all that counts; a convolution is one of overlapping rows."""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import ceildiv
-from std.sys import simd_width_of, size_of
-from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .parallel import n_workers
+from .tile import PANEL, ROWS, Floats, multiply_tile, pack, zero
 
-comptime WIDTH = simd_width_of[DType.float32]()
-comptime ROWS = 4  # of x in a tile
-comptime LINE[dtype: DType] = max(1, 64 // (WIDTH * size_of[dtype]()))  # vectors in a cache line
-comptime AHEAD = 4096  # elements of the weights, fetched before they are needed
-comptime Floats = Pointer[Float32, MutAnyOrigin]
+comptime DEPTH = 128  # inputs that are summed up before sums are written: a panel of so many stays in the nearest cache
+comptime BLOCK = 96  # rows that one core takes at a time
 
 
-@always_inline
-def tile[
-    n_rows: Int, n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n_in: Int, n_out: Int):
-    """Multiply n_rows rows of x [n, n_in] with n_outputs rows of weight [n_out, n_in]; each sum has WIDTH * unroll parts."""
-    comptime STEP = WIDTH * unroll
-    var sums = Array[SIMD[DType.float32, WIDTH], n_rows * n_outputs * unroll](fill=0)
-    var whole = n_in // STEP * STEP
-    for j in range(0, whole, STEP):
-        comptime for o in range(n_outputs):
-            comptime for u in range(unroll):
-                var at = o * n_in + j + u * WIDTH
-                comptime if u % LINE[dtype] == 0:
-                    prefetch[PrefetchOptions().for_read().medium_locality().to_data_cache()](weight.unsafe_offset(at + AHEAD))
-                var w = weight.unsafe_load[width=WIDTH](at).cast[DType.float32]()
-                comptime for i in range(n_rows):
-                    comptime s = (i * n_outputs + o) * unroll + u
-                    sums[s] = x.unsafe_load[width=WIDTH](i * n_in + j + u * WIDTH).fma(w, sums[s])
-    comptime for i in range(n_rows):
-        comptime for o in range(n_outputs):
-            comptime s = (i * n_outputs + o) * unroll
-            comptime for u in range(1, unroll):
-                sums[s] += sums[s + u]
-            var sum = sums[s].reduce_add()
-            for j in range(whole, n_in):
-                sum += x.unsafe_load(i * n_in + j) * weight.unsafe_load(o * n_in + j).cast[DType.float32]()
-            comptime if biased:
-                sum += bias.unsafe_load(o)
-            y.unsafe_store(i * n_out + o, sum)
+def multiply(
+    y: Floats, x: Floats, x_stride: Int, panels: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, scratch: Floats
+):
+    """Put x [n, n_in] @ panels + bias into y [n, n_out]; x's rows are `x_stride` apart. scratch [n, PANEL] serves the last panel."""
+    for o in range(0, n_out, PANEL):
+        var width = min(PANEL, n_out - o)
+        var whole = width == PANEL
+        var sums = y.unsafe_offset(o) if whole else scratch
+        var stride = n_out if whole else PANEL
+        for i in range(n):
+            for j in range(width):
+                sums.unsafe_store(i * stride + j, bias.unsafe_load(o + j))
+        for k in range(0, n_in, DEPTH):
+            var panel = panels.unsafe_offset((o * n_in + k * PANEL))
+            var depth = min(DEPTH, n_in - k)
+            var i = 0
+            while i + ROWS <= n:
+                multiply_tile[ROWS, True](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, PANEL, depth)
+                i += ROWS
+            while i < n:
+                multiply_tile[1, True](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, PANEL, depth)
+                i += 1
+        if not whole:
+            for i in range(n):
+                for j in range(width):
+                    y.unsafe_store(i * n_out + o + j, scratch.unsafe_load(i * PANEL + j))
 
 
-@always_inline
-def all_rows[
-    n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, first: Int, n: Int, n_in: Int, n_out: Int):
-    """Multiply rows first to n of x with n_outputs rows of weight."""
-    var i = first
-    while i + ROWS <= n:
-        tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, bias, n_in, n_out)
-        i += ROWS
-    while i < n:
-        tile[1, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, bias, n_in, n_out)
-        i += 1
+def pack_all(panels: Floats, weight: Floats, n_in: Int, n_out: Int, n_taps: Int) raises:
+    """Lay weight [n_out, n_in, n_taps] out in panels, each by a core."""
+    var size = n_taps * n_in
 
+    def one(p: Int) {imm panels, imm weight, imm n_in, imm n_out, imm n_taps, imm size}:
+        var n = min(PANEL, n_out - p * PANEL)
+        var panel = panels.unsafe_offset(p * size * PANEL)
+        if n < PANEL:
+            zero(panel, size * PANEL)
+        pack(panel, weight.unsafe_offset(p * PANEL * size), size, n, n_in, n_taps)
 
-@always_inline
-def multiply[
-    biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int, start: Int, end: Int):
-    """Outputs start to end of all rows."""
-    var o = start
-    if n >= ROWS:
-        while o + 2 <= end:
-            all_rows[2, 2, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), 0, n, n_in, n_out)
-            o += 2
-    while o < end:
-        all_rows[1, 4, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), 0, n, n_in, n_out)
-        o += 1
-
-
-def parallel_multiply[
-    biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int) raises:
-    """Each core has its share of the outputs, and so of the weights."""
-    var n_tasks = n_workers(n * n_in * n_out, n_out)
-    var share = ceildiv(n_out, n_tasks)
-
-    def outputs(task: Int) {imm y, imm x, imm weight, imm bias, imm n, imm n_in, imm n_out, imm share}:
-        multiply[biased](y, x, weight, bias, n, n_in, n_out, task * share, min(n_out, task * share + share))
-
-    sync_parallelize(outputs, n_tasks)
+    sync_parallelize(one, ceildiv(n_out, PANEL))
 
 
 @register("maxwhisper.linear")
@@ -101,71 +61,104 @@ struct Linear:
     def execute(
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
-        weight: InputTensor[rank=2, ...],
+        weight: InputTensor[dtype=DType.float32, rank=2, ...],
         bias: InputTensor[dtype=DType.float32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        parallel_multiply[True](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
-        )
-
-
-@register("maxwhisper.linear_without_bias")
-struct LinearWithoutBias:
-    """X [n, n_in] @ weight [n_out, n_in].T."""
-
-    @staticmethod
-    def execute(
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[dtype=DType.float32, rank=2, ...],
-        weight: InputTensor[rank=2, ...],
-        ctx: DeviceContext,
-    ) raises:
-        parallel_multiply[False](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
-        )
-
-
-@register("maxwhisper.query_key_value")
-struct QueryKeyValue:
-    """Three linear layers of the same x, of which the second has no bias, started once."""
-
-    @staticmethod
-    def execute(
-        query: OutputTensor[dtype=DType.float32, rank=2, ...],
-        key: OutputTensor[dtype=DType.float32, rank=2, ...],
-        value: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[dtype=DType.float32, rank=2, ...],
-        query_weight: InputTensor[rank=2, ...],
-        query_bias: InputTensor[dtype=DType.float32, rank=1, ...],
-        key_weight: InputTensor[rank=2, ...],
-        value_weight: InputTensor[rank=2, ...],
-        value_bias: InputTensor[dtype=DType.float32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
         var n = x.dim_size(0)
         var n_in = x.dim_size(1)
-        var n_out = query_weight.dim_size(0)
-        var n_tasks = n_workers(3 * n * n_in * n_out, n_out)
-        var share = ceildiv(n_out, n_tasks)
+        var n_out = weight.dim_size(0)
+        var memory = List[Float32](unsafe_uninit_length=ceildiv(n_out, PANEL) * PANEL * n_in)
+        var panels = rebind[Floats](memory.unsafe_ptr())
         var rows = x.unsafe_ptr()
-        var q = query.unsafe_ptr()
-        var k = key.unsafe_ptr()
-        var v = value.unsafe_ptr()
-        var q_weight = query_weight.unsafe_ptr()
-        var k_weight = key_weight.unsafe_ptr()
-        var v_weight = value_weight.unsafe_ptr()
-        var q_bias = query_bias.unsafe_ptr()
-        var v_bias = value_bias.unsafe_ptr()
+        var results = y.unsafe_ptr()
+        var biases = bias.unsafe_ptr()
+        pack_all(panels, weight.unsafe_ptr(), n_in, n_out, 1)
 
-        def outputs(task: Int) {
-            imm q, imm k, imm v, imm rows, imm q_weight, imm k_weight, imm v_weight, imm q_bias, imm v_bias,
-            imm n, imm n_in, imm n_out, imm share
+        def block(b: Int) {imm results, imm rows, imm panels, imm biases, imm n, imm n_in, imm n_out}:
+            var first = b * BLOCK
+            var here = min(BLOCK, n - first)
+            var scratch = Array[Float32, BLOCK * PANEL](uninitialized=True)
+            multiply(
+                results.unsafe_offset(first * n_out),
+                rows.unsafe_offset(first * n_in),
+                n_in,
+                panels,
+                biases,
+                here,
+                n_in,
+                n_out,
+                rebind[Floats](scratch.unsafe_ptr()),
+            )
+            _ = scratch^
+
+        sync_parallelize(block, ceildiv(n, BLOCK))
+        _ = memory^
+
+
+@register("maxwhisper.conv1d")
+struct Conv1d:
+    """Three taps along time, a zero on either side: what an output frame sees lies side by side, so it is a row of 3 n_in inputs."""
+
+    @staticmethod
+    def execute[
+        stride: Int
+    ](
+        y: OutputTensor[dtype=DType.float32, rank=3, ...],  # [batch, ceil(n_frames / stride), n_out]
+        x: InputTensor[dtype=DType.float32, rank=3, ...],  # [batch, n_frames, n_in]
+        weight: InputTensor[dtype=DType.float32, rank=3, ...],  # [n_out, n_in, 3]
+        bias: InputTensor[dtype=DType.float32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n_frames = x.dim_size(1)
+        var n_in = x.dim_size(2)
+        var n = y.dim_size(1)
+        var n_out = weight.dim_size(0)
+        var memory = List[Float32](unsafe_uninit_length=ceildiv(n_out, PANEL) * PANEL * 3 * n_in)
+        var panels = rebind[Floats](memory.unsafe_ptr())
+        var frames = x.unsafe_ptr()
+        var results = y.unsafe_ptr()
+        var biases = bias.unsafe_ptr()
+        pack_all(panels, weight.unsafe_ptr(), n_in, n_out, 3)
+        var n_blocks = ceildiv(n, BLOCK)
+
+        def block(task: Int) {
+            imm results, imm frames, imm panels, imm biases, imm n, imm n_in, imm n_out, imm n_frames, imm n_blocks
         }:
-            var start = task * share
-            var end = min(n_out, start + share)
-            multiply[True](q, rows, q_weight, q_bias, n, n_in, n_out, start, end)
-            multiply[False](k, rows, k_weight, rows, n, n_in, n_out, start, end)
-            multiply[True](v, rows, v_weight, v_bias, n, n_in, n_out, start, end)
+            var audio, b = divmod(task, n_blocks)
+            var own_frames = frames.unsafe_offset(audio * n_frames * n_in)
+            var own_results = results.unsafe_offset(audio * n * n_out)
+            var scratch = Array[Float32, BLOCK * PANEL](uninitialized=True)
+            var spare = rebind[Floats](scratch.unsafe_ptr())
+            var padded = List[Float32](length=3 * n_in, fill=0)
+            var edge = rebind[Floats](padded.unsafe_ptr())
+            var first = b * BLOCK
+            var end = min(first + BLOCK, n)
+            # Frames that see nothing but frames; those at the ends are done one by one.
+            var inner = min(max(first, 1), end)
+            var inner_end = max(inner, min(end, (n_frames - 2) // stride + 1))
+            if inner < inner_end:
+                multiply(
+                    own_results.unsafe_offset(inner * n_out),
+                    own_frames.unsafe_offset((inner * stride - 1) * n_in),
+                    stride * n_in,
+                    panels,
+                    biases,
+                    inner_end - inner,
+                    3 * n_in,
+                    n_out,
+                    spare,
+                )
+            for t in range(first, end):
+                if t < inner or t >= inner_end:
+                    for tap in range(3):
+                        var seen = t * stride + tap - 1
+                        for k in range(n_in):
+                            var there = 0 <= seen < n_frames
+                            edge.unsafe_store(tap * n_in + k, own_frames.unsafe_load(seen * n_in + k) if there else 0)
+                    multiply(own_results.unsafe_offset(t * n_out), edge, 0, panels, biases, 1, 3 * n_in, n_out, spare)
+            _ = scratch^
+            _ = padded^
 
-        sync_parallelize(outputs, n_tasks)
+        sync_parallelize(block, x.dim_size(0) * n_blocks)
+        _ = memory^

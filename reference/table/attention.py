@@ -1,5 +1,7 @@
 """Rows: attention whole and in its steps, the causal mask, and the cache of keys and values."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from max.graph import ops as max_ops
 from maxwhisper import ops
 from reference import definitions as define
 from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul
+from reference.dtypes import DTYPES
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
 
@@ -142,9 +145,14 @@ def _torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: to
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
 
 
+def exchanged(x: TensorValue) -> TensorValue:
+    """[batch, n_head, n, head_dim] to [batch, n, n_head, head_dim], and back."""
+    return max_ops.permute(x, [0, 2, 1, 3])
+
+
 @row
 class Attention(Op):
-    """Scaled dot-product attention without a mask, as the encoder and cross-attention use it: `attention_bound`."""
+    """Scaled dot-product attention without a mask, as the encoder uses it: `attention_bound`."""
 
     tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     inputs = {
@@ -152,11 +160,20 @@ class Attention(Op):
         "k": Input(KEYS),
         "v": Input(KEYS, ("normal", "one_hot", "constant")),
     }
-    build = staticmethod(lambda q, k, v: ops.attention_context(ops.softmax(ops.attention_scores(q, k)), v))
+    build = staticmethod(lambda q, k, v: exchanged(ops.attention(exchanged(q), exchanged(k), exchanged(v))))
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # which graphs are built in
     define = staticmethod(define.attention)
     torch = staticmethod(_torch_attention)
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
     bound = staticmethod(attention_bound)
+
+
+@row
+class AttentionBySteps(Attention):
+    """The same of MAX's own operations, which its compiler fuses: `maxwhisper.ops.attention_by_steps`."""
+
+    build = staticmethod(lambda q, k, v: exchanged(ops.attention_by_steps(exchanged(q), exchanged(k), exchanged(v))))
+    dtypes = tuple(DTYPES)
 
 
 @row
@@ -188,7 +205,6 @@ class CrossAttention(Attention):
     """`Attention` of few queries: `maxwhisper.ops.cross_attention`."""
 
     build = staticmethod(lambda q, k, v: heads_of(ops.cross_attention(ops.merge_heads(q), k, v), q))
-    dtypes = ("float32",)  # which graphs are built in
 
 
 def positions(mask: TensorValue) -> TensorValue:

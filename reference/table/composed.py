@@ -97,7 +97,8 @@ class ResidualBlock(Composed):
 
 
 def _cross_attention(at: graphs.Scope, values: Mapping[str, Any]) -> None:
-    graphs.cross_attention(at, values["x"], graphs.keys_and_values(at / "cross_attn", values["xa"], N_HEAD))
+    keys, kept = graphs.keys_and_values(at / "cross_attn", values["xa"])
+    graphs.cross_attention(at, values["x"], [ops.split_heads(keys, N_HEAD), ops.split_heads(kept, N_HEAD)])
 
 
 @row

@@ -76,7 +76,7 @@ CONTROLS = [
     control(
         "scale split, d^-1/4 twice",
         "OpenAI Whisper's own attention by hand",
-        replaces={"ops.attention_scores": instead(scaled_twice)},
+        replaces={"ops.attention": instead(ops.attention_by_steps), "ops.attention_scores": instead(scaled_twice)},
         op="attention_scores",
     ),
     control("a bias invented for keys", "ports whose linear layers all have one", replaces={"graphs.linear": biased_keys}),

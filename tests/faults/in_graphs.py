@@ -73,6 +73,11 @@ def softmax_over_queries(right: Build) -> Build:
     return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
 
 
+def by_steps(right: Any) -> Any:
+    """The encoder's attention in its steps, so that a mistake can be made in one of them."""
+    return ops.attention_by_steps
+
+
 def of_steps(right: Any) -> Any:
     """The decoder's self-attention in its steps, so that a mistake can be made in one of them."""
     return ops.attention_over_cache
@@ -109,7 +114,7 @@ def heads_interleaved(right: Build) -> Build:
 
     def build(x: TensorValue, n_head: int) -> TensorValue:
         batch, n, n_state = x.shape
-        return max_ops.permute(max_ops.reshape(x, [batch, n, int(n_state) // n_head, n_head]), [0, 3, 1, 2])
+        return max_ops.permute(max_ops.reshape(x, [batch, n, int(n_state) // n_head, n_head]), [0, 1, 3, 2])
 
     return build
 
@@ -287,37 +292,37 @@ FAULTS = [
     ),
     Fault(
         "scale 1/d",
-        "encoder.blocks.0.attn.scores",
+        "encoder.blocks.0.attn.context",
         "the root forgotten",
-        {"ops.attention_scores": scores(-1.0)},
+        {"ops.attention": by_steps, "ops.attention_scores": scores(-1.0)},
         op="attention_scores",
     ),
     Fault(
         "scale missing",
-        "encoder.blocks.0.attn.scores",
+        "encoder.blocks.0.attn.context",
         "d^-1/4 on queries and keys taken for none",
-        {"ops.attention_scores": scores(0.0)},
+        {"ops.attention": by_steps, "ops.attention_scores": scores(0.0)},
         op="attention_scores",
     ),
     Fault(
         "scale of the whole state",
-        "encoder.blocks.0.attn.scores",
+        "encoder.blocks.0.attn.context",
         "1/√n_state for 1/√head_dim",
-        {"ops.attention_scores": scores(-0.5, by_state=True)},
+        {"ops.attention": by_steps, "ops.attention_scores": scores(-0.5, by_state=True)},
         op="attention_scores",
     ),
     Fault(
         "softmax over the wrong axis",
-        "encoder.blocks.0.attn.weights",
+        "encoder.blocks.0.attn.context",
         "an axis counted from the other end",
-        {"ops.softmax": softmax_over_queries},
+        {"ops.attention": by_steps, "ops.softmax": softmax_over_queries},
         op="softmax",
     ),
     Fault(
         "attention weights in half precision",
-        "encoder.blocks.0.attn.weights",
+        "encoder.blocks.0.attn.context",
         "softmax in float32, its result in the weights' dtype",
-        {"ops.softmax": lambda right: lambda x: in_half(right(x))},
+        {"ops.attention": by_steps, "ops.softmax": lambda right: lambda x: in_half(right(x))},
         op="softmax",
     ),
     Fault(
@@ -340,9 +345,9 @@ FAULTS = [
     ),
     Fault(
         "heads and head_dim swapped",
-        "encoder.blocks.0.attn.scores",
+        "encoder.blocks.0.attn.context",
         "a reshape to [head_dim, n_head]",
-        {"ops.split_heads": heads_interleaved},
+        {"ops.in_heads": heads_interleaved},
     ),
     Fault(
         "cache written one position off",

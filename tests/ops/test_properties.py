@@ -79,24 +79,27 @@ def test_a_step_is_the_prefills_last_row(dtype: str, ops_suite: Suite) -> None:
         assert within_twice_the_bound(example, prefill, step, np.s_[:, :, -1:])
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_attention_does_not_care_in_which_order_keys_come(dtype: str, ops_suite: Suite) -> None:
-    @holds("attention", dtype)
+ATTENTION = [("attention", "float32"), *(("attention_by_steps", dtype) for dtype in DTYPE_NAMES)]
+
+
+@pytest.mark.parametrize(("op", "dtype"), ATTENTION)
+def test_attention_does_not_care_in_which_order_keys_come(op: str, dtype: str, ops_suite: Suite) -> None:
+    @holds(op, dtype)
     def check(example: Example) -> None:
         q, k, v = example.arrays()
         order = np.random.default_rng(example.seed).permutation(k.shape[2])
-        straight = ops_suite.run("attention", dtype, [q, k, v])
-        assert within_twice_the_bound(example, straight, ops_suite.run("attention", dtype, [q, k[:, :, order], v[:, :, order]]))
+        straight = ops_suite.run(op, dtype, [q, k, v])
+        assert within_twice_the_bound(example, straight, ops_suite.run(op, dtype, [q, k[:, :, order], v[:, :, order]]))
 
 
-@pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_attention_over_one_key_returns_its_value(dtype: str, ops_suite: Suite) -> None:
+@pytest.mark.parametrize(("op", "dtype"), ATTENTION)
+def test_attention_over_one_key_returns_its_value(op: str, dtype: str, ops_suite: Suite) -> None:
     """To the last bit."""
 
-    @holds("attention", dtype, n_kv=1, n=1)
+    @holds(op, dtype, n_kv=1, n=1)
     def check(example: Example) -> None:
         q, k, v = example.arrays()
-        assert np.array_equal(ops_suite.run("attention", dtype, [q, k, v]), np.broadcast_to(v, q.shape))
+        assert np.array_equal(ops_suite.run(op, dtype, [q, k, v]), np.broadcast_to(v, q.shape))
 
 
 @pytest.mark.parametrize("op", ["softmax", "masked_attention"])

@@ -1,0 +1,51 @@
+"""What products of large matrices are made of: a tile of rows and outputs that stays in registers while it is summed up."""
+
+from std.sys import simd_width_of
+
+comptime WIDTH = simd_width_of[DType.float32]()
+comptime ROWS = 6  # of a tile; with so many vectors of outputs each it takes all of a processor's registers but a few
+comptime VECTORS = 2 if WIDTH == 8 else 4
+comptime PANEL = VECTORS * WIDTH  # outputs of a tile
+comptime Floats = Pointer[Float32, MutAnyOrigin]
+
+
+@always_inline
+def multiply_tile[
+    n_rows: Int, add: Bool
+](y: Floats, y_stride: Int, x: Floats, x_stride: Int, panel: Floats, panel_stride: Int, depth: Int):
+    """Put x [n_rows, depth] @ panel [depth, PANEL] into y [n_rows, PANEL], or add it to what is there. Rows are so many numbers apart."""
+    var sums = Array[SIMD[DType.float32, WIDTH], n_rows * VECTORS](fill=0)
+    for k in range(depth):
+        var row = Array[SIMD[DType.float32, WIDTH], VECTORS](fill=0)
+        comptime for j in range(VECTORS):
+            row[j] = panel.unsafe_load[width=WIDTH](k * panel_stride + j * WIDTH)
+        comptime for i in range(n_rows):
+            var factor = SIMD[DType.float32, WIDTH](x.unsafe_load(i * x_stride + k))
+            comptime for j in range(VECTORS):
+                comptime s = i * VECTORS + j
+                sums[s] = factor.fma(row[j], sums[s])
+    comptime for i in range(n_rows):
+        comptime for j in range(VECTORS):
+            var at = i * y_stride + j * WIDTH
+            comptime if add:
+                sums[i * VECTORS + j] += y.unsafe_load[width=WIDTH](at)
+            y.unsafe_store(at, sums[i * VECTORS + j])
+
+
+def pack(panels: Floats, weight: Floats, stride: Int, n: Int, n_in: Int, n_taps: Int):
+    """Lay the rows of weight [n, n_in, n_taps], which are `stride` apart, side by side: panels [ceil(n / PANEL), n_taps * n_in, PANEL].
+
+    Outputs that are missing in the last panel are left as they are.
+    """
+    for o in range(n):
+        var row = weight.unsafe_offset(o * stride)
+        var column = panels.unsafe_offset(o // PANEL * (n_taps * n_in * PANEL) + o % PANEL)
+        for tap in range(n_taps):
+            for k in range(n_in):
+                column.unsafe_store((tap * n_in + k) * PANEL, row.unsafe_load(k * n_taps + tap))
+
+
+def zero(x: Floats, n: Int):
+    """Put n zeros."""
+    for i in range(n):
+        x.unsafe_store(i, 0)
