@@ -6,6 +6,7 @@
 """
 
 from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
+from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import ModelDimensions, available_models
 from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
 from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
@@ -31,4 +32,5 @@ __all__ = [
     "pad_or_trim",
     "set_num_threads",
     "transcribe",
+    "transcribe_batched",
 ]

@@ -5,21 +5,23 @@ import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from max.engine import InferenceSession
 
+from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep
 from maxwhisper.decoding import DecodingOptions
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.graphs import weight_dtypes
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
-from maxwhisper.model import find_device, load_model, set_num_threads
-from maxwhisper.transcribe import options_for_each, transcribe
-from maxwhisper.utils import FORMATS, write_transcript
+from maxwhisper.model import Whisper, find_device, load_model, set_num_threads
+from maxwhisper.transcribe import options_for_each, segment_line, transcribe
+from maxwhisper.utils import FORMATS, Transcript, write_transcript
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +50,8 @@ def _transcribe(
     temperature: float,
     temperature_increment_on_fallback: float | None,
     language: str | None,
-    **options: object,
+    batch_size: int | None,
+    **options: Any,
 ) -> int:
     _check_outputs(audio, output_dir)
     if model.endswith(".en") and language not in (None, "en", "English"):
@@ -67,15 +70,35 @@ def _transcribe(
     if threads:
         set_num_threads(threads)
     whisper = load_model(model, device, model_dir)
+    options |= {"temperature": temperatures, "language": language}
+    results = _batched(whisper, audio, batch_size, **options) if batch_size else _one_by_one(whisper, audio, **options)
     failed = 0
-    for path in audio:
+    for path, result in zip(audio, results):
         try:
-            result = transcribe(whisper, path, temperature=temperatures, language=language, **options)  # type: ignore[arg-type]
+            if isinstance(result, WhisperError):
+                raise result
             write_transcript(result, path, output_dir, output_format)
         except WhisperError as error:
             print(f"maxwhisper: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
+
+
+def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Transcript | WhisperError]:
+    for path in audio:
+        try:
+            yield transcribe(model, path, **options)
+        except WhisperError as error:
+            yield error
+
+
+def _batched(
+    model: Whisper, audio: list[str], batch_size: int, verbose: bool, condition_on_previous_text: bool, **options: Any
+) -> Iterator[Transcript | WhisperError]:
+    for result in transcribe_batched(model, audio, batch_size, **options):
+        if verbose and not isinstance(result, WhisperError):
+            print(*map(segment_line, result["segments"]), sep="\n", flush=True)
+        yield result
 
 
 def _compile(model: str, model_dir: str | None, device: str, cpu: str, output_dir: Path) -> int:
@@ -136,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--compression_ratio_threshold", type=_optional_float, default=2.4, help="try again where the text repeats itself more than this")
     add("--logprob_threshold", type=_optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
     add("--no_speech_threshold", type=_optional_float, default=0.6, help="take it for silence above this, if also unlikely")
+    add("--batch_size", type=_positive, help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm")
     add("--threads", type=int, default=0, help="number of CPU threads; 0 uses all cores")
 
     add = commands.add_parser(
@@ -161,6 +185,12 @@ def _bool(text: str) -> bool:
     if text not in ("True", "False"):
         raise argparse.ArgumentTypeError(f"expected True or False, got {text}")
     return text == "True"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
 
 
 def _optional_int(text: str) -> int | None:

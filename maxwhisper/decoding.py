@@ -1,6 +1,6 @@
 """From logits to tokens, by the rules of OpenAI Whisper's `decoding.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 from maxwhisper.audio import CHUNK_LENGTH
 from maxwhisper.errors import OptionError
 from maxwhisper.model import AudioFeatures, Whisper
-from maxwhisper.tokenizer import Tokenizer, get_tokenizer
+from maxwhisper.tokenizer import Tokenizer, get_tokenizer, language_code
 from maxwhisper.utils import compression_ratio
 
 
@@ -261,17 +261,19 @@ class DecodingTask:
         never = (tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm, tokenizer.no_speech)
         return sorted(tokens.union(never))
 
-    def run(self, audio: AudioFeatures) -> list[DecodingResult]:
-        """Decode each window of a batch."""
+    def run(self, audio: AudioFeatures, languages: Sequence[str] | None = None) -> list[DecodingResult]:
+        """Decode each window of a batch; languages: theirs, where they are known and not one for all."""
         options, n_audio = self.options, audio.n_audio
         tokens = np.tile(self.initial_tokens, (n_audio, 1))
-        languages = [options.language or "en"] * n_audio
         if options.task == "lang_id":
             _, language_probs = detect_language(self.model, audio)
             return [DecodingResult(likeliest(probs), probs) for probs in language_probs]
-        if options.language is None and self.model.is_multilingual:
-            tokens[:, self.sot_index + 1], language_probs = detect_language(self.model, audio)
+        if options.language is None and self.model.is_multilingual and languages is None:
+            _, language_probs = detect_language(self.model, audio)
             languages = [likeliest(probs) for probs in language_probs]
+        languages = languages or [options.language or "en"] * n_audio
+        if self.model.is_multilingual:
+            tokens[:, self.sot_index + 1] = [self.tokenizer.to_language_token(language_code(language)) for language in languages]
 
         tokens, sum_logprobs, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
         groups = zip(

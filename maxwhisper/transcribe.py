@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,27 @@ from maxwhisper.utils import Transcript, format_timestamp
 
 # Above this temperature, what was decoded is no good prompt for the next window.
 _TRUSTED_TEMPERATURE = 0.5
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a window's text is taken as it is, and when there is none; see `transcribe`."""
+
+    compression_ratio: float | None
+    logprob: float | None
+    no_speech: float | None
+
+    def accept(self, result: DecodingResult) -> bool:
+        """Whether it need not be decoded again."""
+        unlikely = self.logprob is not None and result.avg_logprob < self.logprob
+        repetitive = self.compression_ratio is not None and result.compression_ratio > self.compression_ratio
+        silent = self.no_speech is not None and result.no_speech_prob > self.no_speech
+        return (unlikely and silent) or not (unlikely or repetitive)
+
+    def call_silent(self, result: DecodingResult) -> bool:
+        """Whether nothing was said."""
+        silent = self.no_speech is not None and result.no_speech_prob > self.no_speech
+        return silent and (self.logprob is None or result.avg_logprob <= self.logprob)
 
 
 def transcribe(
@@ -49,20 +70,18 @@ def transcribe(
     Raises AudioError where the audio can't be used, OptionError for options that can't.
     """
     attempts = options_for_each(temperature, decode_options)
+    thresholds = Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold)
     rng = rng or np.random.default_rng(0)
     mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)  # padded, so that the last window is whole
     content_frames = mel.shape[-1] - N_FRAMES
 
-    language = _language(model, mel, attempts[0].language, verbose)
+    language = language_of(model, mel, attempts[0].language, verbose)
     tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=attempts[0].task)
 
     def decode_with_fallback(window: AudioFeatures, prompt: list[int]) -> DecodingResult:
         for options in attempts:
             (result,) = DecodingTask(model, replace(options, prompt=prompt, language=language), rng).run(window)
-            unlikely = logprob_threshold is not None and result.avg_logprob < logprob_threshold
-            repetitive = compression_ratio_threshold is not None and result.compression_ratio > compression_ratio_threshold
-            silent = no_speech_threshold is not None and result.no_speech_prob > no_speech_threshold
-            if (unlikely and silent) or not (unlikely or repetitive):
+            if thresholds.accept(result):
                 break
         return result
 
@@ -78,17 +97,15 @@ def transcribe(
             result = decode_with_fallback(window, all_tokens[prompt_begin:])
             progress.update(segment_size)
 
-            if no_speech_threshold is not None and result.no_speech_prob > no_speech_threshold:
-                if logprob_threshold is None or result.avg_logprob <= logprob_threshold:
-                    seek += segment_size
-                    continue
+            if thresholds.call_silent(result):
+                seek += segment_size
+                continue
 
             spans, advance = split_at_timestamps(result.tokens, tokenizer.timestamp_begin, segment_size, model.dims.n_audio_ctx)
-            segments = [_segment(tokenizer, seek, span, result) for span in spans]
+            segments = segments_of(tokenizer, seek, spans, result)
             if verbose:
                 for segment in segments:
-                    start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
-                    progress.write(f"[{start} --> {end}] {segment['text']}")
+                    progress.write(segment_line(segment))
             for segment in segments:
                 if segment["start"] == segment["end"] or not segment["text"].strip():
                     segment.update(text="", tokens=[], words=[])
@@ -146,23 +163,36 @@ def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: i
     return spans, (tokens[cuts[-1] - 1] - timestamp_begin) * (N_FRAMES // n_audio_ctx)
 
 
-def _segment(tokenizer: Tokenizer, seek: int, span: Span, result: DecodingResult) -> dict[str, Any]:
-    start, end, tokens = span
+def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: DecodingResult) -> list[dict[str, Any]]:
+    """The segments of a window that begins at frame `seek`, as they stand in a transcript but for their `id`."""
     offset = seek * HOP_LENGTH / SAMPLE_RATE
-    return {
-        "seek": seek,
-        "start": offset + start,
-        "end": offset + end,
-        "text": tokenizer.decode([token for token in tokens if token < tokenizer.eot]),
-        "tokens": tokens,
-        "temperature": result.temperature,
-        "avg_logprob": result.avg_logprob,
-        "compression_ratio": result.compression_ratio,
-        "no_speech_prob": result.no_speech_prob,
-    }
+    return [
+        {
+            "seek": seek,
+            "start": offset + start,
+            "end": offset + end,
+            "text": tokenizer.decode([token for token in tokens if token < tokenizer.eot]),
+            "tokens": tokens,
+            "temperature": result.temperature,
+            "avg_logprob": result.avg_logprob,
+            "compression_ratio": result.compression_ratio,
+            "no_speech_prob": result.no_speech_prob,
+        }
+        for start, end, tokens in spans
+    ]
 
 
-def _language(model: Whisper, mel: np.ndarray, asked: str | None, verbose: bool | None) -> str:
+def segment_line(segment: dict[str, Any]) -> str:
+    """A segment as it is printed."""
+    start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
+    return f"[{start} --> {end}] {segment['text']}"
+
+
+def language_of(model: Whisper, mel: np.ndarray, asked: str | None, verbose: bool | None = None) -> str:
+    """The language that is asked for, or else detected in the first window of a log-mel spectrogram.
+
+    Raises OptionError where the model does not know it.
+    """
     if not model.is_multilingual:
         if asked is not None and language_code(asked) != "en":
             raise OptionError(f"this model knows only English, not {asked!r}; use a multilingual one, such as base")

@@ -1,0 +1,118 @@
+"""Many windows at once: cut where it is quiet, decoded as they would be alone, put together in order."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+
+from conftest import Trio
+from maxwhisper import AudioError, OptionError, transcribe, transcribe_batched
+from maxwhisper.audio import N_FRAMES, SAMPLE_RATE
+from maxwhisper.batched import cut, spans_of_all
+from maxwhisper.cli import main
+from maxwhisper.tokenizer import get_tokenizer
+from reference.clips import packaged_clips
+from tests.test_audio import write_audio
+
+ENGLISH = [clip.samples for clip in packaged_clips().values() if clip.language == "en"]
+LONG = np.concatenate([*ENGLISH, *ENGLISH])
+
+
+def texts(trio: Trio, recordings: list, batch_size: int) -> list[str]:
+    results = list(transcribe_batched(trio.model, recordings, batch_size, temperature=0.0))
+    assert not any(isinstance(result, AudioError) for result in results)
+    return [result["text"] for result in results if not isinstance(result, AudioError)]
+
+
+@pytest.mark.parametrize("n_frames", [0, 1, 2999, 3000, 3001, 6000, 20000])
+def test_cuts_are_at_most_a_window_apart(n_frames: int, rng: np.random.Generator) -> None:
+    cuts = cut(rng.random((80, n_frames), np.float32))
+    assert cuts[0] == 0 and cuts[-1] == n_frames
+    lengths = np.diff(cuts)
+    assert (lengths <= N_FRAMES).all()
+    assert (lengths[:-1] >= 2000).all()
+
+
+def test_cuts_are_where_it_is_quiet(rng: np.random.Generator) -> None:
+    mel = rng.random((80, 7000), np.float32)
+    mel[:, 2500:2550] -= 1  # 0.5 s
+    mel[:, 2800:2805] -= 3  # shorter than a pause
+    mel[:, 1000:1100] -= 5  # long, but early
+    assert cut(mel)[1] == pytest.approx(2525, abs=12)
+
+
+def test_a_recording_of_one_window_is_transcribed_as_ever(tiny_en: Trio) -> None:
+    (batched,) = transcribe_batched(tiny_en.model, [packaged_clips()["beckett"].samples], temperature=0.0)
+    alone = transcribe(tiny_en.model, packaged_clips()["beckett"].samples, temperature=0.0)
+    assert not isinstance(batched, AudioError)
+    assert batched["text"] == alone["text"]
+    assert [(s["start"], s["end"], s["text"]) for s in batched["segments"]] == [
+        (s["start"], s["end"], s["text"]) for s in alone["segments"]
+    ]
+
+
+def test_a_batch_changes_nothing(tiny_en: Trio) -> None:
+    """Recordings of several windows and of one, in batches that end within a recording."""
+    recordings = [LONG, ENGLISH[0], ENGLISH[1]]
+    one_by_one = texts(tiny_en, recordings, 1)
+    assert texts(tiny_en, recordings, 3) == one_by_one == texts(tiny_en, recordings, 100)
+
+
+def test_nothing_is_lost_at_cuts(tiny_en: Trio) -> None:
+    windowed = str(transcribe(tiny_en.model, LONG, temperature=0.0)["text"])
+    (batched,) = texts(tiny_en, [LONG], 8)
+    assert jiwer.wer(windowed.lower(), batched.lower()) < 0.1
+
+
+def test_segments_are_in_order_and_where_they_were_said(tiny_en: Trio) -> None:
+    (result,) = transcribe_batched(tiny_en.model, [LONG], 8, temperature=0.0)
+    assert not isinstance(result, AudioError)
+    segments = result["segments"]
+    assert [segment["id"] for segment in segments] == list(range(len(segments)))
+    assert all(0 <= s["start"] < s["end"] <= len(LONG) / SAMPLE_RATE + 0.02 for s in segments)
+    assert all(a["start"] <= b["start"] for a, b in pairwise(segments))
+    assert result["text"] == "".join(segment["text"] for segment in segments)
+
+
+def test_the_language_is_each_recordings_own(base: Trio) -> None:
+    clips = {clip.language: clip for clip in packaged_clips().values() if clip.language in ("de", "fr", "en")}
+    results = list(transcribe_batched(base.model, [clip.samples for clip in clips.values()], 8, temperature=0.0))
+    assert [result["language"] for result in results if not isinstance(result, AudioError)] == list(clips)
+
+
+def test_what_can_not_be_read_does_not_stop_the_others(tiny_en: Trio, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.wav"
+    first, second, third = transcribe_batched(tiny_en.model, [missing, ENGLISH[0], missing], 8, temperature=0.0)
+    assert isinstance(first, AudioError) and isinstance(third, AudioError)
+    assert not isinstance(second, AudioError) and second["text"]
+
+
+def test_options_are_looked_at_before_any_work() -> None:
+    with pytest.raises(OptionError, match="batch_size 0"):
+        transcribe_batched(None, [], 0)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="beam_size"):
+        transcribe_batched(None, [], beam_size=5)  # type: ignore[arg-type]
+
+
+def test_what_follows_the_last_pair_of_timestamps_is_kept() -> None:
+    tokenizer = get_tokenizer(False)
+    begin = tokenizer.timestamp_begin
+    tokens = [begin, 10, begin + 50, begin + 50, 20, 21]
+    assert spans_of_all(tokens, tokenizer, 3000, 1500) == [(0, 1, tokens[:3]), (1, 30, tokens[3:])]
+    assert spans_of_all([begin, 10, begin + 50], tokenizer, 3000, 1500) == [(0, 1, [begin, 10, begin + 50])]
+    assert spans_of_all([*tokens[:3], begin + 50], tokenizer, 3000, 1500) == [(0, 1, tokens[:3])]
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
+    for i in range(2):
+        write_audio(tmp_path / f"{i}.wav", ENGLISH[i][None], SAMPLE_RATE)
+    names = [str(tmp_path / name) for name in ("0.wav", "missing.wav", "1.wav")]
+    assert main(["transcribe", *names, "--batch_size", "4", "-o", str(tmp_path), "-f", "txt", "--device", device]) == 1
+    printed = capsys.readouterr()
+    assert "missing.wav" in printed.err
+    for i in range(2):
+        assert (tmp_path / f"{i}.txt").read_text().splitlines()[0] in printed.out
+    with pytest.raises(SystemExit):
+        main(["transcribe", *names, "--batch_size", "0"])
