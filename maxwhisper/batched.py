@@ -1,25 +1,24 @@
 """Many windows at once, of one recording or of many: not OpenAI Whisper's algorithm, but several times its throughput.
 
 OpenAI's goes through a recording window by window, for where one ends says where the next begins, and what was said in one is the prompt
-of the next. Here recordings are cut beforehand, where they are quietest, into windows that know nothing of each other. So a decoder reads
-its weights once for many windows; a sentence that is cut in two may read otherwise.
+of the next. Here recordings are cut beforehand, where they are quietest, into pieces that know nothing of each other, and many pieces are
+decoded at once, so that weights are read once for all. A sentence that is cut in two may read otherwise.
 """
 
 import os
-from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
+from maxwhisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.model import Whisper
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
-from maxwhisper.transcribe import Span, Thresholds, language_of, options_for_each, segments_of, split_at_timestamps
+from maxwhisper.transcribe import Thresholds, language_of, options_for_each, segments_of, split_at_timestamps
 from maxwhisper.utils import Transcript
 
 EARLIEST_CUT = N_FRAMES * 2 // 3
@@ -27,13 +26,26 @@ PAUSE = 30  # frames, as long as a pause between words
 
 
 @dataclass(frozen=True)
-class Window:
-    """Some frames of a recording, log-mel [n_mels, n_frames]."""
+class Piece:
+    """Some frames of a recording, log-mel [n_mels, n_frames], of at most 30 s."""
 
     recording: int
     seek: int
     mel: np.ndarray
     language: str
+
+    def after(self, n_frames: int) -> "Piece":
+        """What is left behind so many frames."""
+        return replace(self, seek=self.seek + n_frames, mel=self.mel[:, n_frames:])
+
+
+@dataclass
+class Recording:
+    """A recording under way: how many pieces are still to be decoded, and what was found in the others."""
+
+    language: str
+    n_left: int
+    segments: list[dict[str, Any]] = field(default_factory=list)
 
 
 def transcribe_batched(
@@ -51,7 +63,7 @@ def transcribe_batched(
 ) -> Iterator[Transcript | AudioError]:
     """Transcribe files, or float samples [n_samples] at 16 kHz, `batch_size` windows at a time, and yield results in their order.
 
-    Arguments and results are those of `transcribe`, but that every window has the same prompt, `initial_prompt`. Where a recording can't be
+    Arguments and results are those of `transcribe`, but that every piece has the same prompt, `initial_prompt`. Where a recording can't be
     used there is an AudioError in place of its transcript; the others are done.
 
     Raises OptionError for options that can't be used.
@@ -71,37 +83,45 @@ def _transcribe(
     thresholds: Thresholds,
     rng: np.random.Generator,
 ) -> Iterator[Transcript | AudioError]:
-    begun: deque[tuple[int, str] | AudioError] = deque()  # each recording's number of windows and language, while it is not yielded
-    decoded: defaultdict[int, list[tuple[Window, DecodingResult]]] = defaultdict(list)
-    n_yielded = 0
+    under_way: dict[int, Recording | AudioError] = {}  # those that are begun and not yielded yet, in order
 
-    def windows() -> Iterator[Window]:
+    def pieces() -> Iterator[Piece]:
         for i, recording in enumerate(recordings):
             try:
                 mel = log_mel_spectrogram(recording, model.dims.n_mels, padding=N_SAMPLES)
             except AudioError as error:
-                begun.append(error)
+                under_way[i] = error
                 continue
             language = language_of(model, mel, attempts[0].language)
             cuts = cut(mel[:, :-N_FRAMES])
-            begun.append((len(cuts) - 1, language))
-            yield from (Window(i, seek, mel[:, seek:end], language) for seek, end in pairwise(cuts))
+            under_way[i] = Recording(language, len(cuts) - 1)
+            yield from (Piece(i, seek, mel[:, seek:end], language) for seek, end in pairwise(cuts))
 
     def finished() -> Iterator[Transcript | AudioError]:
-        nonlocal n_yielded
-        while begun and (isinstance(begun[0], AudioError) or len(decoded[n_yielded]) == begun[0][0]):
-            first = begun.popleft()
-            yield (
-                first
-                if isinstance(first, AudioError)
-                else _transcript(model, decoded.pop(n_yielded, []), first[1], attempts[0].task, thresholds)
-            )
-            n_yielded += 1
+        for i, recording in list(under_way.items()):
+            if isinstance(recording, Recording) and recording.n_left:
+                return
+            del under_way[i]
+            yield recording if isinstance(recording, AudioError) else _transcript(recording, tokenizer_for(recording.language))
 
-    waiting = windows()
-    while batch := list(islice(waiting, batch_size)):
-        for window, result in zip(batch, _decode(model, batch, attempts, thresholds, rng)):
-            decoded[window.recording].append((window, result))
+    def tokenizer_for(language: str) -> Tokenizer:
+        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=attempts[0].task)
+
+    new, rests = pieces(), list[Piece]()
+    while batch := [*rests, *islice(new, max(0, batch_size - len(rests)))]:
+        batch, rests = batch[:batch_size], batch[batch_size:]
+        for piece, result in zip(batch, _decode(model, batch, attempts, thresholds, rng)):
+            recording = under_way[piece.recording]
+            assert isinstance(recording, Recording)
+            n_frames = advance = piece.mel.shape[1]
+            if not thresholds.call_silent(result):
+                tokenizer = tokenizer_for(piece.language)
+                spans, advance = split_at_timestamps(result.tokens, tokenizer.timestamp_begin, n_frames, model.dims.n_audio_ctx)
+                recording.segments += segments_of(tokenizer, piece.seek, spans, result)
+            if 0 < advance < n_frames:
+                rests.append(piece.after(advance))
+            else:
+                recording.n_left -= 1
         yield from finished()
     yield from finished()
 
@@ -120,9 +140,9 @@ def cut(mel: np.ndarray) -> list[int]:
 
 
 def _decode(
-    model: Whisper, batch: Sequence[Window], attempts: Sequence[DecodingOptions], thresholds: Thresholds, rng: np.random.Generator
+    model: Whisper, batch: Sequence[Piece], attempts: Sequence[DecodingOptions], thresholds: Thresholds, rng: np.random.Generator
 ) -> list[DecodingResult]:
-    """Decode windows together; those whose text is no good again, at the next temperature."""
+    """Decode pieces together; those whose text is no good again, at the next temperature."""
     results: dict[int, DecodingResult] = {}
     todo = list(range(len(batch)))
     for options in attempts:
@@ -135,28 +155,8 @@ def _decode(
     return [results[i] for i in range(len(batch))]
 
 
-def _transcript(
-    model: Whisper, decoded: Sequence[tuple[Window, DecodingResult]], language: str, task: str, thresholds: Thresholds
-) -> Transcript:
-    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=task)
-    segments: list[dict[str, Any]] = []
-    for window, result in decoded:
-        if not thresholds.call_silent(result):
-            spans = spans_of_all(result.tokens, tokenizer, window.mel.shape[1], model.dims.n_audio_ctx)
-            found = segments_of(tokenizer, window.seek, spans, result)
-            segments += [segment for segment in found if segment["text"].strip() and segment["start"] < segment["end"]]
-    tokens = [token for segment in segments for token in segment["tokens"]]
-    return {
-        "text": tokenizer.decode(tokens),
-        "segments": [{"id": i, **segment} for i, segment in enumerate(segments)],
-        "language": language,
-    }
-
-
-def spans_of_all(tokens: list[int], tokenizer: Tokenizer, n_frames: int, n_audio_ctx: int) -> list[Span]:
-    """A window's segments, as `split_at_timestamps` cuts them, and what follows the last pair of timestamps: no later window has that."""
-    spans, _ = split_at_timestamps(tokens, tokenizer.timestamp_begin, n_frames, n_audio_ctx)
-    rest = tokens[sum(len(span[2]) for span in spans) :]
-    if any(token < tokenizer.eot for token in rest):
-        spans.append((spans[-1][1], n_frames / FRAMES_PER_SECOND, rest))
-    return spans
+def _transcript(recording: Recording, tokenizer: Tokenizer) -> Transcript:
+    said = (segment for segment in recording.segments if segment["text"].strip() and segment["start"] < segment["end"])
+    segments = [{"id": i, **segment} for i, segment in enumerate(sorted(said, key=lambda segment: segment["start"]))]
+    text = tokenizer.decode([token for segment in segments for token in segment["tokens"]])
+    return {"text": text, "segments": segments, "language": recording.language}

@@ -47,9 +47,9 @@ class Whisper:
         self.device = find_device(device)
         self.weight_dtypes = weight_dtypes(checkpoint, keep_halves=self.device.is_host)
         self.activations: dict[str, Buffer] = {}
-        # Held here for as long as the graphs that may read them in place.
+        # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
         self._weights = {
-            name: np.require(checkpoint.weights[name], dtype.to_numpy(), ["C", "ALIGNED"]) for name, dtype in self.weight_dtypes.items()
+            name: np.array(checkpoint.weights[name], dtype.to_numpy(), order="C") for name, dtype in self.weight_dtypes.items()
         }
         target, session = Target(self.dims, self.weight_dtypes, self.device, cpu_level()), InferenceSession(devices=[self.device])
         with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):

@@ -93,8 +93,8 @@ def transcribe(
     with tqdm(total=content_frames, unit="frames", disable=None if verbose is not None else True) as progress:
         while seek < content_frames:
             segment_size = min(N_FRAMES, content_frames - seek)
-            window = model.embed_audio(pad_or_trim(mel[:, seek : seek + segment_size], N_FRAMES))
-            result = decode_with_fallback(window, all_tokens[prompt_begin:])
+            window = pad_or_trim(mel[:, seek : seek + segment_size], N_FRAMES)
+            result = decode_with_fallback(model.embed_audio(window), all_tokens[prompt_begin:])
             progress.update(segment_size)
 
             if thresholds.call_silent(result):

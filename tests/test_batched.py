@@ -10,9 +10,8 @@ import pytest
 from conftest import Trio
 from maxwhisper import AudioError, OptionError, transcribe, transcribe_batched
 from maxwhisper.audio import N_FRAMES, SAMPLE_RATE
-from maxwhisper.batched import cut, spans_of_all
+from maxwhisper.batched import cut
 from maxwhisper.cli import main
-from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 from tests.test_audio import write_audio
 
@@ -94,15 +93,6 @@ def test_options_are_looked_at_before_any_work() -> None:
         transcribe_batched(None, [], 0)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="beam_size"):
         transcribe_batched(None, [], beam_size=5)  # type: ignore[arg-type]
-
-
-def test_what_follows_the_last_pair_of_timestamps_is_kept() -> None:
-    tokenizer = get_tokenizer(False)
-    begin = tokenizer.timestamp_begin
-    tokens = [begin, 10, begin + 50, begin + 50, 20, 21]
-    assert spans_of_all(tokens, tokenizer, 3000, 1500) == [(0, 1, tokens[:3]), (1, 30, tokens[3:])]
-    assert spans_of_all([begin, 10, begin + 50], tokenizer, 3000, 1500) == [(0, 1, [begin, 10, begin + 50])]
-    assert spans_of_all([*tokens[:3], begin + 50], tokenizer, 3000, 1500) == [(0, 1, tokens[:3])]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:

@@ -21,8 +21,8 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from maxwhisper import WhisperError, available_models
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
+from reference.speed.formats import write_formats
 from reference.speed.programs import PROGRAMS, Question
 from reference.speed.worker import Run, Worker
 
@@ -62,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS))
     parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where the results go (%(default)s)")
     args = parser.parse_args(argv)
-    try:
-        checkpoint = load_checkpoint(args.model)
-        samples = Clip(args.audio, Path(args.audio), args.language).samples if args.audio else _speech()
-    except WhisperError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
     with TemporaryDirectory() as folder:
-        question = Question(args.model, checkpoint, args.language, args.threads, Path(folder))
+        try:
+            write_formats(args.model, Path(folder))
+            samples = Clip(args.audio, Path(args.audio), args.language).samples if args.audio else _speech()
+        except WhisperError as error:
+            print(f"compare: {error}", file=sys.stderr)
+            return 1
+        question = Question(args.model, Path(folder), args.language, args.threads)
         results = run_in_turns(args.only, question, samples, args.rounds)
     seconds = len(samples) / SAMPLE_RATE
     rows = describe(results, seconds, args.language)
@@ -145,7 +145,7 @@ def _chart(rows: Sequence[dict[str, Any]], title: str) -> matplotlib.figure.Figu
     ran = sorted((row for row in rows if "problem" not in row), key=lambda row: -row["seconds"])
     figure = matplotlib.figure.Figure(figsize=(8, 0.5 * len(ran) + 1))
     axes = figure.add_subplot()
-    colours = ["tab:orange" if row["program"] == "maxwhisper" else "tab:gray" for row in ran]
+    colours = ["tab:orange" if row["program"].startswith("maxwhisper") else "tab:gray" for row in ran]
     bars = axes.barh([row["program"] for row in ran], [row["times_real_time"] for row in ran], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_xlabel("times as fast as the audio plays")

@@ -64,7 +64,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
         Stage(
             "prefill",
             lambda: model.decoder(audio).logits(tokens[None, None], rows=[0]),
-            openai.after([], [tokens]),
+            openai.after(tokens[:1], [tokens[1:]]),  # its decoder tells from its cache where it is, so one token goes before
             [(1, decoder(dims, dtypes, N_PROMPT, 0))],
         ),
         Stage("step", steps, openai.after(begin, next_ones[:, None]), [(1, step)], n=N_STEPS),
@@ -99,19 +99,17 @@ class OpenAI:
             block.cross_attn.key(features), block.cross_attn.value(features)
         return features
 
-    def after(self, begin: Sequence[int] | np.ndarray, calls: Sequence[np.ndarray] | np.ndarray) -> Callable[[], object]:
+    def after(self, begin: np.ndarray, calls: Sequence[np.ndarray] | np.ndarray) -> Callable[[], object]:
         """A function that feeds the decoder one array of tokens after the other, behind those of `begin`, each time anew."""
 
         @torch.no_grad()
         def feed(calls: Sequence[np.ndarray] | np.ndarray, cache: Cache) -> Cache:
             cache, hooks = self._judge.install_kv_cache_hooks(cache)
             for tokens in calls:
-                self._judge.decoder(torch.from_numpy(np.asarray(tokens, np.int64))[None], self._features, kv_cache=cache)
+                self._judge.decoder(torch.from_numpy(tokens)[None], self._features, kv_cache=cache)
             for hook in hooks:
                 hook.remove()
             return cache
 
-        n_ctx = self._features.shape[1]
-        begun = feed([np.array(begin if len(begin) else [0])], {})
-        kept = {module: value for module, value in begun.items() if len(begin) or value.shape[1] == n_ctx}
+        kept = feed([begin], {})
         return lambda: feed(calls, kept)
