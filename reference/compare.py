@@ -10,6 +10,9 @@ from reference.dtypes import largest
 # How many of its typical errors an implementation's root mean square may reach. Rounding that is independent stays near 1, a sum
 # without any blocking near 2; a wrong constant, a lost term or a narrower accumulator goes far beyond.
 SHARP = 4.0
+# And that of a channel alone, a place along the last axis, where there are enough of its elements: one wrong weight shows in one channel.
+SHARP_IN_CHANNEL = 8.0
+ENOUGH = 64
 MAX_VACUOUS = 0.01  # of all elements
 
 
@@ -36,8 +39,8 @@ class Verdict:
     """What came of one comparison.
 
     share: the largest error as a share of its rigorous bound; sharp_share: the root mean square of errors, each in units of its typical
-    one, as a share of `SHARP`. Both pass up to 1. n_vacuous: elements, of n, whose bound is
-    wider than any value is large, so that nothing could exceed it.
+    one, as a share of `SHARP`, or of a channel as a share of `SHARP_IN_CHANNEL`, whichever is more. Both pass up to 1.
+    n_vacuous: elements, of n, whose bound is wider than any value is large, so that nothing could exceed it.
     """
 
     n: int
@@ -97,9 +100,33 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
         sharp_share = own / (SHARP * max(1.0, others if np.isfinite(others) else 1.0))
         if sharp_share > 1:
             failures.append(f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})")
+        if (channel := _worst_channel(computed, truth, typical, rounded, peer)) is not None:
+            place, rms, allowed = channel
+            sharp_share = max(sharp_share, rms / allowed)
+            if rms > allowed:
+                failures.append(f"root mean square of errors {rms:.3g} times the typical one at index {place} of the last axis")
     extent = np.abs(truth[finite]).max(initial=0.0)
     n_vacuous = int((worst[finite] > extent).sum()) if extent else 0
     return Verdict(truth.size, failures, float(share.flat[at]), float(sharp_share), n_vacuous, _worst(at, computed, truth, worst))
+
+
+def _worst_channel(
+    computed: np.ndarray, truth: np.ndarray, typical: np.ndarray, rounded: np.ndarray, peer: np.ndarray | None
+) -> tuple[int, float, float] | None:
+    """The place along the last axis whose errors come closest to what is allowed there, their root mean square, and what is allowed."""
+    if truth.ndim < 2 or truth.size < ENOUGH * truth.shape[-1]:
+        return None
+
+    def rms_of_channels(values: np.ndarray) -> np.ndarray:
+        errors = np.divide(values - truth, typical, out=np.zeros_like(truth), where=rounded)
+        n = np.maximum(rounded.reshape(-1, truth.shape[-1]).sum(0), ENOUGH)
+        return np.sqrt((errors.reshape(-1, truth.shape[-1]) ** 2).sum(0) / n)
+
+    own = rms_of_channels(computed)
+    others = np.nan_to_num(rms_of_channels(peer.astype(np.float64)), nan=1.0, posinf=1.0) if peer is not None else 1.0
+    allowed = SHARP_IN_CHANNEL * np.maximum(1.0, others)
+    place = int(np.argmax(own / allowed))
+    return place, float(own[place]), float(np.broadcast_to(allowed, own.shape)[place])
 
 
 def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:

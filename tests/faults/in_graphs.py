@@ -319,13 +319,6 @@ FAULTS = [
         op="softmax",
     ),
     Fault(
-        "attention weights in half precision",
-        "encoder.blocks.0.attn.context",
-        "softmax in float32, its result in the weights' dtype",
-        {"ops.attention": by_steps, "ops.softmax": lambda right: lambda x: in_half(right(x))},
-        op="softmax",
-    ),
-    Fault(
         "mask added after the softmax",
         "decoder.blocks.0.attn.context",
         "weights of the future zeroed, the others no longer adding up to one",

@@ -4,6 +4,8 @@ from max.dtype import DType
 from max.graph import TensorValue
 from max.graph import ops as max_ops
 
+from maxwhisper import ops
+from tests.faults.in_graphs import in_half
 from tests.faults.plant import Fault, instead
 
 
@@ -45,6 +47,13 @@ FAULTS = [
         "float16's habit; harmless until scores are large",
         {"ops.apply_mask": lambda right: lambda scores, mask: right(scores, max_ops.max(mask, -1e4))},
         op="causal_mask",
+    ),
+    Fault(
+        "attention weights in half precision",
+        "attention",
+        "softmax in float32, its result in the weights' dtype",
+        {"ops.attention": instead(ops.attention_by_steps), "ops.softmax": lambda right: lambda x: in_half(right(x))},
+        op="attention",
     ),
     Fault(
         "mask missing in the graph",

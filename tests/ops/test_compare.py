@@ -132,6 +132,21 @@ def test_a_sound_peer_with_larger_errors_excuses_ours() -> None:
     assert compare(actual, about(np.ones(100)), SINGLE, peer=actual).passes
 
 
+def test_one_channel_that_is_wrong_is_seen_among_many() -> None:
+    """Inside the rigorous bound, and too rare to be seen by the root mean square of all."""
+    truth = np.ones((64, 1000))
+    expected = Approx(truth, np.full_like(truth, 1e-3), np.full_like(truth, 1e-6))
+    wrong = truth.copy()
+    wrong[:, 3] += 9e-6
+    result = compare(wrong, expected, np.dtype(np.float64))
+    assert result.failures == ["root mean square of errors 9 times the typical one at index 3 of the last axis"]
+    assert result.sharp_share == pytest.approx(9 / 8)
+    assert compare(np.where(wrong > 1, 1 + 7e-6, 1), expected, np.dtype(np.float64)).passes
+    assert compare(wrong, expected, np.dtype(np.float64), peer=wrong).passes
+    fewer = Approx(*(array[:63] for array in (expected.value, expected.worst, expected.typical)))
+    assert compare(wrong[:63], fewer, np.dtype(np.float64)).passes
+
+
 def test_bounds_count_only_terms_that_are_not_zero() -> None:
     a, b = np.array([[1.0, 0.0, 2.0]]), np.array([[3.0], [5.0], [7.0]])
     u = 2.0**-24
