@@ -22,7 +22,7 @@ def test_a_slowed_op_trips_it(ops_suite: Suite, tmp_path: Path) -> None:
 
     def slowed() -> None:
         """So much that it shows however busy the machine is."""
-        for _ in range(4):
+        for _ in range(10):
             op()
 
     sound, slow = Turns(op, twin), Turns(slowed, twin)
