@@ -1,4 +1,4 @@
-"""Many windows at once, of one recording or of many: not OpenAI Whisper's algorithm, but several times its throughput.
+"""Many windows at once, of one recording or of many: not OpenAI Whisper's algorithm.
 
 OpenAI's goes through a recording window by window, for where one ends says where the next begins, and what was said in one is the prompt
 of the next. Here recordings are cut beforehand, where they are quietest, into pieces that know nothing of each other, and many pieces are

@@ -14,10 +14,9 @@ from max.engine import InferenceSession
 
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
-from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep
+from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.decoding import DecodingOptions
 from maxwhisper.errors import OptionError, OutputError, WhisperError
-from maxwhisper.graphs import weight_dtypes
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import Whisper, find_device, load_model, set_num_threads
 from maxwhisper.transcribe import options_for_each, segment_line, transcribe
@@ -102,12 +101,12 @@ def _batched(
 
 
 def _compile(model: str, model_dir: str | None, device: str, cpu: str, output_dir: Path) -> int:
-    checkpoint, where = load_checkpoint(model, model_dir), find_device(device)
-    target = Target(checkpoint.dims, weight_dtypes(checkpoint, keep_halves=where.is_host), where, cpu)
+    target = Target.of(load_checkpoint(model, model_dir), find_device(device), cpu)
     path = find(target, output_dir)
     if path is None:
-        print(f"compiling {model} for {cpu}, which takes minutes…", file=sys.stderr)
-        compiled, _ = compile_graphs(target, InferenceSession(devices=[where]))
+        with writing_to(output_dir):  # else it is said before any work is done
+            print(f"compiling {model} for {cpu}, which takes minutes…", file=sys.stderr)
+        compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
         path = keep(compiled.export_mef, target, output_dir)
     print(path)
     return 0

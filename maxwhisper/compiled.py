@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from max.dtype import DType
 from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
-from maxwhisper.checkpoint import ModelDimensions
+from maxwhisper.checkpoint import Checkpoint, ModelDimensions
 from maxwhisper.errors import OutputError, WhisperError
-from maxwhisper.graphs import build_module
+from maxwhisper.graphs import build_module, weight_dtypes
 from maxwhisper.ops import kernels
 
 PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
@@ -70,7 +71,12 @@ class Target:
     device: Device
     cpu: str
 
-    @property
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: Device, cpu: str) -> "Target":
+        """What a checkpoint's graphs are, compiled for a device and a CPU."""
+        return cls(checkpoint.dims, weight_dtypes(checkpoint, keep_halves=device.is_host), device, cpu)
+
+    @cached_property
     def name(self) -> str:
         """Another one wherever anything that matters is another: besides the above MAX's version and the code that builds graphs."""
         package = Path(__file__).parent
@@ -120,19 +126,29 @@ def find(target: Target, where: Path) -> Path | None:
     return None
 
 
+@contextmanager
+def writing_to(where: Path) -> Iterator[Path]:
+    """A folder in `where`, and so on its file system, that is gone in the end.
+
+    Raises OutputError where that can't be written to.
+    """
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=where) as unfinished:
+            yield Path(unfinished)
+    except OSError as error:
+        raise OutputError(f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder") from error
+
+
 def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:
     """Put what `export` writes where `find` finds it: whole or not at all, whoever else does the same. Returns its path.
 
     Raises OutputError where nothing can be written there.
     """
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=where) as unfinished:
-            path = Path(unfinished, "graphs")
-            export(path)
-            return path.replace(where / _file_name(target, path))
-    except OSError as error:
-        raise OutputError(f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder") from error
+    with writing_to(where) as unfinished:
+        path = unfinished / "graphs"
+        export(path)
+        return path.replace(where / _file_name(target, path))
 
 
 def _file_name(target: Target, path: Path) -> str:

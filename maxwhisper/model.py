@@ -14,7 +14,7 @@ from max.engine import InferenceSession
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.errors import OptionError
-from maxwhisper.graphs import ACTIVATION_DTYPE, weight_dtypes
+from maxwhisper.graphs import ACTIVATION_DTYPE
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Whisper:
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Sequence[str] = ()) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
-        self.weight_dtypes = weight_dtypes(checkpoint, keep_halves=self.device.is_host)
+        target, session = Target.of(checkpoint, self.device, cpu_level()), InferenceSession(devices=[self.device])
+        self.weight_dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
         self._weights = {
             name: np.array(checkpoint.weights[name], dtype.to_numpy(), order="C") for name, dtype in self.weight_dtypes.items()
         }
-        target, session = Target(self.dims, self.weight_dtypes, self.device, cpu_level()), InferenceSession(devices=[self.device])
         with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):
             compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
         self._graphs = session.init_all(compiled, weights_registry=self._weights)

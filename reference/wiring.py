@@ -20,7 +20,7 @@ def of_max(dims: ModelDimensions) -> dict[str, Step]:
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     """`maxwhisper.graphs.encoder`, from `log_mel` [n_audio, n_mels, n_frames] on.
 
-    fused: attention is one op, which swallows `scores` and `weights`, as where nobody asks for these.
+    fused: attention is one op, which swallows `scores` and `weights`, as in MAX's graphs.
     """
     flow = {
         "encoder.conv1": Step("conv1d_stride1", ("log_mel:transposed", *_weights("encoder.conv1"))),

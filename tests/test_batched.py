@@ -39,7 +39,7 @@ def test_cuts_are_where_it_is_quiet(rng: np.random.Generator) -> None:
     mel[:, 2500:2550] -= 1  # 0.5 s
     mel[:, 2800:2805] -= 3  # shorter than a pause
     mel[:, 1000:1100] -= 5  # long, but early
-    assert cut(mel)[1] == pytest.approx(2525, abs=12)
+    assert 2515 <= cut(mel)[1] <= 2535  # in the middle of 30 frames, all of them in the pause
 
 
 def test_a_recording_of_one_window_is_transcribed_as_ever(tiny_en: Trio) -> None:
@@ -90,9 +90,9 @@ def test_what_can_not_be_read_does_not_stop_the_others(tiny_en: Trio, tmp_path: 
 
 def test_options_are_looked_at_before_any_work() -> None:
     with pytest.raises(OptionError, match="batch_size 0"):
-        transcribe_batched(None, [], 0)  # type: ignore[arg-type]
+        transcribe_batched(None, [], 0)  # type: ignore[arg-type]  # refused before a model is looked at
     with pytest.raises(OptionError, match="beam_size"):
-        transcribe_batched(None, [], beam_size=5)  # type: ignore[arg-type]
+        transcribe_batched(None, [], beam_size=5)  # type: ignore[arg-type]  # likewise
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:

@@ -63,11 +63,11 @@ def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch:
     keep(export, TARGET, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "version", lambda package: "99.0")
-        assert find(TARGET, tmp_path) is None
+        assert find(dataclasses.replace(TARGET), tmp_path) is None
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "SOURCES", ("graphs.py",))
-        assert find(TARGET, tmp_path) is None
-    assert find(TARGET, tmp_path)
+        assert find(dataclasses.replace(TARGET), tmp_path) is None
+    assert find(dataclasses.replace(TARGET), tmp_path)
 
 
 def test_every_file_that_graphs_are_made_of_counts() -> None:

@@ -1,5 +1,6 @@
 """What speed is measured with: the work counted, one checkpoint in every program's format, programs in processes of their own."""
 
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,10 @@ def test_the_work_is_what_the_shapes_say() -> None:
     matrices = 4 * (4 * 384**2 + 2 * 384**2 + 2 * 4 * 384**2) + 51864 * 384
     step = work.decoder(TINY_EN, halves, n=1, n_past=99)
     kept = 4 * 2 * 384 * (1500 + 100) * 4
-    assert step.n_bytes - 2 * matrices - kept - 4 * 51864 == pytest.approx(4 * 4 * 384 * 20, rel=0.2)  # biases and layer norms
-    assert step.operations == pytest.approx(2 * (matrices + 4 * 2 * 384 * 1600), rel=0.01)
+    # Of each layer the biases of query, value and out, of query and out across, of 4 x 384 and 384 in the MLP, and three layer norms.
+    vectors = 4 * ((3 + 2 + 4 + 1) * 384 + 3 * 2 * 384) + 2 * 384
+    assert step.n_bytes == 2 * matrices + 4 * vectors + kept + 4 * 51864
+    assert step.operations == 2 * (matrices + 4 * 2 * 384 * 1599.5)  # of the token itself a causal mask leaves half on average
 
 
 def _layer(i: int) -> dict[str, DType]:
@@ -49,21 +52,14 @@ def test_a_floor_is_set_by_the_tighter_ceiling() -> None:
     assert ceilings.floor(200, 30) == 3
 
 
-def test_ceilings_are_not_exceeded_by_numpy(device: str) -> None:
+def test_no_product_is_faster_than_the_ceiling(device: str) -> None:
     ceilings = max(Machine().ceilings().operations for _ in range(3))
-    a = np.random.default_rng(0).random((1024, 1024), np.float32)
-    torch_a = torch.from_numpy(a)
-    seconds = min(_time(lambda: torch_a @ torch_a) for _ in range(5))
-    assert 2 * 1024**3 / seconds < 1.5 * ceilings  # machines that are shared come and go
+    a = torch.rand(1024, 1024)
+    seconds = min(timeit.repeat(lambda: a @ a, number=1, repeat=5))
+    assert 2 * 1024**3 / seconds < 1.5 * ceilings  # a shared machine's own speed was seen to differ by 1.2 within a second
 
 
-def _time(function: object) -> float:
-    import timeit
-
-    return timeit.timeit(function, number=1)  # type: ignore[arg-type]
-
-
-def test_stages_compute_the_same_beside_openai(tiny_en: Trio) -> None:
+def test_every_stage_runs_beside_openais(tiny_en: Trio) -> None:
     mine, names = tiny_en.model, ("encoder", "prefill", "step", "window", "file")
     every = stages(mine, whisper.model.Whisper(tiny_en.judge.dims).eval(), packaged_clips()["beckett"].samples[:48000])
     assert tuple(stage.name for stage in every) == names
@@ -106,5 +102,5 @@ def test_programs_are_described_beside_each_other() -> None:
     rows = describe([ours, theirs, Result("another", problem="not installed")], 20.0, "en")
     assert rows[0]["seconds"] == 2 and rows[0]["times_real_time"] == 10
     assert rows[1]["times_maxwhisper"] == 3.5
-    assert rows[0]["other_words"] == pytest.approx(1 / 3)
+    assert rows[0]["other_words"] == 1 / 3
     assert rows[2] == {"program": "another", "problem": "not installed"}

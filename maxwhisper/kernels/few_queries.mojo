@@ -8,14 +8,12 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import exp, sqrt
-from std.sys import simd_width_of
 
 from .parallel import n_workers
+from .tile import WIDTH, Floats
 
-comptime WIDTH = simd_width_of[DType.float32]()
 comptime QUERIES = 4  # that share what is read
 comptime VECTORS = 4  # of a value's columns that are averaged together
-comptime Floats = Pointer[Float32, MutAnyOrigin]
 
 
 @always_inline

@@ -8,16 +8,15 @@ from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import ceildiv
-from std.sys import simd_width_of, size_of
+from std.sys import size_of
 from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .parallel import n_workers
+from .tile import WIDTH, Floats
 
-comptime WIDTH = simd_width_of[DType.float32]()
 comptime ROWS = 4  # of x in a tile
 comptime LINE[dtype: DType] = max(1, 64 // (WIDTH * size_of[dtype]()))  # vectors in a cache line
 comptime AHEAD = 4096  # elements of the weights, fetched before they are needed
-comptime Floats = Pointer[Float32, MutAnyOrigin]
 
 
 @always_inline
@@ -54,9 +53,9 @@ def tile[
 @always_inline
 def all_rows[
     n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, first: Int, n: Int, n_in: Int, n_out: Int):
-    """Multiply rows first to n of x with n_outputs rows of weight."""
-    var i = first
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int):
+    """Multiply all n rows of x with n_outputs rows of weight."""
+    var i = 0
     while i + ROWS <= n:
         tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, bias, n_in, n_out)
         i += ROWS
@@ -73,10 +72,10 @@ def multiply[
     var o = start
     if n >= ROWS:
         while o + 2 <= end:
-            all_rows[2, 2, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), 0, n, n_in, n_out)
+            all_rows[2, 2, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), n, n_in, n_out)
             o += 2
     while o < end:
-        all_rows[1, 4, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), 0, n, n_in, n_out)
+        all_rows[1, 4, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), n, n_in, n_out)
         o += 1
 
 

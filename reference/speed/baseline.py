@@ -32,11 +32,9 @@ class Baseline:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ratios: dict[str, list[float]] = {}
-        self.machine: dict[str, Any] = {}
         if path.exists():
             kept = json.loads(path.read_text(encoding="utf-8"))
-            self.machine = kept["machine"]
-            if self.machine == machine():
+            if kept["machine"] == machine():
                 self.ratios = kept["ratios"]
 
     def limit(self, name: str) -> float | None:

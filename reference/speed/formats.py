@@ -11,8 +11,7 @@ import torch
 from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.checkpoint.catalog import OFFICIAL
 from reference.speed.ggml import write_ggml
-
-OPENAI, GGML, CTRANSLATE2 = "openai.pt", "ggml.bin", "ctranslate2"
+from reference.speed.programs import CTRANSLATE2, GGML, OPENAI
 
 
 def write_formats(model: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 Transcribe = Callable[[np.ndarray], str]
+OPENAI, GGML, CTRANSLATE2 = "openai.pt", "ggml.bin", "ctranslate2"  # a checkpoint in each format, in `Question.folder`
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def openai_whisper(question: Question) -> Transcribe:
     import whisper
 
     torch.set_num_threads(question.n_threads)
-    model = whisper.load_model(str(question.folder / "openai.pt"), device="cpu")
+    model = whisper.load_model(str(question.folder / OPENAI), device="cpu")
     options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "condition_on_previous_text": False, "fp16": False}
     return lambda samples: str(whisper.transcribe(model, samples, **options)["text"])
 
@@ -60,7 +61,7 @@ def faster_whisper(compute_type: str, batch_size: int | None = None) -> Callable
     def load(question: Question) -> Transcribe:
         from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-        folder = question.folder / "ctranslate2"
+        folder = question.folder / CTRANSLATE2
         if not folder.exists():
             raise LookupError(f"{question.model} comes in no package in CTranslate2's format, only tiny.en and base do")
         model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=question.n_threads)
@@ -79,7 +80,7 @@ def whisper_cpp(question: Question) -> Transcribe:
     from pywhispercpp.model import Model
 
     options: dict[str, Any] = {"temperature_inc": 0.0, "no_context": True, "greedy": {"best_of": 1}, "language": question.language}
-    path = str((question.folder / "ggml.bin").resolve(strict=True))
+    path = str((question.folder / GGML).resolve(strict=True))
     quiet: dict[str, Any] = {"redirect_whispercpp_logs_to": None, "print_progress": False, "print_realtime": False}
     model = Model(path, n_threads=question.n_threads, **quiet)
     return lambda samples: "".join(f" {segment.text.strip()}" for segment in model.transcribe(samples, **options))

@@ -12,6 +12,7 @@ from max.graph import ops as max_ops
 from maxwhisper import ops
 from maxwhisper.graphs import Scope
 from tests.faults.in_audio import numpy_with
+from tests.faults.in_graphs import by_steps
 from tests.faults.in_weights import every
 from tests.faults.plant import control, instead
 
@@ -76,7 +77,7 @@ CONTROLS = [
     control(
         "scale split, d^-1/4 twice",
         "OpenAI Whisper's own attention by hand",
-        replaces={"ops.attention": instead(ops.attention_by_steps), "ops.attention_scores": instead(scaled_twice)},
+        replaces={"ops.attention": by_steps, "ops.attention_scores": instead(scaled_twice)},
         op="attention_scores",
     ),
     control("a bias invented for keys", "ports whose linear layers all have one", replaces={"graphs.linear": biased_keys}),

@@ -73,14 +73,8 @@ def softmax_over_queries(right: Build) -> Build:
     return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
 
 
-def by_steps(right: Any) -> Any:
-    """The encoder's attention in its steps, so that a mistake can be made in one of them."""
-    return ops.attention_by_steps
-
-
-def of_steps(right: Any) -> Any:
-    """The decoder's self-attention in its steps, so that a mistake can be made in one of them."""
-    return ops.attention_over_cache
+# Attention in its steps, so that a mistake can be made in one of them: the encoder's, and the decoder's of tokens to tokens.
+by_steps, of_steps = instead(ops.attention_by_steps), instead(ops.attention_over_cache)
 
 
 def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
