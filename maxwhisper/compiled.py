@@ -22,15 +22,17 @@ from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
-from maxwhisper.errors import OutputError, WhisperError
+from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.graphs import build_module, weight_dtypes
 from maxwhisper.ops import kernels
 
 PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
-SOURCES = ("graphs.py", "ops.py", "kernels/*.mojo")  # what graphs are made of
+SOURCES = ("graphs.py", "ops.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
 HOST = "host"  # the very processor of the machine that compiles
-# Levels of x86-64 (its psABI), the best first, and the features by which Linux shows that a processor has one.
+COMPUTE_TYPES = ("float32", "int8")  # what weights are multiplied as; stored as the checkpoint has them, or rounded
+# Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
 CPU_LEVELS = {
+    "cascadelake": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},  # x86-64-v4 that multiplies 8-bit numbers
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
     HOST: set[str](),
@@ -72,9 +74,16 @@ class Target:
     cpu: str
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, device: Device, cpu: str) -> "Target":
-        """What a checkpoint's graphs are, compiled for a device and a CPU."""
-        return cls(checkpoint.dims, weight_dtypes(checkpoint, keep_halves=device.is_host), device, cpu)
+    def of(cls, checkpoint: Checkpoint, device: Device, cpu: str, compute_type: str = "float32") -> "Target":
+        """What a checkpoint's graphs are, compiled for a device and a CPU, and for one of `COMPUTE_TYPES`.
+
+        Raises OptionError for another one, and for "int8" where it can't be had.
+        """
+        if compute_type not in COMPUTE_TYPES:
+            raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
+        if compute_type == "int8" and not device.is_host:
+            raise OptionError("compute_type 'int8' is there for the CPU only; leave it out, or use the device 'cpu'")
+        return cls(checkpoint.dims, weight_dtypes(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
 
     @cached_property
     def name(self) -> str:

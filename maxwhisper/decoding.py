@@ -8,7 +8,7 @@ import numpy as np
 
 from maxwhisper.audio import CHUNK_LENGTH
 from maxwhisper.errors import OptionError
-from maxwhisper.model import AudioFeatures, Whisper
+from maxwhisper.model import AudioFeatures, GreedyRules, Whisper
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer, language_code
 from maxwhisper.utils import compression_ratio
 
@@ -286,7 +286,7 @@ class DecodingTask:
 
     def _sample(self, audio: AudioFeatures, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Extend tokens [n_audio * n_group, n] until all have ended; also sums of log-probabilities, and no-speech probabilities."""
-        decoder = self.model.decoder(audio, self.n_group)
+        decoder, rules = self.model.decoder(audio, self.n_group), self._rules()
         sum_logprobs = np.zeros(len(tokens))
         shape = (audio.n_audio, self.n_group, -1)
         last = self.sample_begin - 1
@@ -301,7 +301,25 @@ class DecodingTask:
             tokens, completed = self.token_decoder.update(tokens, logits, sum_logprobs)
             if completed or tokens.shape[1] > self.n_ctx:
                 break
+            if rules is not None:
+                end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
+                tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
+                break
         return tokens, sum_logprobs, no_speech_probs
+
+    def _rules(self) -> GreedyRules | None:
+        """What a graph must know to choose tokens by itself; None where it can't: where tokens are sampled, or a filter is none of ours."""
+        known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # the first of these forbids nothing but the first token
+        if not self.model.decodes_in_graph or self.options.temperature > 0 or not all(isinstance(f, known) for f in self.logit_filters):
+            return None
+        mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
+        for logit_filter in self.logit_filters:
+            if isinstance(logit_filter, SuppressTokens):
+                mask[logit_filter.suppressed] = -np.inf
+            elif isinstance(logit_filter, ApplyTimestampRules):
+                mask[self.tokenizer.no_timestamps] = -np.inf
+                timestamp_begin = self.tokenizer.timestamp_begin
+        return GreedyRules(mask, self.sample_begin, self.tokenizer.eot, timestamp_begin)
 
     def _best(self, language: str, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float) -> DecodingResult:
         """The likeliest of a group's sequences, for its length."""

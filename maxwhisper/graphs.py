@@ -17,6 +17,7 @@ from max.graph import ops as max_ops
 
 from maxwhisper import ops
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
+from maxwhisper.quantized import scale_of
 
 ACTIVATION_DTYPE = DType.float32
 CROSS_KV = re.compile(r"cross_attn\.(key|value)")
@@ -30,8 +31,7 @@ class Scope:
     extra output of the same graph by whoever asks for its name.
     """
 
-    weights: Mapping[str, Weight]
-    linear_op: Callable[..., TensorValue] = ops.linear  # the decoder's, which has few rows at a time, is `ops.few_rows`
+    weights: Mapping[str, Weight | TensorValue]
     activations: dict[str, TensorValue] = field(default_factory=dict)
     path: str = ""
 
@@ -40,6 +40,11 @@ class Scope:
 
     def weight(self, name: str) -> TensorValue:
         return TensorValue(self.weights[(self / name).path])
+
+    def scale(self) -> TensorValue | None:
+        """What the weight of this place counts, where it is rounded."""
+        is_rounded = self.weight("weight").dtype == DType.int8
+        return self.weight("scale") if is_rounded else None
 
     def record(self, value: TensorValue) -> TensorValue:
         self.activations[self.path] = value
@@ -52,8 +57,12 @@ def layer_norm(at: Scope, x: TensorValue) -> TensorValue:
 
 
 def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
-    """`ops.linear`, or whatever does its work here, with the weights of this place."""
-    return at.record(at.linear_op(x, at.weight("weight"), at.weight("bias") if bias else None))
+    """`ops.linear` with the weights of this place, or `ops.linear_int8` where they are rounded."""
+    weight, scale = at.weight("weight"), at.scale()
+    biases = [at.weight("bias")] if bias else []
+    if scale is not None:
+        return at.record(ops.linear_int8(x, weight, scale, *biases))
+    return at.record(ops.linear(x, max_ops.cast(weight, x.dtype), *biases))
 
 
 def keys_and_values(at: Scope, x: TensorValue) -> tuple[TensorValue, TensorValue]:
@@ -78,11 +87,9 @@ def cached_self_attention(at: Scope, x: TensorValue, cache: Sequence[BufferValue
     """
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
-    names = ("query.weight", "query.bias", "key.weight", "value.weight", "value.bias")
-    projections = ops.query_key_value(h, *(attn.weight(name) for name in names))
-    q, k, v = ((attn / name).record(value) for name, value in zip(("query", "key", "value"), projections))
-    k_cache, v_cache = cache
-    h = linear(attn / "out", (attn / "context").record(ops.cached_attention(q, k, v, k_cache, v_cache, positions)))
+    projections = linear(attn / "query", h), *keys_and_values(attn, h)
+    context = ops.cached_attention(*projections, *cache, positions)
+    h = linear(attn / "out", (attn / "context").record(context))
     return (attn / "residual").record(x + h)
 
 
@@ -106,6 +113,40 @@ def mlp(at: Scope, x: TensorValue) -> TensorValue:
     h = linear(at / "mlp" / 0, layer_norm(at / "mlp_ln", x))
     h = (at / "mlp" / "gelu").record(ops.gelu(h))
     return (at / "mlp" / "residual").record(x + linear(at / "mlp" / 2, h))
+
+
+# A block's weights and activations, in the order of `ops.decoder_block`.
+NORMS = ("attn_ln", "cross_attn_ln", "mlp_ln")
+LAYERS = ("attn.query", "attn.key", "attn.value", "attn.out", "cross_attn.query", "cross_attn.out", "mlp.0", "mlp.2")
+ACTIVATIONS = (
+    *("attn_ln", "attn.query", "attn.key", "attn.value", "attn.context", "attn.out", "attn.residual"),
+    *("cross_attn_ln", "cross_attn.query", "cross_attn.context", "cross_attn.out", "cross_attn.residual"),
+    *("mlp_ln", "mlp.0", "mlp.gelu", "mlp.2", "mlp.residual"),
+)
+
+
+def decoder_block(
+    at: Scope, x: TensorValue, self_kv: Sequence[BufferValue], cross_kv: Sequence[TensorValue], positions: TensorValue
+) -> TensorValue:
+    """A block of the decoder; on the CPU all of it is one op."""
+    if not x.device.is_cpu():
+        return decoder_block_by_parts(at, x, self_kv, cross_kv, positions)
+    norms = [at.weight(f"{norm}.{name}") for norm in NORMS for name in ("weight", "bias")]
+    biases = [at.weight(f"{layer}.bias") for layer in LAYERS if layer != "attn.key"]
+    matrices = [at.weight(f"{layer}.weight") for layer in LAYERS]
+    scales = [scale for layer in LAYERS if (scale := (at / layer).scale()) is not None]
+    activations = ops.decoder_block(x, self_kv, positions, cross_kv, matrices, [*norms, *biases, *scales])
+    for name, activation in zip(ACTIVATIONS, activations):
+        (at / name).record(activation)
+    return activations[-1]
+
+
+def decoder_block_by_parts(
+    at: Scope, x: TensorValue, self_kv: Sequence[BufferValue], cross_kv: Sequence[TensorValue], positions: TensorValue
+) -> TensorValue:
+    """`decoder_block` of MAX's operations."""
+    x = cached_self_attention(at, x, self_kv, positions)
+    return mlp(at, cross_attention(at, x, cross_kv))
 
 
 def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue) -> TensorValue:
@@ -150,33 +191,70 @@ def decoder(
     n_audio, n_group, n = tokens.shape
     grouped, flat = [n_audio, n_group], [n_audio * n_group]
 
-    embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), at.weight("token_embedding.weight"))
+    vocabulary = (at / "token_embedding").weight("weight"), (at / "token_embedding").scale()
+    embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), *vocabulary)
     x = (at / "embedding").record(max_ops.cast(embedding, ACTIVATION_DTYPE))
     x = (at / "positions").record(x + ops.token_embedding(positions, at.weight("positional_embedding")))
     for i in range(dims.n_text_layer):
-        block = at / "blocks" / i
-        x = cached_self_attention(block, x, self_kv[2 * i : 2 * i + 2], positions)
-        x = cross_attention(block, x, cross_kv[2 * i : 2 * i + 2])
-        x = mlp(block, x)
+        layer = slice(2 * i, 2 * i + 2)
+        x = decoder_block(at / "blocks" / i, x, self_kv[layer], cross_kv[layer], positions)
     x = layer_norm(at / "ln", x)
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
     n_rows = rows.shape[0]
     x = max_ops.reshape(max_ops.permute(x, [1, 0, 2]), [n_audio * n_group * n_rows, dims.n_text_state])
-    logits = ops.lm_head(x, at.weight("token_embedding.weight"))
+    logits = ops.lm_head(x, *vocabulary)
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
-def weight_dtypes(checkpoint: Checkpoint, keep_halves: bool) -> dict[str, DType]:
-    """Each weight's dtype in the graphs, float32 but for the matrices that every step of the decoder reads, and `ops.few_rows` widens:
-    these stay in float16 where they are stored so and `keep_halves` is asked for.
+def greedy(
+    at: Scope,
+    dims: ModelDimensions,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    tokens: BufferValue,
+    sum_logprobs: BufferValue,
+    mask: TensorValue,
+    rules: TensorValue,
+    n_tokens: TensorValue,
+    end: TensorValue,
+) -> TensorValue:
+    """Tokens behind those that are there, until all sequences have ended or there are `end` tokens; returns how many there are, int64 [1].
+
+    tokens int64 [n_audio, n_group, n_ctx + 1], of which n_tokens int64 [1] are there, the last of them not yet in the cache; end int64 [1].
+    The others as in `decoder` and `ops.next_token`.
     """
+    n_audio, n_group, _ = tokens.shape
+    outside = {name: TensorValue(weight) for name, weight in at.weights.items() if name.startswith(f"{at.path}.")}
+    at = replace(at, weights=outside)  # MAX takes no weights into a loop
+    first_row = max_ops.constant(np.zeros(1, np.int64), device=n_tokens.device)
 
-    def is_read_by_steps(name: str, array: np.ndarray) -> bool:
-        return name.startswith("decoder.") and name.endswith(".weight") and array.ndim == 2 and not CROSS_KV.search(name)
+    def go_on(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> TensorValue:
+        return max_ops.logical_and(n[0] < end[0], n_unfinished[0] > 0)
 
-    matrices = {name: array for name, array in checkpoint.weights.items() if is_read_by_steps(name, array)}
+    def step(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> list[TensorValue]:
+        logits = decoder(at, dims, self_kv, cross_kv, last, n - 1, first_row)
+        logits = max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab])
+        chosen, n_unfinished = ops.next_token(logits, tokens, sum_logprobs, mask, rules, n)
+        return [n + 1, max_ops.reshape(chosen, [n_audio, n_group, 1]), n_unfinished]
+
+    last = max_ops.gather(max_ops.buffer_load(tokens), n_tokens - 1, axis=2)
+    return max_ops.while_loop([n_tokens, last, max_ops.broadcast_to(n_tokens, [1])], go_on, step)[0]
+
+
+def weight_dtypes(checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> dict[str, DType]:
+    """Each weight's dtype in the graphs: float32, but for matrices. With the compute type "int8" these are rounded to 8 bits; otherwise those
+    that every step of the decoder reads stay in float16 where they are stored so and `keep_halves` is asked for.
+    """
+    matrices = {
+        name: array
+        for name, array in checkpoint.weights.items()
+        if name.endswith(".weight")
+        and array.ndim == 2
+        and (compute_type == "int8" or name.startswith("decoder.") and not CROSS_KV.search(name))
+    }
     halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
-    return {name: DType.float16 if halves and name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}
+    narrow = DType.int8 if compute_type == "int8" else DType.float16 if halves else ACTIVATION_DTYPE
+    return {name: narrow if name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}
 
 
 def build_module(
@@ -193,7 +271,12 @@ def build_module(
     module, captured = Module(), dict[str, list[str]]()
     wanted = set(capture)
     dtypes = dtypes or {}
-    weights = {name: Weight(name, dtypes.get(name, ACTIVATION_DTYPE), shape, device) for name, shape in weight_shapes(dims).items()}
+
+    def weights() -> dict[str, Weight]:  # each graph has its own
+        shapes = weight_shapes(dims)
+        scales = {scale_of(name): shapes[name][:1] for name, dtype in dtypes.items() if dtype == DType.int8}
+        return {name: Weight(name, dtypes.get(name, ACTIVATION_DTYPE), shape, device) for name, shape in {**shapes, **scales}.items()}
+
     head_dim = dims.n_text_state // dims.n_text_head
     n_kv = 2 * dims.n_text_layer
 
@@ -216,19 +299,30 @@ def build_module(
         captured[graph.name] = list(extra)
 
     with make("encoder", input_types=[log_mel]) as graph:
-        at = Scope(weights) / "encoder"
+        at = Scope(weights()) / "encoder"
         finish(graph, [encoder(at, dims, graph.inputs[0].tensor)], at)
 
     with make("cross_kv", input_types=[features]) as graph:
-        at = Scope(weights) / "decoder"
+        at = Scope(weights()) / "decoder"
         finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
 
     with make("decoder", input_types=[tokens, positions, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
-        at = Scope(weights, ops.few_rows) / "decoder"
+        at = Scope(weights()) / "decoder"
         inputs = (value.tensor for value in graph.inputs[:3])
         buffers = [value.buffer for value in graph.inputs[3 : 3 + n_kv]]
         audio = [value.tensor for value in graph.inputs[3 + n_kv :]]
         finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
+
+    if not capture and device.is_cpu():
+        sequences = BufferType(DType.int64, ["n_audio", "n_group", dims.n_text_ctx + 1], device)
+        sums = BufferType(DType.float64, ["n_audio", "n_group"], device)
+        rest = [sequences, sums, tensor(ACTIVATION_DTYPE, dims.n_vocab), *(tensor(DType.int64, n) for n in (3, 1, 1))]
+        with make("greedy", input_types=[*rest, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+            buffers = [value.buffer for value in graph.inputs[6 : 6 + n_kv]]
+            audio = [value.tensor for value in graph.inputs[6 + n_kv :]]
+            state = [value.buffer for value in graph.inputs[:2]]
+            numbers = (value.tensor for value in graph.inputs[2:6])
+            graph.output(greedy(Scope(weights()) / "decoder", dims, buffers, audio, *state, *numbers))
 
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")

@@ -15,6 +15,7 @@ from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.errors import OptionError
 from maxwhisper.graphs import ACTIVATION_DTYPE
+from maxwhisper.quantized import as_stored
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,33 @@ class AudioFeatures:
         return self.features.to(CPU()).to_numpy()
 
 
+@dataclass(frozen=True)
+class GreedyRules:
+    """Which tokens may follow which, as `maxwhisper.ops.next_token` takes it."""
+
+    mask: np.ndarray  # float32 [n_vocab], -inf for tokens that are never allowed
+    sample_begin: int  # how many tokens were not sampled
+    eot: int
+    timestamp_begin: int  # n_vocab where there are no timestamps
+
+
 class Whisper:
-    """A model's three graphs, compiled for one device.
+    """A model's graphs, compiled for one device.
 
     checkpoint: the weights; device: "cpu" or "gpu"; capture: names of activations that graphs return as well (`maxwhisper.graphs`), each
-    to be found in `activations` after the call that computed it.
+    to be found in `activations` after the call that computed it; compute_type: "float32", or "int8" to round weights to 8 bits.
 
-    Raises OptionError for a device that is not there, WhisperError where MAX can't compile the graphs.
+    Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Sequence[str] = ()) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Sequence[str] = (), compute_type: str = "float32") -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
-        target, session = Target.of(checkpoint, self.device, cpu_level()), InferenceSession(devices=[self.device])
+        target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type), InferenceSession(devices=[self.device])
         self.weight_dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
-        self._weights = {
-            name: np.array(checkpoint.weights[name], dtype.to_numpy(), order="C") for name, dtype in self.weight_dtypes.items()
-        }
+        self._weights = as_stored(checkpoint.weights, self.weight_dtypes)
         with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):
             compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
         self._graphs = session.init_all(compiled, weights_registry=self._weights)
@@ -63,6 +72,11 @@ class Whisper:
     @property
     def num_languages(self) -> int:
         return self.dims.n_vocab - 51765 - int(self.is_multilingual)
+
+    @property
+    def decodes_in_graph(self) -> bool:
+        """Whether decoders have `greedy`: on the CPU, where no activations are captured."""
+        return "greedy" in self._graphs
 
     def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
         """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
@@ -120,20 +134,38 @@ class Decoder:
         self.n_past += n
         return logits.to(CPU()).to_numpy()
 
+    def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: GreedyRules, end: int) -> np.ndarray:
+        """Append the likeliest tokens until all sequences have ended or are `end` tokens long, without coming back for each; returns them all.
+
+        tokens: int [n_audio, n_group, n], of which the last has not been fed yet; sum_logprobs: float64 [n_audio, n_group], added to in place.
+        """
+        n, n_ctx = tokens.shape[-1], self._model.dims.n_text_ctx
+        room = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
+        room[..., :n] = tokens
+        buffer, sums = Buffer.from_numpy(room), Buffer.from_numpy(sum_logprobs.copy())
+        numbers = ([rules.sample_begin, rules.eot, rules.timestamp_begin], [n], [end])
+        inputs = [self._model._to_device(array) for array in (rules.mask, *(np.array(values, np.int64) for values in numbers))]
+        (n_tokens,) = self._model._run("greedy", buffer, sums, *inputs, *self._self_kv, *self._cross_kv)
+        self.n_past = int(n_tokens.to_numpy()[0]) - 1
+        sum_logprobs[:] = sums.to_numpy()
+        return buffer.to_numpy()[..., : self.n_past + 1]
+
 
 def load_model(
     name: str | os.PathLike[str] = "tiny.en",
     device: str = "cpu",
     download_root: str | os.PathLike[str] | None = None,
+    compute_type: str = "float32",
 ) -> Whisper:
     """Load a model by its official name, or from a file or folder, and compile it for a device ("cpu" or "gpu").
 
     `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
-    Hugging Face, and downloaded where the network allows.
+    Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; "int8" rounds the
+    weights of linear layers to 8 bits, and in the encoder what they are multiplied with, too: faster, and now and then another word.
 
-    Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there.
+    Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """
-    return Whisper(load_checkpoint(name, download_root), device)
+    return Whisper(load_checkpoint(name, download_root), device, compute_type=compute_type)
 
 
 def find_device(name: str) -> Device:

@@ -6,6 +6,7 @@ Shapes may be symbolic; `...` stands for any leading dimensions.
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,42 +43,41 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
         y = ops.matmul(x, ops.transpose(weight, 0, 1))
         return y if bias is None else y + bias
     if bias is None:
-        bias = ops.broadcast_to(ops.constant(0, DType.float32, device=x.device), [weight.shape[0]])
+        bias = _zeros(x, weight)
     values = [_rows(x), *(ops.cast(value, DType.float32) for value in (weight, bias))]
     (y,) = ops.custom("maxwhisper.linear", x.device, values, _row_types(x, weight))
     return _as_before(y.tensor, x)
 
 
-def few_rows(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
-    """`linear` for few rows, where reading the weights takes most of the time: they stay as they are stored and are widened in registers.
+def linear_int8(x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """`linear` of rounded numbers, for the CPU: each row of x is divided by its largest number's 127th part and rounded to 8 bits, as the
+    weights have been; products are added up exactly.
 
-    x [..., n_in] and bias [n_out] of one dtype; weight [n_out, n_in] of any. Summed in float32; returns [..., n_out] in x's dtype.
+    x float32 [..., n_in]; weight int8 [n_out, n_in]; scale float32 [n_out], what each weight counts; bias float32 [n_out].
     """
-    if not x.device.is_cpu():
-        return linear(x, ops.cast(weight, x.dtype), bias)
-    rows, (y_type,) = _rows(x), _row_types(x, weight)
-    if bias is None:
-        (y,) = ops.custom("maxwhisper.few_rows_without_bias", x.device, [rows, weight], [y_type])
-    else:
-        (y,) = ops.custom("maxwhisper.few_rows", x.device, [rows, weight, ops.cast(bias, DType.float32)], [y_type])
+    values = [_rows(x), weight, scale, _zeros(x, weight) if bias is None else bias]
+    (y,) = ops.custom("maxwhisper.linear_int8", x.device, values, _row_types(x, weight))
     return _as_before(y.tensor, x)
 
 
-def query_key_value(
-    x: TensorValue,
-    query_weight: TensorValue,
-    query_bias: TensorValue,
-    key_weight: TensorValue,
-    value_weight: TensorValue,
-    value_bias: TensorValue,
-) -> tuple[TensorValue, TensorValue, TensorValue]:
-    """Three times `few_rows`, for the price of one start. Keys have no bias."""
+def few_rows(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+    """`linear` without a bias for few rows, where reading the weights takes most of the time: they are widened in registers.
+
+    x [..., n_in]; weight [n_out, n_in] of any dtype; scale float32 [n_out], what each weight counts where they are whole numbers. Summed in
+    float32; returns [..., n_out] in x's dtype.
+    """
     if not x.device.is_cpu():
-        return few_rows(x, query_weight, query_bias), few_rows(x, key_weight), few_rows(x, value_weight, value_bias)
-    weights = [query_weight, ops.cast(query_bias, DType.float32), key_weight, value_weight, ops.cast(value_bias, DType.float32)]
-    types = _row_types(x, query_weight, key_weight, value_weight)
-    q, k, v = ops.custom("maxwhisper.query_key_value", x.device, [_rows(x), *weights], types)
-    return _as_before(q.tensor, x), _as_before(k.tensor, x), _as_before(v.tensor, x)
+        return linear(x, ops.cast(weight, x.dtype))
+    if scale is None:
+        (y,) = ops.custom("maxwhisper.few_rows", x.device, [_rows(x), weight], _row_types(x, weight))
+    else:
+        (y,) = ops.custom("maxwhisper.few_rows_scaled", x.device, [_rows(x), weight, scale], _row_types(x, weight))
+    return _as_before(y.tensor, x)
+
+
+def _zeros(x: TensorValue, weight: TensorValue) -> TensorValue:
+    """In place of a bias."""
+    return ops.broadcast_to(ops.constant(0, DType.float32, device=x.device), [weight.shape[0]])
 
 
 def _rows(x: TensorValue) -> TensorValue:
@@ -123,17 +123,21 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
     return functools.reduce(ops.add, taps) + bias
 
 
-def token_embedding(tokens: TensorValue, weight: TensorValue) -> TensorValue:
-    """Look up each token's row. tokens int64 [...]; weight [n_vocab, n_state]. Returns [..., n_state]."""
-    return ops.gather(weight, tokens, axis=0)
+def token_embedding(tokens: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+    """Look up each token's row. tokens int64 [...]; weight [n_vocab, n_state]. Returns [..., n_state].
+
+    scale float32 [n_vocab]: what each weight counts where they are whole numbers; the result is float32 then.
+    """
+    rows = ops.gather(weight, tokens, axis=0)
+    return rows if scale is None else ops.cast(rows, scale.dtype) * ops.unsqueeze(ops.gather(scale, tokens, axis=0), -1)
 
 
-def lm_head(x: TensorValue, weight: TensorValue) -> TensorValue:
+def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
     """`x @ weight.T`: how well each token of the vocabulary fits. x [n, n_state]; weight [n_vocab, n_state]. Returns [n, n_vocab].
 
-    The step's dearest operation, for a row reads the whole embedding.
+    The step's dearest operation, for a row reads the whole embedding. scale as in `few_rows`.
     """
-    return few_rows(x, weight)
+    return few_rows(x, weight, scale)
 
 
 def in_heads(x: TensorValue, n_head: int) -> TensorValue:
@@ -211,26 +215,15 @@ def cached_attention(
     q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
 ) -> TensorValue:
     """Self-attention of the tokens at `positions`: their keys and values are written, in place, behind those of the tokens before, and each
-    token sees all up to itself.
+    token sees all up to itself. What is not in the cache yet is masked: it must be finite.
 
     q, k, v [n_audio * n_group, n, n_state]; caches [n_audio, n_group, n_head, n_ctx, head_dim]; all float32. positions int64 [n], in
     order and without gaps, below n_ctx. Returns [n_audio * n_group, n, n_state].
     """
-    if not q.device.is_cpu():
-        return attention_over_cache(q, k, v, k_cache, v_cache, positions)
-    (context,) = ops.inplace_custom("maxwhisper.cached_attention", q.device, [q, k, v, k_cache, v_cache, positions], [q.type])
-    return context.tensor
-
-
-def attention_over_cache(
-    q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
-) -> TensorValue:
-    """`cached_attention` of MAX's operations, over the whole cache, of which what is not there yet is masked: it must be finite."""
     _, _, n_head, n_ctx, head_dim = k_cache.shape
 
     def split(x: TensorValue) -> TensorValue:
-        batch, n, _ = x.shape
-        return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+        return _in_such_heads(x, n_head, head_dim)
 
     causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
     mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
@@ -252,11 +245,50 @@ def append_to_cache(cache: BufferValue, new: TensorValue, positions: TensorValue
 
 
 def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Attention of few queries to all of their audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads side by side.
+    """Attention of queries to all of their audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads side by side.
 
     q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all float32. Returns [n_audio, n, n_state].
     """
-    if not q.device.is_cpu():
-        return merge_heads(attention_context(softmax(attention_scores(split_heads(q, int(k.shape[1])), k)), v))
-    (context,) = ops.custom("maxwhisper.cross_attention", q.device, [q, k, v], [q.type])
-    return context.tensor
+    _, n_head, _, head_dim = k.shape
+    return merge_heads(attention_context(softmax(attention_scores(_in_such_heads(q, n_head, head_dim), k)), v))
+
+
+def _in_such_heads(x: TensorValue, n_head: Dim, head_dim: Dim) -> TensorValue:
+    """`split_heads` where sizes may be symbolic."""
+    batch, n, _ = x.shape
+    return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+
+
+def decoder_block(
+    x: TensorValue,
+    self_kv: Sequence[BufferValue],
+    positions: TensorValue,
+    cross_kv: Sequence[TensorValue],
+    matrices: Sequence[TensorValue],
+    vectors: Sequence[TensorValue],
+) -> list[TensorValue]:
+    """A whole block of the decoder, for the CPU: `maxwhisper.graphs` says which weights these are, and which activations come back.
+
+    x [n_audio * n_group, n, n_state]; self_kv, positions as in `cached_attention`; cross_kv as in `cross_attention`; matrices
+    [n_out, n_in] of one dtype, all else float32. Where that is int8, their scales [n_out] stand behind the other vectors.
+    """
+    wide = TensorType(x.dtype, [*x.shape[:-1], matrices[6].shape[0]], x.device)
+    types = [wide if i in (13, 14) else x.type for i in range(17)]
+    values = [x, *self_kv, positions, *cross_kv, *matrices, *vectors]
+    return [value.tensor for value in ops.inplace_custom("maxwhisper.decoder_block", x.device, values, types)]
+
+
+def next_token(
+    logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """Append the likeliest token that may follow to each sequence, for the CPU: as the filters of `maxwhisper.decoding` behind the first
+    sampled token, and its `GreedyDecoder` at temperature 0.
+
+    logits float32 [n_seq, n_vocab]; tokens int64 [n_audio, n_group, n_ctx + 1], written at n_tokens int64 [1]; sum_logprobs float64
+    [n_audio, n_group], added to; mask float32 [n_vocab], -inf where a token is never allowed; rules int64 [3]: how many tokens were not sampled, the end's token, and
+    the first timestamp's (n_vocab where there are no timestamps). Returns the tokens, int64 [n_seq], and how many are not the end's, [1].
+    """
+    types = [TensorType(DType.int64, [logits.shape[0]], logits.device), TensorType(DType.int64, [1], logits.device)]
+    values = [logits, tokens, sum_logprobs, mask, rules, n_tokens]
+    chosen, n_unfinished = ops.inplace_custom("maxwhisper.next_token", logits.device, values, types)
+    return chosen.tensor, n_unfinished.tensor

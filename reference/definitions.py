@@ -21,6 +21,24 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | float = 0.0) ->
     return x @ weight.T + bias
 
 
+def linear_scaled(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
+    """`linear` of weights that are whole numbers, each counting its output's scale."""
+    return linear(x, weight * scale[:, None], bias)
+
+
+def rounded_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row as whole numbers up to 127, not rounded yet, and what one of them counts [..., 1]; a row of zeros counts ones."""
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    unit = np.where(largest > 0, largest, 127.0) / 127.0
+    return x / unit, unit
+
+
+def linear_int8(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
+    """`linear_scaled` of rows rounded to 8 bits: Dettmers et al., *LLM.int8()* (2022), section 2.1, vector-wise quantization."""
+    numbers, unit = rounded_rows(x)
+    return linear_scaled(np.rint(numbers) * unit, weight, scale, bias)
+
+
 def gelu(x: np.ndarray) -> np.ndarray:
     """x Phi(x), Hendrycks and Gimpel, *Gaussian Error Linear Units* (2016); erfc keeps its digits where x is very negative."""
     return 0.5 * x * erfc(-x / np.sqrt(2.0))

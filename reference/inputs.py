@@ -53,6 +53,7 @@ def _weights(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) 
 
 VALUES: dict[str, Draw] = {
     "normal": lambda rng, shape, dtype: rng.standard_normal(shape),
+    "small": lambda rng, shape, dtype: 0.1 * rng.standard_normal(shape),
     "big": lambda rng, shape, dtype: 30 * rng.standard_normal(shape),
     "large": lambda rng, shape, dtype: 1e4 * rng.standard_normal(shape).clip(-6, 6),
     "tiny": lambda rng, shape, dtype: 50 * smallest_subnormal(dtype) * rng.standard_normal(shape),
@@ -63,6 +64,7 @@ VALUES: dict[str, Draw] = {
     "near_epsilon": _near_epsilon,
     "integers": _integers,
     "small_integers": lambda rng, shape, dtype: rng.integers(-8, 9, shape).astype(np.float64),
+    "scales": lambda rng, shape, dtype: 0.001 * np.exp(rng.standard_normal(shape)),
     "some_infinite": _some_infinite,
     "weights": _weights,
 }
@@ -87,6 +89,8 @@ class Example:
             rng = np.random.default_rng([self.seed, *hashlib.sha256(name.encode()).digest()[:4]])
             if kind == "index":
                 arrays.append(rng.integers(self.dims[str(spec.below)], size=shape))
+            elif kind == "whole":
+                arrays.append(rng.integers(-127, 128, size=shape, dtype=np.int8))
             elif kind == "causal":
                 arrays.append(causal_mask(*shape))
             else:

@@ -3,7 +3,11 @@
 The functions are those of `maxwhisper.graphs`, by the same names.
 """
 
+from collections.abc import Mapping
+
 from maxwhisper import ModelDimensions
+from maxwhisper.graphs import CROSS_KV
+from maxwhisper.quantized import scale_of
 from reference.dataflow import Step
 
 
@@ -12,9 +16,22 @@ def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
 
 
-def of_max(dims: ModelDimensions) -> dict[str, Step]:
+def of_max(dims: ModelDimensions, compute_type: str = "float32") -> dict[str, Step]:
     """The same, as MAX's graphs compute it: attention is one op, which swallows `scores` and `weights`."""
-    return whole(dims, fused=True)
+    flow = whole(dims, fused=True)
+    return int8(flow) if compute_type == "int8" else flow
+
+
+def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
+    """With the compute type "int8": of rounded weights, and, where there are many rows, of rounded rows."""
+    steps = dict(flow)
+    for name, (op, (x, *weights)) in flow.items():
+        if op in ("linear", "lm_head"):
+            many_rows = name.startswith("encoder.") or CROSS_KV.search(name)
+            steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], scale_of(weights[0]), *weights[1:]))
+        elif op == "token_embedding":
+            steps[name] = Step(op, (x, weights[0], scale_of(weights[0])))
+    return steps
 
 
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:

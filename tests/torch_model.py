@@ -51,6 +51,7 @@ class TorchModel(maxwhisper.Whisper):
         self.capture = capture
         self.dims = maxwhisper.ModelDimensions(**vars(model.dims))
         self.activations = {}
+        self._graphs = {}
 
     def embed_audio(self, mel: np.ndarray) -> Any:
         with self.watched():

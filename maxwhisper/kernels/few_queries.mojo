@@ -8,12 +8,21 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import exp, sqrt
+from std.sys.intrinsics import PrefetchOptions, prefetch
 
-from .parallel import n_workers
 from .tile import WIDTH, Floats
 
 comptime QUERIES = 4  # that share what is read
+comptime LINE = 16  # numbers
+comptime AHEAD = 2048
 comptime VECTORS = 4  # of a value's columns that are averaged together
+
+
+@always_inline
+def fetch(x: Floats, n: Int):
+    """Fetch n numbers that will be needed soon."""
+    for i in range(0, n, LINE):
+        prefetch[PrefetchOptions().for_read().medium_locality().to_data_cache()](x.unsafe_offset(i + AHEAD))
 
 
 @always_inline
@@ -22,6 +31,7 @@ def scores[n_queries: Int](result: Floats, q: Floats, stride: Int, k: Floats, n_
     var whole = head_dim // WIDTH * WIDTH
     for key in range(n_kv):
         var row = k.unsafe_offset(key * head_dim)
+        fetch(row, head_dim)
         var sums = Array[SIMD[DType.float32, WIDTH], n_queries](fill=0)
         for d in range(0, whole, WIDTH):
             var part = row.unsafe_load[width=WIDTH](d)
@@ -66,6 +76,8 @@ def add_up[
     var sums = Array[SIMD[DType.float32, width], n_queries * n_vectors](fill=0)
     for key in range(n_kv):
         var row = v.unsafe_offset(key * v_stride)
+        comptime if width > 1:
+            fetch(row, n_vectors * width)
         comptime for j in range(n_vectors):
             var part = row.unsafe_load[width=width](j * width)
             comptime for i in range(n_queries):
@@ -110,103 +122,3 @@ def copy(target: Floats, source: Floats, n: Int):
     """Copy n numbers."""
     for i in range(n):
         target.unsafe_store(i, source.unsafe_load(i))
-
-
-@register("maxwhisper.cached_attention")
-struct CachedAttention:
-    """Write the keys and values of n tokens behind those of the tokens before them; each token then sees all up to itself."""
-
-    @staticmethod
-    def execute(
-        context: OutputTensor[dtype=DType.float32, rank=3, ...],  # [n_seq, n, n_state], as q, k and v
-        q: InputTensor[dtype=DType.float32, rank=3, ...],
-        k: InputTensor[dtype=DType.float32, rank=3, ...],
-        v: InputTensor[dtype=DType.float32, rank=3, ...],
-        k_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],  # [n_audio, n_group, n_head, n_ctx, head_dim]
-        v_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],
-        positions: InputTensor[dtype=DType.int64, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        var n = q.dim_size(1)
-        var n_state = q.dim_size(2)
-        var n_head = k_cache.dim_size(2)
-        var n_ctx = k_cache.dim_size(3)
-        var head_dim = k_cache.dim_size(4)
-        var n_past = Int(positions.unsafe_ptr().unsafe_load(0))
-        var n_heads = k_cache.dim_size(0) * k_cache.dim_size(1) * n_head  # of all sequences
-        var n_tasks = n_workers(n_heads * n * (n_past + n) * head_dim * 2, n_heads)
-        var contexts = context.unsafe_ptr()
-        var queries = q.unsafe_ptr()
-        var new_keys = k.unsafe_ptr()
-        var new_values = v.unsafe_ptr()
-        var all_keys = k_cache.unsafe_ptr()
-        var all_values = v_cache.unsafe_ptr()
-
-        def heads(task: Int) {
-            imm contexts, imm queries, imm new_keys, imm new_values, imm all_keys, imm all_values,
-            imm n, imm n_state, imm n_head, imm n_ctx, imm head_dim, imm n_past, imm n_heads, imm n_tasks
-        }:
-            var scratch = List[Float32](length=n_past + n, fill=0)
-            var weights = rebind[Floats](scratch.unsafe_ptr())
-            for head in range(task * n_heads // n_tasks, (task + 1) * n_heads // n_tasks):
-                var sequence, h = divmod(head, n_head)
-                var keys = all_keys.unsafe_offset(head * n_ctx * head_dim)
-                var values = all_values.unsafe_offset(head * n_ctx * head_dim)
-                for i in range(n):
-                    var at = (sequence * n + i) * n_state + h * head_dim
-                    var position = n_past + i
-                    copy(keys.unsafe_offset(position * head_dim), new_keys.unsafe_offset(at), head_dim)
-                    copy(values.unsafe_offset(position * head_dim), new_values.unsafe_offset(at), head_dim)
-                    attend[1](
-                        contexts.unsafe_offset(at), queries.unsafe_offset(at), n_state, keys, values, position + 1, head_dim, weights
-                    )
-
-        sync_parallelize(heads, n_tasks)
-
-
-@register("maxwhisper.cross_attention")
-struct CrossAttention:
-    """Each of n queries sees all n_kv keys of its audio."""
-
-    @staticmethod
-    def execute(
-        context: OutputTensor[dtype=DType.float32, rank=3, ...],  # [n_audio, n, n_state], as q
-        q: InputTensor[dtype=DType.float32, rank=3, ...],
-        k: InputTensor[dtype=DType.float32, rank=4, ...],  # [n_audio, n_head, n_kv, head_dim]
-        v: InputTensor[dtype=DType.float32, rank=4, ...],
-        ctx: DeviceContext,
-    ) raises:
-        var n = q.dim_size(1)
-        var n_state = q.dim_size(2)
-        var n_head = k.dim_size(1)
-        var n_kv = k.dim_size(2)
-        var head_dim = k.dim_size(3)
-        var n_heads = k.dim_size(0) * n_head  # of all audios
-        var n_tasks = n_workers(n_heads * n * n_kv * head_dim * 2, n_heads)
-        var contexts = context.unsafe_ptr()
-        var queries = q.unsafe_ptr()
-        var all_keys = k.unsafe_ptr()
-        var all_values = v.unsafe_ptr()
-
-        def heads(task: Int) {
-            imm contexts, imm queries, imm all_keys, imm all_values, imm n, imm n_state, imm n_head, imm n_kv, imm head_dim,
-            imm n_heads, imm n_tasks
-        }:
-            var scratch = List[Float32](length=QUERIES * n_kv, fill=0)
-            var weights = rebind[Floats](scratch.unsafe_ptr())
-            for head in range(task * n_heads // n_tasks, (task + 1) * n_heads // n_tasks):
-                var audio, h = divmod(head, n_head)
-                var keys = all_keys.unsafe_offset(head * n_kv * head_dim)
-                var values = all_values.unsafe_offset(head * n_kv * head_dim)
-                var at = audio * n * n_state + h * head_dim
-                var i = 0
-                while i + QUERIES <= n:
-                    attend[QUERIES](contexts.unsafe_offset(at), queries.unsafe_offset(at), n_state, keys, values, n_kv, head_dim, weights)
-                    at += QUERIES * n_state
-                    i += QUERIES
-                while i < n:
-                    attend[1](contexts.unsafe_offset(at), queries.unsafe_offset(at), n_state, keys, values, n_kv, head_dim, weights)
-                    at += n_state
-                    i += 1
-
-        sync_parallelize(heads, n_tasks)

@@ -22,7 +22,7 @@ comptime AHEAD = 4096  # elements of the weights, fetched before they are needed
 @always_inline
 def tile[
     n_rows: Int, n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n_in: Int, n_out: Int):
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n_in: Int, n_out: Int):
     """Multiply n_rows rows of x [n, n_in] with n_outputs rows of weight [n_out, n_in]; each sum has WIDTH * unroll parts."""
     comptime STEP = WIDTH * unroll
     var sums = Array[SIMD[DType.float32, WIDTH], n_rows * n_outputs * unroll](fill=0)
@@ -45,6 +45,8 @@ def tile[
             var sum = sums[s].reduce_add()
             for j in range(whole, n_in):
                 sum += x.unsafe_load(i * n_in + j) * weight.unsafe_load(o * n_in + j).cast[DType.float32]()
+            comptime if dtype.is_integral():
+                sum *= scale.unsafe_load(o)
             comptime if biased:
                 sum += bias.unsafe_load(o)
             y.unsafe_store(i * n_out + o, sum)
@@ -53,64 +55,47 @@ def tile[
 @always_inline
 def all_rows[
     n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int):
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int):
     """Multiply all n rows of x with n_outputs rows of weight."""
     var i = 0
     while i + ROWS <= n:
-        tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, bias, n_in, n_out)
+        tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += ROWS
     while i < n:
-        tile[1, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, bias, n_in, n_out)
+        tile[1, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += 1
 
 
 @always_inline
 def multiply[
     biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int, start: Int, end: Int):
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, start: Int, end: Int):
     """Outputs start to end of all rows."""
     var o = start
     if n >= ROWS:
         while o + 2 <= end:
-            all_rows[2, 2, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), n, n_in, n_out)
+            all_rows[2, 2, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), scale.unsafe_offset(o), bias.unsafe_offset(o), n, n_in, n_out)
             o += 2
     while o < end:
-        all_rows[1, 4, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), bias.unsafe_offset(o), n, n_in, n_out)
+        all_rows[1, 4, biased](y.unsafe_offset(o), x, weight.unsafe_offset(o * n_in), scale.unsafe_offset(o), bias.unsafe_offset(o), n, n_in, n_out)
         o += 1
 
 
 def parallel_multiply[
     biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], bias: Floats, n: Int, n_in: Int, n_out: Int) raises:
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int) raises:
     """Each core has its share of the outputs, and so of the weights."""
     var n_tasks = n_workers(n * n_in * n_out, n_out)
     var share = ceildiv(n_out, n_tasks)
 
-    def outputs(task: Int) {imm y, imm x, imm weight, imm bias, imm n, imm n_in, imm n_out, imm share}:
-        multiply[biased](y, x, weight, bias, n, n_in, n_out, task * share, min(n_out, task * share + share))
+    def outputs(task: Int) {imm y, imm x, imm weight, imm scale, imm bias, imm n, imm n_in, imm n_out, imm share}:
+        multiply[biased](y, x, weight, scale, bias, n, n_in, n_out, task * share, min(n_out, task * share + share))
 
     sync_parallelize(outputs, n_tasks)
 
 
 @register("maxwhisper.few_rows")
 struct FewRows:
-    """X [n, n_in] @ weight [n_out, n_in].T + bias [n_out]."""
-
-    @staticmethod
-    def execute(
-        y: OutputTensor[dtype=DType.float32, rank=2, ...],
-        x: InputTensor[dtype=DType.float32, rank=2, ...],
-        weight: InputTensor[rank=2, ...],
-        bias: InputTensor[dtype=DType.float32, rank=1, ...],
-        ctx: DeviceContext,
-    ) raises:
-        parallel_multiply[True](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), bias.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
-        )
-
-
-@register("maxwhisper.few_rows_without_bias")
-struct FewRowsWithoutBias:
     """X [n, n_in] @ weight [n_out, n_in].T."""
 
     @staticmethod
@@ -121,50 +106,22 @@ struct FewRowsWithoutBias:
         ctx: DeviceContext,
     ) raises:
         parallel_multiply[False](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
+            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), x.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
         )
 
 
-@register("maxwhisper.query_key_value")
-struct QueryKeyValue:
-    """Three linear layers of the same x, of which the second has no bias, started once."""
+@register("maxwhisper.few_rows_scaled")
+struct FewRowsScaled:
+    """X [n, n_in] @ (weight [n_out, n_in] * scale [n_out]).T, of weights that are whole numbers."""
 
     @staticmethod
     def execute(
-        query: OutputTensor[dtype=DType.float32, rank=2, ...],
-        key: OutputTensor[dtype=DType.float32, rank=2, ...],
-        value: OutputTensor[dtype=DType.float32, rank=2, ...],
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
-        query_weight: InputTensor[rank=2, ...],
-        query_bias: InputTensor[dtype=DType.float32, rank=1, ...],
-        key_weight: InputTensor[rank=2, ...],
-        value_weight: InputTensor[rank=2, ...],
-        value_bias: InputTensor[dtype=DType.float32, rank=1, ...],
+        weight: InputTensor[rank=2, ...],
+        scale: InputTensor[dtype=DType.float32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        var n = x.dim_size(0)
-        var n_in = x.dim_size(1)
-        var n_out = query_weight.dim_size(0)
-        var n_tasks = n_workers(3 * n * n_in * n_out, n_out)
-        var share = ceildiv(n_out, n_tasks)
-        var rows = x.unsafe_ptr()
-        var q = query.unsafe_ptr()
-        var k = key.unsafe_ptr()
-        var v = value.unsafe_ptr()
-        var q_weight = query_weight.unsafe_ptr()
-        var k_weight = key_weight.unsafe_ptr()
-        var v_weight = value_weight.unsafe_ptr()
-        var q_bias = query_bias.unsafe_ptr()
-        var v_bias = value_bias.unsafe_ptr()
-
-        def outputs(task: Int) {
-            imm q, imm k, imm v, imm rows, imm q_weight, imm k_weight, imm v_weight, imm q_bias, imm v_bias,
-            imm n, imm n_in, imm n_out, imm share
-        }:
-            var start = task * share
-            var end = min(n_out, start + share)
-            multiply[True](q, rows, q_weight, q_bias, n, n_in, n_out, start, end)
-            multiply[False](k, rows, k_weight, rows, n, n_in, n_out, start, end)
-            multiply[True](v, rows, v_weight, v_bias, n, n_in, n_out, start, end)
-
-        sync_parallelize(outputs, n_tasks)
+        parallel_multiply[False](
+            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), scale.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
+        )

@@ -3,8 +3,8 @@
 from std.sys import simd_width_of
 
 comptime WIDTH = simd_width_of[DType.float32]()
-comptime ROWS = 6  # of a tile; with so many vectors of outputs each it takes all of a processor's registers but a few
-comptime VECTORS = 2 if WIDTH == 8 else 4
+comptime ROWS = 12 if WIDTH == 16 else 6  # of a tile, which takes all of a processor's registers but a few
+comptime VECTORS = 2  # of outputs
 comptime PANEL = VECTORS * WIDTH  # outputs of a tile
 comptime Floats = Pointer[Float32, MutAnyOrigin]
 

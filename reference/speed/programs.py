@@ -25,14 +25,14 @@ class Question:
     n_threads: int
 
 
-def maxwhisper(batch_size: int | None = None) -> Callable[[Question], Transcribe]:
+def maxwhisper(compute_type: str = "float32", batch_size: int | None = None) -> Callable[[Question], Transcribe]:
     """Ours."""
 
     def load(question: Question) -> Transcribe:
         import maxwhisper
 
         maxwhisper.set_num_threads(question.n_threads)
-        model = maxwhisper.load_model(question.model)
+        model = maxwhisper.load_model(question.model, compute_type=compute_type)
         options: dict[str, Any] = {"language": question.language, "temperature": 0.0}
         if batch_size is None:
             return lambda samples: str(maxwhisper.transcribe(model, samples, condition_on_previous_text=False, **options)["text"])
@@ -88,11 +88,13 @@ def whisper_cpp(question: Question) -> Transcribe:
 
 PROGRAMS: dict[str, Callable[[Question], Transcribe]] = {
     "maxwhisper": maxwhisper(),
+    "maxwhisper, int8": maxwhisper("int8"),
     "OpenAI Whisper": openai_whisper,
     "whisper.cpp, float16": whisper_cpp,
     "faster-whisper, float32": faster_whisper("float32"),
     "faster-whisper, int8": faster_whisper("int8"),
     "maxwhisper, batched": maxwhisper(batch_size=8),
+    "maxwhisper, int8, batched": maxwhisper("int8", batch_size=8),
     "faster-whisper, float32, batched": faster_whisper("float32", batch_size=8),
     "faster-whisper, int8, batched": faster_whisper("int8", batch_size=8),
 }

@@ -10,9 +10,7 @@ from reference.inputs import dimensions
 OF_A_STEP = {
     "few_rows",
     "lm_head",
-    "query_key_value",
     "cached_attention",
-    "attention_over_cache",
     "cached",
     "causal_mask",
     "masked_attention",
@@ -21,7 +19,7 @@ OF_A_STEP = {
     "position_embedding",
 }
 TO_AUDIO = {"cross_attention"}
-FIXED = {"residual_block", "cross_attention_block"}  # rows of one small width
+FIXED = {"residual_block", "cross_attention_block", "decoder_block", "decoder_block_int8"}  # rows of one small width
 
 
 def real_sizes(op: str, dims: ModelDimensions) -> Mapping[str, int]:

@@ -2,7 +2,8 @@
 judged by its own row on the inputs that it was really given (in situ), and the first one outside is named.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -139,40 +140,24 @@ class PositionEmbedding(Composed):
     }
 
 
-def _query_key_value(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    names = ("query.weight", "query.bias", "key.weight", "value.weight", "value.bias")
-    return dict(zip(("query", "key", "value"), ops.query_key_value(values["x"], *(values[name] for name in names))))
+def _cached_attention(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
+    q, mask = values["q"], values["mask"]
+    caches = values["k_cache"], values["v_cache"]
+    context = ops.cached_attention(*(ops.merge_heads(values[name]) for name in ("q", "k", "v")), *caches, positions(mask))
+    return {**_kept(caches, mask), "context": heads_of(context, q)}
 
 
-@row
-class QueryKeyValue(Composed):
-    """The three projections of the decoder's self-attention, which are one op, from weights that stay in float16."""
-
-    tight = ("value.bias", {"batch": 1, "n": 2, "n_in": 3, "n_out": 5}, {"x": "zeros"})
-    inputs = {
-        "x": Input("batch n n_in", SUMMANDS),
-        "query.weight": Input("n_out n_in", FACTORS, dtype="float16"),
-        "query.bias": Input("n_out"),
-        "key.weight": Input("n_out n_in", FACTORS, dtype="float16"),
-        "value.weight": Input("n_out n_in", FACTORS, dtype="float16"),
-        "value.bias": Input("n_out"),
-    }
-    build = staticmethod(_query_key_value)
-    parts = {
-        "query": Step("few_rows", ("x", "query.weight", "query.bias")),
-        "key": Step("few_rows", ("x", "key.weight")),
-        "value": Step("few_rows", ("x", "value.weight", "value.bias")),
-    }
+def _kept(caches: Iterable[BufferValue], mask: TensorValue) -> Mapping[str, TensorValue]:
+    """What a cache holds of the tokens of a causal mask."""
+    keys, kept = (max_ops.squeeze(max_ops.buffer_load(cache)[:, :, :, : mask.shape[1]], 1) for cache in caches)
+    return {"keys": keys, "values": kept}
 
 
-def _cached_attention(op: Callable[..., TensorValue]) -> Callable[[Mapping[str, Any]], Mapping[str, TensorValue]]:
-    def build(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-        q, caches, mask = values["q"], (values["k_cache"], values["v_cache"]), values["mask"]
-        context = op(*(ops.merge_heads(values[name]) for name in ("q", "k", "v")), *caches, positions(mask))
-        keys, kept = (max_ops.squeeze(max_ops.buffer_load(cache)[:, :, :, : mask.shape[1]], 1) for cache in caches)
-        return {"keys": keys, "values": kept, "context": heads_of(context, q)}
-
-    return build
+CACHES = {
+    "mask": Input("n n_kv", ("causal",), dtype="float32"),  # says how many tokens there are, and how many with those before
+    "k_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
+    "v_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
+}
 
 
 @row
@@ -184,11 +169,9 @@ class CachedAttention(Composed):
         "q": Input("batch n_head n head_dim"),
         "k": Input("batch n_head n head_dim"),
         "v": Input("batch n_head n head_dim"),
-        "mask": Input("n n_kv", ("causal",), dtype="float32"),  # says how many tokens there are, and how many with those before
-        "k_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
-        "v_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
+        **CACHES,
     }
-    build = staticmethod(_cached_attention(lambda *inputs: ops.cached_attention(*inputs)))
+    build = staticmethod(_cached_attention)
     parts = {
         "keys": Step("cached", ("k_cache", "k", "mask")),
         "values": Step("cached", ("v_cache", "v", "mask")),
@@ -196,8 +179,63 @@ class CachedAttention(Composed):
     }
 
 
-@row
-class AttentionOverCache(CachedAttention):
-    """The same of MAX's own operations: `maxwhisper.ops.attention_over_cache`."""
+WIDE = "160"  # two heads of 80: whole vectors of every kind, and a rest
+WIDE_MLP = "176"
 
-    build = staticmethod(_cached_attention(lambda *inputs: ops.attention_over_cache(*inputs)))
+
+def _decoder_block(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
+    at = graphs.Scope(values) / "block"
+    caches = [values["k_cache"], values["v_cache"]]
+    audio = [ops.split_heads(values[f"block.cross_attn.{name}"], N_HEAD) for name in ("key", "value")]
+    graphs.decoder_block(at, values["x"], caches, audio, positions(values["mask"]))
+    return {**at.activations, **_kept(caches, values["mask"])}
+
+
+def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
+    sizes = {"mlp.0": (WIDE_MLP, WIDE), "mlp.2": (WIDE, WIDE_MLP)}
+    weights = {f"block.{norm}.{name}": Input(WIDE) for norm in graphs.NORMS for name in ("weight", "bias")}
+    for layer in graphs.LAYERS:
+        n_out, n_in = sizes.get(layer, (WIDE, WIDE))
+        weights[f"block.{layer}.weight"] = Input(f"{n_out} {n_in}", *matrix)
+        if layer != "attn.key":
+            weights[f"block.{layer}.bias"] = Input(n_out)
+    return weights
+
+
+@row
+class DecoderBlock(Composed):
+    """A whole block of the decoder, `maxwhisper.graphs.decoder_block`, with its matrices in float16: on the CPU a kernel of ours."""
+
+    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.attn.out.weight": "zeros"})
+    inputs = {
+        "x": Input(f"batch n {WIDE}"),
+        **{name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80")) for name, spec in CACHES.items()},
+        "block.cross_attn.key": Input(f"batch n_audio {WIDE}"),
+        "block.cross_attn.value": Input(f"batch n_audio {WIDE}"),
+        **_decoder_block_weights(("small",), "float16"),
+    }
+    build = staticmethod(_decoder_block)
+    parts = {
+        **wiring.layer_norm("block.attn_ln", "x"),
+        **wiring.projections("block.attn", "block.attn_ln", "block.attn_ln"),
+        "keys": Step("cached", ("k_cache", f"block.attn.key:{N_HEAD} heads", "mask")),
+        "values": Step("cached", ("v_cache", f"block.attn.value:{N_HEAD} heads", "mask")),
+        f"block.attn.context:{N_HEAD} heads": Step("masked_attention", (f"block.attn.query:{N_HEAD} heads", "keys", "values", "mask")),
+        **wiring.linear("block.attn.out", "block.attn.context"),
+        "block.attn.residual": Step("residual", ("x", "block.attn.out")),
+        **wiring.cross_attention("block", "block.attn.residual", N_HEAD, fused=True),
+        **wiring.mlp("block", "block.cross_attn.residual"),
+    }
+
+
+@row
+class DecoderBlockInt8(DecoderBlock):
+    """The same with matrices rounded to 8 bits."""
+
+    inputs = {
+        **DecoderBlock.inputs,
+        **_decoder_block_weights(("whole",), "int8"),
+        **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in graphs.LAYERS},
+    }
+    parts = wiring.int8(DecoderBlock.parts)
+    tight = ("block.mlp.2.bias", {"batch": 1, "n": 2, "n_kv": 3}, {})

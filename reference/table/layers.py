@@ -81,17 +81,8 @@ class Linear(Op):
 
 
 @row
-class FewRows(Linear):
-    """As `Linear`, with weights that stay in float16: widened, they are exact. (`LmHead` does so in all dtypes.)"""
-
-    inputs = {**Linear.inputs, "weight": Input("n_out n_in", FACTORS, dtype="float16")}
-    build = staticmethod(ops.few_rows)
-    dtypes = ("float32",)
-
-
-@row
 class LmHead(Op):
-    """x @ weight.T, as `FewRows` without a bias."""
+    """x @ weight.T, as `Linear` without a bias."""
 
     tight = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
@@ -105,6 +96,74 @@ class LmHead(Op):
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray) -> Approx:
         product = matmul(Approx.given(x), Approx.given(weight.T), roundings.accumulate)
         return product.rounded(roundings.output, roundings.tiny)
+
+
+@row
+class FewRows(LmHead):
+    """The same with weights that stay in float16, as the decoder's graph has it: widened, they are exact."""
+
+    inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
+    build = staticmethod(ops.few_rows)
+    torch = staticmethod(_torch_linear)
+    dtypes = ("float32",)
+
+
+@row
+class LinearScaled(Op):
+    """x @ (weight * scale).T + bias, of whole numbers up to 127: γ_n |x| |weight|, a product with the scale, and a sum."""
+
+    tight = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
+    inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
+    build = staticmethod(ops.few_rows)
+    define = staticmethod(define.linear_scaled)
+    torch = staticmethod(lambda x, weight, scale, bias=0.0: x @ weight.to(x.dtype).T * scale + bias)
+    dtypes = ("float32",)
+    long = {"n": 1, "n_out": 3000, "n_in": 384}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
+        u = roundings.accumulate
+        product = matmul(Approx.given(x), Approx.exact(weight.T.astype(np.float64)), u) * Approx.exact(scale)
+        return (product.rounded(2 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
+
+
+def _torch_linear_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0) -> torch.Tensor:
+    largest = x.abs().amax(-1, keepdim=True)
+    unit = torch.where(largest > 0, largest, 127.0) / 127
+    exact = (x / unit).round().double() @ weight.T.double()
+    return exact.float() * (unit * scale) + bias
+
+
+@row
+class LinearInt8(Op):
+    """As `LinearScaled`, of rows that are rounded to 8 bits, too, whose sums are exact whole numbers.
+
+    A number x / unit up to 127 is off by 127 (2 u) before it is rounded; where it is that near to the middle between two whole numbers
+    it may become either. Behind it: the sum as float32, a product of both scales and one with it, the bias.
+    """
+
+    tight = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
+    inputs = {
+        "x": Input("batch n n_in", ("normal", "sparse", "one_hot", "zeros", "constant", "large")),
+        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "scale": Input("n_out", ("scales",)),
+        "bias": Input("n_out", ("normal", "zeros")),
+    }
+    build = staticmethod(ops.linear_int8)
+    define = staticmethod(define.linear_int8)
+    torch = staticmethod(_torch_linear_int8)
+    dtypes = ("float32",)
+    long = {"batch": 1, "n": 7, "n_in": 1536, "n_out": 200}
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
+        u = roundings.accumulate
+        numbers, unit = define.rounded_rows(x)
+        is_near_middle = np.abs(np.abs(numbers - np.floor(numbers)) - 0.5) <= 127 * 3 * u
+        either = is_near_middle.astype(np.float64)
+        exact = matmul(Approx(np.rint(numbers), either, either), Approx.exact(weight.T.astype(np.float64)), 0.0)
+        product = exact.rounded(u) * Approx.exact(unit * scale)
+        return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
 
 @row
@@ -179,7 +238,7 @@ class Conv1dStride2(Conv1d):
 
 @row
 class TokenEmbedding(Op):
-    """The tokens' rows of the embedding, bit for bit."""
+    """The tokens' rows of the embedding, bit for bit; one product where weights are whole numbers and have a scale."""
 
     tight = ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {})
     inputs = {
@@ -187,12 +246,14 @@ class TokenEmbedding(Op):
         "weight": Input("n_vocab n_state", ("normal", "tiny")),
     }
     build = staticmethod(ops.token_embedding)
-    define = staticmethod(lambda tokens, weight: weight[tokens])
-    torch = staticmethod(F.embedding)
+    define = staticmethod(lambda tokens, weight, scale=1.0: weight[tokens] * np.broadcast_to(scale, len(weight))[tokens][..., None])
+    torch = staticmethod(lambda tokens, weight, scale=None: F.embedding(tokens, weight if scale is None else weight * scale[:, None]))
 
-    @staticmethod
-    def bound(roundings: Roundings, tokens: np.ndarray, weight: np.ndarray) -> Approx:
-        return Approx.exact(weight[tokens])
+    @classmethod
+    def bound(cls, roundings: Roundings, tokens: np.ndarray, weight: np.ndarray, scale: np.ndarray | None = None) -> Approx:
+        if scale is None:
+            return Approx.exact(weight[tokens])
+        return Approx.exact(cls.define(tokens, weight, scale)).rounded(roundings.accumulate)
 
 
 @row

@@ -12,7 +12,7 @@ from max.graph import ops as max_ops
 from maxwhisper import ops
 from maxwhisper.graphs import Scope
 from tests.faults.in_audio import numpy_with
-from tests.faults.in_graphs import by_steps
+from tests.faults.in_graphs import by_parts, by_steps
 from tests.faults.in_weights import every
 from tests.faults.plant import control, instead
 
@@ -89,6 +89,7 @@ CONTROLS = [
     ),
     control("GELU by erf", "the paper's formula, multiplied out", replaces={"ops.gelu": instead(gelu_by_erf)}, op="gelu"),
     control("convolution unfolded", "im2col", replaces={"ops.conv1d": instead(unfolded_conv1d)}, op="conv1d_stride1"),
+    control("the decoder's block in its parts", "a port that was written op by op", replaces={"graphs.decoder_block": by_parts}),
     control("heads in another order", "a checkpoint of another origin", weights=heads_in_another_order, knows=True),
     control("garbage beyond the valid length", "a cache that is not cleared", replaces={"model.Decoder.__init__": garbage_in_cache}),
     control(

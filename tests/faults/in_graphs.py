@@ -73,8 +73,8 @@ def softmax_over_queries(right: Build) -> Build:
     return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
 
 
-# Attention in its steps, so that a mistake can be made in one of them: the encoder's, and the decoder's of tokens to tokens.
-by_steps, of_steps = instead(ops.attention_by_steps), instead(ops.attention_over_cache)
+# Attention in its steps, and the decoder's block in its parts, so that a mistake can be made in one of them.
+by_steps, by_parts = instead(ops.attention_by_steps), instead(graphs.decoder_block_by_parts)
 
 
 def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
@@ -91,7 +91,7 @@ def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
     def softmax(right: Any) -> Build:
         return lambda scores: right(scores) * max_ops.exp(masks.pop()) if masks else right(scores)
 
-    return {"ops.cached_attention": of_steps, "ops.apply_mask": apply_mask, "ops.softmax": softmax}
+    return {"graphs.decoder_block": by_parts, "ops.apply_mask": apply_mask, "ops.softmax": softmax}
 
 
 def one_later(right: Any) -> Build:
@@ -322,13 +322,13 @@ FAULTS = [
         "mask off by one",
         "decoder.blocks.0.attn.context",
         "triu(0) and triu(1) taken for each other",
-        {"ops.cached_attention": of_steps, "ops.apply_mask": one_later},
+        {"graphs.decoder_block": by_parts, "ops.apply_mask": one_later},
     ),
     Fault(
         "mask missing in a prefill of several tokens",
         "decoder.blocks.0.attn.context",
         "a decoder that was only tried token by token",
-        {"ops.cached_attention": of_steps, "ops.apply_mask": instead(lambda scores, mask: scores)},
+        {"graphs.decoder_block": by_parts, "ops.apply_mask": instead(lambda scores, mask: scores)},
     ),
     Fault(
         "heads and head_dim swapped",
@@ -340,7 +340,7 @@ FAULTS = [
         "cache written one position off",
         "decoder.blocks.0.attn.context",
         "the length counted before, or after, it grows",
-        {"ops.cached_attention": of_steps, "ops.append_to_cache": cache_one_off},
+        {"graphs.decoder_block": by_parts, "ops.append_to_cache": cache_one_off},
         op="cached",
     ),
     Fault(

@@ -1,0 +1,176 @@
+"""Products of many rows with a matrix of 8-bit weights: rows are rounded to 8 bits, too, each by a scale of its own, and sums are exact."""
+
+from extensibility import InputTensor, OutputTensor, register
+from max.algorithm import sync_parallelize
+from max.gpu.host import DeviceContext
+from std.math import ceildiv, round
+from std.memory import bitcast
+from std.sys import llvm_intrinsic
+from std.sys.info import CompilationTarget
+
+from .linear import BLOCK
+from .tile import PANEL, ROWS, VECTORS, WIDTH, Floats
+
+comptime FOUR = 4  # products that are added up at once
+comptime LARGEST = Float32(127)
+comptime OFFSET = 128  # added to weights, for the processor multiplies what is signed with what is not
+comptime Words = Pointer[Int32, MutAnyOrigin]  # of four 8-bit numbers
+comptime Bytes = Pointer[Int8, MutAnyOrigin]
+comptime Sums = SIMD[DType.int32, WIDTH]
+
+
+@always_inline
+def add_products(sums: Sums, weights: Sums, x: Sums) -> Sums:
+    """Add the products of four unsigned 8-bit numbers with four signed ones to each sum."""
+    comptime if CompilationTarget.has_vnni() and WIDTH == 16:
+        var bytes = bitcast[DType.uint8, FOUR * WIDTH](weights)
+        return llvm_intrinsic["llvm.x86.avx512.vpdpbusd.512", Sums](sums, bytes, bitcast[DType.int8, FOUR * WIDTH](x))
+    else:
+        var all = sums
+        comptime for i in range(FOUR):
+            all += ((weights >> Int32(8 * i)) & 255) * ((x << Int32(24 - 8 * i)) >> 24)
+        return all
+
+
+@always_inline
+def multiply_tile[
+    n_rows: Int
+](
+    y: Floats, n_out: Int, here: Int, x: Words, x_scales: Floats, x_sums: Words, panel: Words, scale: Floats, bias: Floats, depth: Int
+):
+    """Put n_rows rows of x [n_rows, depth] @ panel [depth, PANEL], of which `here` outputs are asked for, into y."""
+    var sums = Array[Sums, n_rows * VECTORS](fill=0)
+    for k in range(depth):
+        var row = Array[Sums, VECTORS](fill=0)
+        comptime for j in range(VECTORS):
+            row[j] = panel.unsafe_load[width=WIDTH](k * PANEL + j * WIDTH)
+        comptime for i in range(n_rows):
+            var four = Sums(x.unsafe_load(i * depth + k))
+            comptime for j in range(VECTORS):
+                comptime s = i * VECTORS + j
+                sums[s] = add_products(sums[s], row[j], four)
+    comptime for i in range(n_rows):
+        var offset = Int32(OFFSET) * x_sums.unsafe_load(i)
+        var factor = x_scales.unsafe_load(i)
+        comptime for j in range(VECTORS):
+            var exact = (sums[i * VECTORS + j] - offset).cast[DType.float32]()
+            var at = i * n_out + j * WIDTH
+            if here >= (j + 1) * WIDTH:
+                var wide = exact * (scale.unsafe_load[width=WIDTH](j * WIDTH) * factor)
+                y.unsafe_store(at, wide + bias.unsafe_load[width=WIDTH](j * WIDTH))
+            else:
+                for o in range(j * WIDTH, here):
+                    var one = exact[o - j * WIDTH] * (scale.unsafe_load(o) * factor)
+                    y.unsafe_store(i * n_out + o, one + bias.unsafe_load(o))
+
+
+def quantize(q: Bytes, x: Floats, n: Int) -> Tuple[Float32, Int32]:
+    """Put a row of n numbers, divided by a scale, the largest by that to 127, and rounded, into q; returns the scale, and their sum."""
+    var all_largest = SIMD[DType.float32, WIDTH](0)
+    var whole = n // WIDTH * WIDTH
+    for i in range(0, whole, WIDTH):
+        all_largest = max(all_largest, abs(x.unsafe_load[width=WIDTH](i)))
+    var largest = all_largest.reduce_max()
+    for i in range(whole, n):
+        largest = max(largest, abs(x.unsafe_load(i)))
+    if largest == 0:
+        largest = LARGEST
+    var factor = LARGEST / largest
+    var sums = Sums(0)
+    for i in range(0, whole, WIDTH):
+        var rounded = round(x.unsafe_load[width=WIDTH](i) * factor).cast[DType.int32]()
+        sums += rounded
+        q.unsafe_store(i, rounded.cast[DType.int8]())
+    var sum = sums.reduce_add()
+    for i in range(whole, n):
+        var rounded = round(x.unsafe_load(i) * factor).cast[DType.int32]()
+        sum += rounded
+        q.unsafe_store(i, rounded.cast[DType.int8]())
+    return (largest / LARGEST, sum)
+
+
+def pack(panel: Words, weight: Bytes, n: Int, n_in: Int, depth: Int):
+    """Lay n rows of weight [n, n_in] side by side, in fours: panel [depth, PANEL]. Outputs that are missing are left as they are."""
+    var whole = n_in // FOUR
+    for o in range(n):
+        var row = weight.unsafe_offset(o * n_in)
+        for k in range(whole):
+            var four = bitcast[DType.int32, 1](row.unsafe_load[width=FOUR](k * FOUR))
+            panel.unsafe_store(k * PANEL + o, four ^ Int32(-0x7F7F7F80))  # 128 more in each byte
+        if whole < depth:
+            var rest = SIMD[DType.int8, FOUR](0)
+            for i in range(n_in - whole * FOUR):
+                rest[i] = row.unsafe_load(whole * FOUR + i)
+            panel.unsafe_store(whole * PANEL + o, bitcast[DType.int32, 1](rest) ^ Int32(-0x7F7F7F80))
+
+
+@register("maxwhisper.linear_int8")
+struct LinearInt8:
+    """X [n, n_in], rounded, @ (weight [n_out, n_in] * scale [n_out]).T + bias [n_out]."""
+
+    @staticmethod
+    def execute(
+        y: OutputTensor[dtype=DType.float32, rank=2, ...],
+        x: InputTensor[dtype=DType.float32, rank=2, ...],
+        weight: InputTensor[dtype=DType.int8, rank=2, ...],
+        scale: InputTensor[dtype=DType.float32, rank=1, ...],
+        bias: InputTensor[dtype=DType.float32, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n = x.dim_size(0)
+        var n_in = x.dim_size(1)
+        var n_out = weight.dim_size(0)
+        var depth = ceildiv(n_in, FOUR)
+        var n_panels = ceildiv(n_out, PANEL)
+        var memory = List[Int32](unsafe_uninit_length=n_panels * PANEL * depth)
+        var panels = rebind[Words](memory.unsafe_ptr())
+        var weights = rebind[Bytes](weight.unsafe_ptr())
+        var rows = rebind[Floats](x.unsafe_ptr())
+        var results = rebind[Floats](y.unsafe_ptr())
+        var scales = rebind[Floats](scale.unsafe_ptr())
+        var biases = rebind[Floats](bias.unsafe_ptr())
+
+        def pack_one(p: Int) {imm panels, imm weights, imm n_in, imm n_out, imm depth}:
+            pack(panels.unsafe_offset(p * PANEL * depth), weights.unsafe_offset(p * PANEL * n_in), min(PANEL, n_out - p * PANEL), n_in, depth)
+
+        sync_parallelize(pack_one, n_panels)
+
+        def block(b: Int) {
+            imm results, imm rows, imm panels, imm scales, imm biases, imm n, imm n_in, imm n_out, imm depth, imm n_panels
+        }:
+            var first = b * BLOCK
+            var here = min(BLOCK, n - first)
+            var rounded = List[Int32](length=BLOCK * depth, fill=0)
+            var words = rebind[Words](rounded.unsafe_ptr())
+            var x_scales = Array[Float32, BLOCK](uninitialized=True)
+            var x_sums = Array[Int32, BLOCK](uninitialized=True)
+            var factors = rebind[Floats](x_scales.unsafe_ptr())
+            var offsets = rebind[Words](x_sums.unsafe_ptr())
+            for i in range(here):
+                var bytes = rebind[Bytes](words.unsafe_offset(i * depth).bitcast[Int8]())
+                var found = quantize(bytes, rows.unsafe_offset((first + i) * n_in), n_in)
+                factors.unsafe_store(i, found[0])
+                offsets.unsafe_store(i, found[1])
+            for p in range(n_panels):
+                var o = p * PANEL
+                var panel = panels.unsafe_offset(o * depth)
+                var width = min(PANEL, n_out - o)
+                var i = 0
+                while i + ROWS <= here:
+                    multiply_tile[ROWS](
+                        results.unsafe_offset((first + i) * n_out + o), n_out, width, words.unsafe_offset(i * depth), factors.unsafe_offset(i),
+                        offsets.unsafe_offset(i), panel, scales.unsafe_offset(o), biases.unsafe_offset(o), depth,
+                    )
+                    i += ROWS
+                while i < here:
+                    multiply_tile[1](
+                        results.unsafe_offset((first + i) * n_out + o), n_out, width, words.unsafe_offset(i * depth), factors.unsafe_offset(i),
+                        offsets.unsafe_offset(i), panel, scales.unsafe_offset(o), biases.unsafe_offset(o), depth,
+                    )
+                    i += 1
+            _ = rounded^
+            _ = x_scales^
+            _ = x_sums^
+
+        sync_parallelize(block, ceildiv(n, BLOCK))
+        _ = memory^

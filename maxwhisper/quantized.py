@@ -1,0 +1,31 @@
+"""Weights rounded to 8 bits, as CTranslate2 does it for `compute_type="int8"`: a scale for each output, and whole numbers from -127 to 127."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from max.dtype import DType
+
+LARGEST = 127
+
+
+def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """weight float [n_out, n_in] to int8 [n_out, n_in] and float32 scales [n_out], whose product is as near to it as can be."""
+    largest = np.abs(weight).max(axis=1).astype(np.float32)
+    scale = np.where(largest > 0, largest, LARGEST) / np.float32(LARGEST)
+    return np.rint(weight.astype(np.float32) / scale[:, None]).astype(np.int8), scale
+
+
+def scale_of(name: str) -> str:
+    """The name of a rounded weight's scales: `….scale` for `….weight`."""
+    return name.removesuffix("weight") + "scale"
+
+
+def as_stored(weights: Mapping[str, np.ndarray], dtypes: Mapping[str, DType]) -> dict[str, np.ndarray]:
+    """Copies of weights in the dtypes that graphs hold them in, and the scales of those that are rounded."""
+    stored = dict[str, np.ndarray]()
+    for name, dtype in dtypes.items():
+        if dtype == DType.int8:
+            stored[name], stored[scale_of(name)] = quantize(weights[name])
+        else:
+            stored[name] = np.array(weights[name], dtype.to_numpy(), order="C")
+    return stored
