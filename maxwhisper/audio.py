@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 
 from maxwhisper.errors import AudioError
+from maxwhisper.utils import n_cores
 
 SAMPLE_RATE = 16_000
 N_FFT = 400
@@ -188,12 +190,18 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
     filters = mel_filters(n_mels)
 
     log_mel = np.empty((n_mels, len(frames)), np.float32)
-    for start in range(0, len(frames), _BLOCK):
+
+    def transform(start: int) -> None:
         spectrum = np.fft.rfft(frames[start : start + _BLOCK] * window)
         power = spectrum.real**2 + spectrum.imag**2
         log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(filters @ power.T, 1e-10))
+
+    with ThreadPoolExecutor(n_cores()) as pool:  # NumPy lets go of the interpreter while it computes
+        list(pool.map(transform, range(0, len(frames), _BLOCK)))
     np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
-    return (log_mel + 4.0) / 4.0
+    log_mel += 4.0
+    log_mel /= 4.0
+    return log_mel
 
 
 _BLOCK = 500  # frames transformed at a time, so that they stay in the processor's cache

@@ -21,7 +21,7 @@ from maxwhisper.tokenizer import Tokenizer, get_tokenizer
 from maxwhisper.transcribe import Thresholds, language_of, options_for_each, segments_of, split_at_timestamps
 from maxwhisper.utils import Transcript
 
-EARLIEST_CUT = N_FRAMES * 2 // 3
+EARLIEST_CUT = N_FRAMES * 13 // 15  # late, for a piece costs the encoder as much as a whole window
 PAUSE = 30  # frames, as long as a pause between words
 
 
@@ -128,7 +128,7 @@ def _transcribe(
 
 def cut(mel: np.ndarray) -> list[int]:
     """The frames where windows of a log-mel spectrogram [n_mels, n_frames] begin, and its end: at most 30 s apart, and in the middle
-    of the quietest 0.3 s of what a cut may be in, the last 10 s of a window.
+    of the quietest 0.3 s of what a cut may be in, the last 4 s of a window.
     """
     loudness, n_frames = mel.mean(axis=0), mel.shape[1]
     cuts = [0]

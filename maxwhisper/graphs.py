@@ -7,7 +7,7 @@ Prefill and a cached step are the same decoder graph with a different number of 
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -75,7 +75,8 @@ def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
     projections = linear(attn / "query", h), *keys_and_values(attn, h)
-    context = max_ops.reshape(ops.attention(*(ops.in_heads(projection, n_head) for projection in projections)), x.shape)
+    attention = ops.attention if (attn / "query").scale() is None else ops.attention_int8
+    context = max_ops.reshape(attention(*(ops.in_heads(projection, n_head) for projection in projections)), x.shape)
     h = linear(attn / "out", (attn / "context").record(context))
     return (attn / "residual").record(x + h)
 
@@ -87,8 +88,8 @@ def cached_self_attention(at: Scope, x: TensorValue, cache: Sequence[BufferValue
     """
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
-    projections = linear(attn / "query", h), *keys_and_values(attn, h)
-    context = ops.cached_attention(*projections, *cache, positions)
+    q, (k, v), (k_cache, v_cache) = linear(attn / "query", h), keys_and_values(attn, h), cache
+    context = ops.cached_attention(q, k, v, k_cache, v_cache, positions)
     h = linear(attn / "out", (attn / "context").record(context))
     return (attn / "residual").record(x + h)
 
@@ -165,10 +166,17 @@ def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue) -> TensorVal
 
 def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> list[TensorValue]:
     """audio_features [n_audio, n_audio_ctx, n_audio_state] to a key and a value for each decoder layer, in layer order,
-    [n_audio, n_text_head, n_audio_ctx, head_dim] each.
+    [n_audio, n_text_head, n_audio_ctx, head_dim] each; with rounded weights, in float16.
     """
-    layers = (at / "blocks" / i / "cross_attn" for i in range(dims.n_text_layer))
-    return [ops.split_heads(kv, dims.n_text_head) for layer in layers for kv in keys_and_values(layer, audio_features)]
+    kept = []
+    for i in range(dims.n_text_layer):
+        layer = at / "blocks" / i / "cross_attn"
+        for name, kv in zip(("key", "value"), keys_and_values(layer, audio_features)):
+            if (layer / name).scale() is not None:
+                kv = max_ops.cast(kv, DType.float16)
+                (layer / name / "half").record(max_ops.cast(kv, ACTIVATION_DTYPE))
+            kept.append(ops.split_heads(kv, dims.n_text_head))
+    return kept
 
 
 def decoder(
@@ -242,19 +250,24 @@ def greedy(
 
 
 def weight_dtypes(checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> dict[str, DType]:
-    """Each weight's dtype in the graphs: float32, but for matrices. With the compute type "int8" these are rounded to 8 bits; otherwise those
-    that every step of the decoder reads stay in float16 where they are stored so and `keep_halves` is asked for.
+    """Each weight's dtype in the graphs: float32, but for matrices. With the compute type "int8" these are rounded to 8 bits; otherwise
+    those that every step of the decoder reads stay in float16 where they are stored so and `keep_halves` is asked for.
     """
     matrices = {
         name: array
         for name, array in checkpoint.weights.items()
         if name.endswith(".weight")
         and array.ndim == 2
-        and (compute_type == "int8" or name.startswith("decoder.") and not CROSS_KV.search(name))
+        and (compute_type == "int8" or (name.startswith("decoder.") and not CROSS_KV.search(name)))
     }
     halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
     narrow = DType.int8 if compute_type == "int8" else DType.float16 if halves else ACTIVATION_DTYPE
     return {name: narrow if name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}
+
+
+def cross_kv_dtype(dtypes: Mapping[str, DType]) -> DType:
+    """What the audio's keys and values are kept in, where weights have these dtypes."""
+    return DType.float16 if DType.int8 in dtypes.values() else ACTIVATION_DTYPE
 
 
 def build_module(
@@ -289,7 +302,7 @@ def build_module(
     positions = tensor(DType.int64, "n")
     rows = tensor(DType.int64, "n_rows")
     self_kv = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
-    audio_kv = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+    audio_kv = tensor(cross_kv_dtype(dtypes), "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
 
     make = functools.partial(Graph, module=module, custom_extensions=ops.kernels())
 

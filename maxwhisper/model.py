@@ -135,9 +135,10 @@ class Decoder:
         return logits.to(CPU()).to_numpy()
 
     def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: GreedyRules, end: int) -> np.ndarray:
-        """Append the likeliest tokens until all sequences have ended or are `end` tokens long, without coming back for each; returns them all.
+        """Append the likeliest tokens until all sequences have ended or are `end` tokens long, in one call; returns them all.
 
-        tokens: int [n_audio, n_group, n], of which the last has not been fed yet; sum_logprobs: float64 [n_audio, n_group], added to in place.
+        tokens: int [n_audio, n_group, n], of which the last has not been fed yet; sum_logprobs: float64 [n_audio, n_group], added to in
+        place.
         """
         n, n_ctx = tokens.shape[-1], self._model.dims.n_text_ctx
         room = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)

@@ -205,6 +205,14 @@ def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     return context.tensor
 
 
+def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """`attention` of rounded numbers, for the CPU: queries and keys to 8 bits, each by a scale of its own, and values to 8, each column by
+    one; exponentials to 16; products are added up exactly.
+    """
+    (context,) = ops.custom("maxwhisper.attention_int8", q.device, [q, k, v], [q.type])
+    return context.tensor
+
+
 def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """`attention` of MAX's operations."""
     q, k, v = (ops.permute(x, [0, 2, 1, 3]) for x in (q, k, v))
@@ -285,8 +293,9 @@ def next_token(
     sampled token, and its `GreedyDecoder` at temperature 0.
 
     logits float32 [n_seq, n_vocab]; tokens int64 [n_audio, n_group, n_ctx + 1], written at n_tokens int64 [1]; sum_logprobs float64
-    [n_audio, n_group], added to; mask float32 [n_vocab], -inf where a token is never allowed; rules int64 [3]: how many tokens were not sampled, the end's token, and
-    the first timestamp's (n_vocab where there are no timestamps). Returns the tokens, int64 [n_seq], and how many are not the end's, [1].
+    [n_audio, n_group], added to; mask float32 [n_vocab], -inf where a token is never allowed; rules int64 [3]: how many tokens were not
+    sampled, the end's token, and the first timestamp's (n_vocab where there are no timestamps). Returns the tokens, int64 [n_seq], and how
+    many are not the end's, [1].
     """
     types = [TensorType(DType.int64, [logits.shape[0]], logits.device), TensorType(DType.int64, [1], logits.device)]
     values = [logits, tokens, sum_logprobs, mask, rules, n_tokens]

@@ -1,4 +1,4 @@
-"""Weights rounded to 8 bits, as CTranslate2 does it for `compute_type="int8"`: a scale for each output, and whole numbers from -127 to 127."""
+"""Weights rounded to 8 bits, as CTranslate2's `compute_type="int8"` does it: a scale for each output, and whole numbers up to 127."""
 
 from collections.abc import Mapping
 

@@ -12,6 +12,11 @@ from maxwhisper.errors import OptionError, OutputError
 Transcript = dict[str, Any]
 
 
+def n_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def compression_ratio(text: str) -> float:
     """How much shorter zlib makes the text: high where it repeats itself."""
     data = text.encode()

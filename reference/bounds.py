@@ -74,6 +74,15 @@ class Approx:
     def __add__(self, other: "Approx") -> "Approx":
         return Approx(self.value + other.value, self.worst + other.worst, np.hypot(self.typical, other.typical))
 
+    def transposed(self) -> "Approx":
+        """Its last two dimensions exchanged."""
+        return Approx(*(array.swapaxes(-1, -2) for array in (self.value, self.worst, self.typical)))
+
+    def whole(self) -> "Approx":
+        """After rounding to whole numbers: near the middle between two it may become either, and no two implementations need agree."""
+        either = self.through(np.rint).worst
+        return Approx(np.rint(self.value), either, either)
+
     def through(self, increasing: Callable[[np.ndarray], np.ndarray]) -> "Approx":
         """After a function that never falls, taken at both ends of either interval."""
         value = increasing(self.value)
@@ -106,6 +115,12 @@ class Approx:
             self.worst * b + factor.worst * a + self.worst * factor.worst,
             np.hypot(self.typical * b, factor.typical * a),
         )
+
+
+def whole(numbers: np.ndarray, u: float) -> Approx:
+    """Numbers that were divided by a scale, which had been rounded, too, as whole ones."""
+    off = 3 * u * np.abs(numbers)
+    return Approx(numbers, off, off).whole()
 
 
 def gamma(n: np.ndarray | int, u: float) -> np.ndarray:

@@ -74,6 +74,15 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | fl
     return softmax(attention_scores(q, k, mask)) @ v
 
 
+def attention_int8(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """`attention` of queries and keys rounded to 8 bits, row by row, values rounded column by column, and exponentials rounded to 16."""
+    q, k = (np.rint(numbers) * unit for numbers, unit in map(rounded_rows, (q, k)))
+    numbers, unit = rounded_rows(v.swapaxes(-1, -2))
+    scores = attention_scores(q, k)
+    weights = np.rint(np.exp(scores - scores.max(axis=-1, keepdims=True)) * 65535)
+    return weights @ (np.rint(numbers) * unit).swapaxes(-1, -2) / weights.sum(axis=-1, keepdims=True)
+
+
 def causal_mask(n: int, n_kv: int | None = None) -> np.ndarray:
     """float32 [n, n_kv]: of the last n of n_kv positions (all, by default), 0 where one sees another up to itself, else -inf."""
     n_kv = n if n_kv is None else n_kv

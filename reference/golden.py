@@ -29,6 +29,7 @@ from reference.transcripts import Transcription, Window, differences, transcribe
 FOLDER = Path(__file__).parents[1] / "golden"
 TRANSCRIPTS = FOLDER / "transcripts.json"
 OPS = FOLDER / "ops"
+MAX_NUMBERS = 10_000  # of an input; of more only the sha256 is kept
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,30 @@ def make_op(name: str) -> GoldenOp:
     """Ask the NumPy definition."""
     sizes = sized(name, 4, batch=2, n_head=2, n=3, n_frames=5, n_kv=5, n_out=3, n_vocab=6, n_mlp=5, n_ctx=6, n_samples=320)
     arrays = Example(name, "float32", sizes).arrays()
-    # Multiples of 1/8 below 4 are exact in eight significant bits, and their sums in few more.
-    inputs = [a if a.dtype.kind == "i" else np.where(np.isfinite(a), np.clip(np.round(8 * a) / 8, -4, 4), a) for a in arrays]
+    # Multiples of 1/8 below 4 are exact in eight significant bits, and their sums in few more. Scales, which are small, have more.
+    steps = [2**14 if spec.values == ("scales",) else 8 for spec in TABLE[name].inputs.values()]
+    inputs = [
+        a if a.dtype.kind == "i" else np.where(np.isfinite(a), np.clip(np.round(step * a) / step, -4, 4), a)
+        for a, step in zip(arrays, steps)
+    ]
     return GoldenOp(inputs, np.asarray(TABLE[name].define(*(a if a.dtype.kind == "i" else a.astype(np.float64) for a in inputs))))
 
 
 def recall_op(name: str) -> GoldenOp:
     """What is kept of an op."""
     kept = json.loads((OPS / f"{name}.json").read_text(encoding="utf-8"))
-    dtypes = [np.dtype(spec.dtype or "float32") for spec in TABLE[name].inputs.values()]
-    inputs = [np.array(kept["inputs"][key], dtype) for key, dtype in zip(TABLE[name].inputs, dtypes, strict=True)]
+    inputs = []
+    for (key, spec), made in zip(TABLE[name].inputs.items(), make_op(name).inputs, strict=True):
+        numbers = kept["inputs"][key]
+        if isinstance(numbers, str) and numbers != _digest(made):
+            raise ValueError(f"{name} was kept for another {key}")
+        inputs.append(made if isinstance(numbers, str) else np.array(numbers, np.dtype(spec.dtype or "float32")))
     return GoldenOp(inputs, np.array(kept["output"], np.float64))
+
+
+def _digest(array: np.ndarray) -> str:
+    """In place of many numbers."""
+    return f"sha256 {hashlib.sha256(np.ascontiguousarray(array, np.float64).tobytes()).hexdigest()}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,9 +158,8 @@ def _change(name: str, golden: GoldenOp) -> str:
 
 
 def _op_document(name: str, golden: GoldenOp) -> str:
-    inputs = ",\n".join(
-        f"  {json.dumps(key)}: {json.dumps(array.tolist())}" for key, array in zip(TABLE[name].inputs, golden.inputs, strict=True)
-    )
+    numbers = (array.tolist() if array.size <= MAX_NUMBERS else _digest(array) for array in golden.inputs)
+    inputs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(kept)}" for key, kept in zip(TABLE[name].inputs, numbers, strict=True))
     by = f"nox -s golden, by reference.definitions in float64, with numpy {version('numpy')} and scipy {version('scipy')}"
     return f'{{\n "written_by": "{by}",\n "inputs": {{\n{inputs}\n }},\n "output": {json.dumps(golden.output.tolist())}\n}}\n'
 

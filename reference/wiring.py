@@ -24,13 +24,21 @@ def of_max(dims: ModelDimensions, compute_type: str = "float32") -> dict[str, St
 
 def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
     """With the compute type "int8": of rounded weights, and, where there are many rows, of rounded rows."""
-    steps = dict(flow)
+    steps = dict[str, Step]()
     for name, (op, (x, *weights)) in flow.items():
-        if op in ("linear", "lm_head"):
+        if op == "attention" and name.startswith("encoder."):
+            steps[name] = Step("attention_int8", (x, *weights))
+        elif op == "attention":
+            steps[name] = Step(op, (x, *(f"{kv}.half:{view}" for kv, _, view in (kv.partition(":") for kv in weights))))
+        elif op in ("linear", "lm_head"):
             many_rows = name.startswith("encoder.") or CROSS_KV.search(name)
             steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], scale_of(weights[0]), *weights[1:]))
+            if CROSS_KV.search(name):
+                steps[f"{name}.half"] = Step("half", (name,))
         elif op == "token_embedding":
             steps[name] = Step(op, (x, weights[0], scale_of(weights[0])))
+        else:
+            steps[name] = flow[name]
     return steps
 
 

@@ -72,9 +72,10 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
     monkeypatch.setattr("maxwhisper.cli.set_num_threads", lambda n: seen.update(threads=n))
     arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
-        --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False"""
+        --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False
+        --compute_type int8"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
-    assert compiled_once == [("base", "cpu", "models")]
+    assert compiled_once == [("base", "cpu", "models", "int8")]
     assert seen.pop("threads") == 2
     assert seen.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
     assert seen == {

@@ -73,7 +73,12 @@ def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch:
 def test_every_file_that_graphs_are_made_of_counts() -> None:
     package = Path(compiled.__file__).parent
     made_of = {path.name for pattern in compiled.SOURCES for path in package.glob(pattern)}
-    assert made_of == {"graphs.py", "ops.py", *(path.name for path in (package / "kernels").iterdir() if path.suffix == ".mojo")}
+    assert made_of == {
+        "graphs.py",
+        "ops.py",
+        "quantized.py",
+        *(path.name for path in (package / "kernels").iterdir() if path.suffix == ".mojo"),
+    }
 
 
 def test_many_may_keep_at_once(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Cores that go through phases of work together, each waiting only for what it needs, without being sent for anew."""
 
 from std.atomic import Atomic
-from std.math import ceildiv
+from std.ffi import external_call
 
 comptime Counters = Pointer[Int64, MutUntrackedOrigin]
+comptime PATIENCE = 20_000  # looks, some tens of microseconds
 comptime APART = 8  # counters in a cache line, of which each has one for itself
 
 
@@ -42,7 +43,10 @@ struct Crew(Copyable, Movable):
         var part = Int(Atomic[Int64].fetch_add(self.counters, 1))
         if part < self.n_parts:
             return part
+        var n_looks = 0
         while Int(Atomic[Int64].load(self.counters.unsafe_offset(APART))) < self.n_parts:
-            pass
+            n_looks += 1
+            if n_looks > PATIENCE:  # whoever is awaited may be waiting for this core
+                _ = external_call["sched_yield", Int32]()
         self.counters = self.counters.unsafe_offset(2 * APART)
         return -1

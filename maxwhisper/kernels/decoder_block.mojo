@@ -10,7 +10,7 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv, erf, sqrt
 
 from .crew import Counters, Crew
-from .few_queries import QUERIES, attend, copy
+from .few_queries import QUERIES, Numbers, attend, copy
 from .few_rows import multiply
 from .parallel import n_workers
 from .tile import WIDTH, Floats
@@ -115,7 +115,7 @@ struct DecoderBlock:
 
     @staticmethod
     def execute[
-        dtype: DType, n_outputs: Int, n_vectors: Int
+        dtype: DType, kv_dtype: DType, n_outputs: Int, n_vectors: Int
     ](
         # attn_ln, query, key, value, context, out, residual; cross_attn_ln, query, context, out, residual; mlp_ln, 0, gelu, 2, residual
         outputs: OutputVariadicTensors[dtype=DType.float32, rank=3, size=n_outputs, ...],
@@ -123,8 +123,8 @@ struct DecoderBlock:
         k_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],  # [n_audio, n_group, n_head, n_ctx, head_dim]
         v_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],
         positions: InputTensor[dtype=DType.int64, rank=1, ...],
-        cross_k: InputTensor[dtype=DType.float32, rank=4, ...],  # [n_audio, n_head, n_kv, head_dim]
-        cross_v: InputTensor[dtype=DType.float32, rank=4, ...],
+        cross_k: InputTensor[dtype=kv_dtype, rank=4, ...],  # [n_audio, n_head, n_kv, head_dim]
+        cross_v: InputTensor[dtype=kv_dtype, rank=4, ...],
         query: InputTensor[dtype=dtype, rank=2, ...],  # matrices [n_out, n_in]
         key: InputTensor[dtype=dtype, rank=2, ...],
         value: InputTensor[dtype=dtype, rank=2, ...],
@@ -149,10 +149,10 @@ struct DecoderBlock:
         var n_queries = n_rows // cross_k.dim_size(0)  # of an audio
         var n_mlp = mlp_0.dim_size(0)
         var n_past = Int(positions.unsafe_ptr().unsafe_load(0))
-        var keys = k_cache.unsafe_ptr()
-        var values = v_cache.unsafe_ptr()
-        var audio_keys = cross_k.unsafe_ptr()
-        var audio_values = cross_v.unsafe_ptr()
+        var keys = rebind[Floats](k_cache.unsafe_ptr())
+        var values = rebind[Floats](v_cache.unsafe_ptr())
+        var audio_keys = rebind[Numbers[kv_dtype]](cross_k.unsafe_ptr())
+        var audio_values = rebind[Numbers[kv_dtype]](cross_v.unsafe_ptr())
         var inputs = x.unsafe_ptr()
         var n_tasks = n_workers(n_rows * n_state * n_state * 14, n_state)
         var counters_memory = Crew.memory(N_PHASES)

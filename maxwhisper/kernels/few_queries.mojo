@@ -8,39 +8,31 @@ from extensibility import _MutableInputTensor as MutableInputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import exp, sqrt
-from std.sys.intrinsics import PrefetchOptions, prefetch
 
 from .tile import WIDTH, Floats
 
 comptime QUERIES = 4  # that share what is read
-comptime LINE = 16  # numbers
-comptime AHEAD = 2048
 comptime VECTORS = 4  # of a value's columns that are averaged together
 
 
-@always_inline
-def fetch(x: Floats, n: Int):
-    """Fetch n numbers that will be needed soon."""
-    for i in range(0, n, LINE):
-        prefetch[PrefetchOptions().for_read().medium_locality().to_data_cache()](x.unsafe_offset(i + AHEAD))
+comptime Numbers[dtype: DType] = Pointer[Scalar[dtype], MutAnyOrigin]
 
 
 @always_inline
-def scores[n_queries: Int](result: Floats, q: Floats, stride: Int, k: Floats, n_kv: Int, head_dim: Int):
+def scores[n_queries: Int, dtype: DType](result: Floats, q: Floats, stride: Int, k: Numbers[dtype], n_kv: Int, head_dim: Int):
     """Put q @ k.T into result [n_queries, n_kv]: queries lie `stride` apart, k is [n_kv, head_dim]."""
     var whole = head_dim // WIDTH * WIDTH
     for key in range(n_kv):
         var row = k.unsafe_offset(key * head_dim)
-        fetch(row, head_dim)
         var sums = Array[SIMD[DType.float32, WIDTH], n_queries](fill=0)
         for d in range(0, whole, WIDTH):
-            var part = row.unsafe_load[width=WIDTH](d)
+            var part = row.unsafe_load[width=WIDTH](d).cast[DType.float32]()
             comptime for i in range(n_queries):
                 sums[i] = q.unsafe_load[width=WIDTH](i * stride + d).fma(part, sums[i])
         comptime for i in range(n_queries):
             var score = sums[i].reduce_add()
             for d in range(whole, head_dim):
-                score += q.unsafe_load(i * stride + d) * row.unsafe_load(d)
+                score += q.unsafe_load(i * stride + d) * row.unsafe_load(d).cast[DType.float32]()
             result.unsafe_store(i * n_kv + key, score)
 
 
@@ -70,16 +62,14 @@ def exponentials(x: Floats, n: Int, head_dim: Int) -> Float32:
 
 @always_inline
 def add_up[
-    n_queries: Int, n_vectors: Int, width: Int
-](context: Floats, stride: Int, weights: Floats, n_weights: Int, v: Floats, v_stride: Int, n_kv: Int):
+    n_queries: Int, n_vectors: Int, width: Int, dtype: DType
+](context: Floats, stride: Int, weights: Floats, n_weights: Int, v: Numbers[dtype], v_stride: Int, n_kv: Int):
     """Put weights [n_queries, n_kv] @ v, of n_vectors * width columns of v [n_kv, ...], into context; rows are n_weights, v_stride, stride apart."""
     var sums = Array[SIMD[DType.float32, width], n_queries * n_vectors](fill=0)
     for key in range(n_kv):
         var row = v.unsafe_offset(key * v_stride)
-        comptime if width > 1:
-            fetch(row, n_vectors * width)
         comptime for j in range(n_vectors):
-            var part = row.unsafe_load[width=width](j * width)
+            var part = row.unsafe_load[width=width](j * width).cast[DType.float32]()
             comptime for i in range(n_queries):
                 comptime s = i * n_vectors + j
                 sums[s] = part.fma(SIMD[DType.float32, width](weights.unsafe_load(i * n_weights + key)), sums[s])
@@ -90,8 +80,8 @@ def add_up[
 
 @always_inline
 def attend[
-    n_queries: Int
-](context: Floats, q: Floats, stride: Int, k: Floats, v: Floats, n_kv: Int, head_dim: Int, weights: Floats):
+    n_queries: Int, dtype: DType
+](context: Floats, q: Floats, stride: Int, k: Numbers[dtype], v: Numbers[dtype], n_kv: Int, head_dim: Int, weights: Floats):
     """Put softmax(q @ k.T / sqrt(head_dim)) @ v into context, for n_queries rows of q that see the same n_kv keys.
 
     weights: room for [n_queries, n_kv].

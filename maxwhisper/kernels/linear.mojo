@@ -5,33 +5,47 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import ceildiv
 
-from .tile import PANEL, ROWS, Floats, multiply_tile, pack, zero
+from .tile import PANEL, ROWS, Floats, multiply_tile, multiply_tile_from_bias, pack, zero
 
 comptime DEPTH = 128  # inputs that are summed up before sums are written: a panel of so many stays in the nearest cache
 comptime BLOCK = 96  # rows that one core takes at a time
+
+
+@always_inline
+def add_tile[
+    n_rows: Int
+](y: Floats, stride: Int, x: Floats, x_stride: Int, panel: Floats, bias: Floats, depth: Int, k: Int):
+    """The first inputs' products and the bias into y, or further ones' to what is there."""
+    if k == 0:
+        multiply_tile_from_bias[n_rows](y, stride, x, x_stride, panel, bias, depth)
+    else:
+        multiply_tile[n_rows, True](y, stride, x, x_stride, panel, PANEL, depth)
 
 
 def multiply(
     y: Floats, x: Floats, x_stride: Int, panels: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, scratch: Floats
 ):
     """Put x [n, n_in] @ panels + bias into y [n, n_out]; x's rows are `x_stride` apart. scratch [n, PANEL] serves the last panel."""
+    var padded = Array[Float32, PANEL](fill=0)
     for o in range(0, n_out, PANEL):
         var width = min(PANEL, n_out - o)
         var whole = width == PANEL
         var sums = y.unsafe_offset(o) if whole else scratch
         var stride = n_out if whole else PANEL
-        for i in range(n):
+        var start = bias.unsafe_offset(o)
+        if not whole:
             for j in range(width):
-                sums.unsafe_store(i * stride + j, bias.unsafe_load(o + j))
+                padded[j] = bias.unsafe_load(o + j)
+            start = rebind[Floats](padded.unsafe_ptr())
         for k in range(0, n_in, DEPTH):
-            var panel = panels.unsafe_offset((o * n_in + k * PANEL))
+            var panel = panels.unsafe_offset(o * n_in + k * PANEL)
             var depth = min(DEPTH, n_in - k)
             var i = 0
             while i + ROWS <= n:
-                multiply_tile[ROWS, True](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, PANEL, depth)
+                add_tile[ROWS](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, start, depth, k)
                 i += ROWS
             while i < n:
-                multiply_tile[1, True](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, PANEL, depth)
+                add_tile[1](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, start, depth, k)
                 i += 1
         if not whole:
             for i in range(n):

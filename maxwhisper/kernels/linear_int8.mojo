@@ -9,7 +9,7 @@ from std.sys import llvm_intrinsic
 from std.sys.info import CompilationTarget
 
 from .linear import BLOCK
-from .tile import PANEL, ROWS, VECTORS, WIDTH, Floats
+from .tile import PANEL, ROWS, TOGETHER, VECTORS, WIDTH, Floats
 
 comptime FOUR = 4  # products that are added up at once
 comptime LARGEST = Float32(127)
@@ -91,17 +91,19 @@ def quantize(q: Bytes, x: Floats, n: Int) -> Tuple[Float32, Int32]:
 
 def pack(panel: Words, weight: Bytes, n: Int, n_in: Int, depth: Int):
     """Lay n rows of weight [n, n_in] side by side, in fours: panel [depth, PANEL]. Outputs that are missing are left as they are."""
+    comptime FLIPPED = Int32(-0x7F7F7F80)  # the first bit of each byte: 128 more
     var whole = n_in // FOUR
-    for o in range(n):
-        var row = weight.unsafe_offset(o * n_in)
-        for k in range(whole):
-            var four = bitcast[DType.int32, 1](row.unsafe_load[width=FOUR](k * FOUR))
-            panel.unsafe_store(k * PANEL + o, four ^ Int32(-0x7F7F7F80))  # 128 more in each byte
-        if whole < depth:
+    for start in range(0, depth, TOGETHER):
+        for o in range(n):
+            var row = weight.unsafe_offset(o * n_in)
+            for k in range(start, min(whole, start + TOGETHER)):
+                panel.unsafe_store(k * PANEL + o, bitcast[DType.int32, 1](row.unsafe_load[width=FOUR](k * FOUR)) ^ FLIPPED)
+    if whole < depth:
+        for o in range(n):
             var rest = SIMD[DType.int8, FOUR](0)
             for i in range(n_in - whole * FOUR):
-                rest[i] = row.unsafe_load(whole * FOUR + i)
-            panel.unsafe_store(whole * PANEL + o, bitcast[DType.int32, 1](rest) ^ Int32(-0x7F7F7F80))
+                rest[i] = weight.unsafe_load(o * n_in + whole * FOUR + i)
+            panel.unsafe_store(whole * PANEL + o, bitcast[DType.int32, 1](rest) ^ FLIPPED)
 
 
 @register("maxwhisper.linear_int8")

@@ -5,10 +5,11 @@ one's ratios are others.
 """
 
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from maxwhisper.utils import n_cores
 
 FOLDER = Path(__file__).parents[2] / "golden" / "bench"
 N_KEPT = 5  # runs
@@ -23,7 +24,7 @@ def machine() -> dict[str, Any]:
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
+    return {"processor": processor, "cores": n_cores()}
 
 
 class Baseline:

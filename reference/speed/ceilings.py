@@ -1,6 +1,5 @@
 """What this machine can do at most: multiply-adds in registers, and bytes from memory, by kernels that do nothing else."""
 
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,8 @@ from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, KernelLibrary, Module, TensorType, ops
+
+from maxwhisper.utils import n_cores
 
 N_MULTIPLY_ADDS = 2_000_000_000  # on each core
 N_READ = 1 << 26  # float32 numbers: more than any cache holds
@@ -35,16 +36,12 @@ class Machine:
         library = KernelLibrary()
         library.load_paths([Path(__file__).parent / "kernels"])
         kernels, module, device = library.library_paths(), Module(), DeviceRef.CPU()
-        sums = TensorType(DType.float32, [self._n_cores], device)
+        sums = TensorType(DType.float32, [n_cores()], device)
         numbers, count = TensorType(DType.float32, ["n"], device), TensorType(DType.int64, [1], device)
         for name, inputs in (("multiply_add", [numbers, count]), ("read", [numbers])):
             with Graph(name, input_types=inputs, module=module, custom_extensions=kernels) as graph:
                 graph.output(*ops.custom(f"ceiling.{name}", device, [value.tensor for value in graph.inputs], [sums]))
         self._graphs: dict[str, Model] = InferenceSession(devices=[CPU()]).load_all(module, custom_extensions=kernels)
-
-    @cached_property
-    def _n_cores(self) -> int:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @cached_property
     def _numbers(self) -> Buffer:
@@ -54,7 +51,7 @@ class Machine:
         """As they are now."""
         few, count = Buffer.from_numpy(np.full(64, 0.5, np.float32)), Buffer.from_numpy(np.array([N_MULTIPLY_ADDS]))
         return Ceilings(
-            2 * N_MULTIPLY_ADDS * self._n_cores / _seconds(self._graphs["multiply_add"], few, count),
+            2 * N_MULTIPLY_ADDS * n_cores() / _seconds(self._graphs["multiply_add"], few, count),
             4 * N_READ / _seconds(self._graphs["read"], self._numbers),
         )
 

@@ -10,11 +10,13 @@ import whisper
 
 import maxwhisper
 from maxwhisper.audio import N_FRAMES
+from maxwhisper.model import GreedyRules
 from reference.speed.ceilings import Ceilings
 from reference.speed.work import Work, cross_kv, decoder, encoder
 
 N_PROMPT = 223  # tokens of text before a window, the most that Whisper is given
 N_STEPS = 32  # timed together, behind as many others
+NEVER = -1  # in place of the token that ends a text
 LANGUAGE = "en"
 Cache = dict[torch.nn.Module, torch.Tensor]
 
@@ -44,10 +46,16 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     begun = model.decoder(audio)
     begun.logits(begin[None, None])
 
+    rules = GreedyRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
+
     def steps() -> None:
+        """As greedy decoding takes them, whatever is said; on a device where that is not one call, as sampling does."""
         begun.n_past = len(begin)
-        for token in next_ones:
-            begun.logits(token[None, None, None])
+        if model.decodes_in_graph:
+            begun.greedy(tokens[None, None, : N_STEPS + 1], np.zeros((1, 1)), rules, 2 * N_STEPS + 1)
+        else:
+            for token in next_ones:
+                begun.logits(token[None, None, None])
 
     options: dict[str, Any] = {"language": LANGUAGE, "temperature": 0.0}
     whole: dict[str, Any] = {**options, "condition_on_previous_text": False}

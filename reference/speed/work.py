@@ -12,7 +12,7 @@ from max.dtype import DType
 
 from maxwhisper import ModelDimensions
 from maxwhisper.checkpoint import weight_shapes
-from maxwhisper.graphs import CROSS_KV
+from maxwhisper.graphs import CROSS_KV, cross_kv_dtype
 
 FLOAT32 = DType.float32.size_in_bytes
 Dtypes = Mapping[str, DType]  # of the weights
@@ -49,7 +49,7 @@ def cross_kv(dims: ModelDimensions, dtypes: Dtypes) -> Work:
     """A window's features to keys and values for each decoder layer, which are written."""
     n, state = dims.n_audio_ctx, dims.n_text_state
     kept = 2 * dims.n_text_layer * n * state
-    return Work(2 * kept * dims.n_audio_state, weight_bytes(dims, dtypes, "cross_kv") + kept * FLOAT32)
+    return Work(2 * kept * dims.n_audio_state, weight_bytes(dims, dtypes, "cross_kv") + kept * cross_kv_dtype(dtypes).size_in_bytes)
 
 
 def decoder(dims: ModelDimensions, dtypes: Dtypes, n: int, n_past: int, n_rows: int = 1) -> Work:
@@ -59,8 +59,9 @@ def decoder(dims: ModelDimensions, dtypes: Dtypes, n: int, n_past: int, n_rows: 
     attention = 2 * 2 * n * state * (n_past + n / 2 + dims.n_audio_ctx)
     mlp = 2 * 2 * n * state * 4 * state
     logits = n_rows * dims.n_vocab
-    kept = 2 * layers * state * (dims.n_audio_ctx + n_past + n)
+    of_audio = 2 * layers * state * dims.n_audio_ctx * cross_kv_dtype(dtypes).size_in_bytes
+    of_tokens = 2 * layers * state * (n_past + n) * FLOAT32
     return Work(
         int(layers * (projections + attention + mlp)) + 2 * logits * state,
-        weight_bytes(dims, dtypes, "decoder") + FLOAT32 * (kept + logits),
+        weight_bytes(dims, dtypes, "decoder") + of_audio + of_tokens + FLOAT32 * logits,
     )

@@ -11,7 +11,7 @@ from max.graph import ops as max_ops
 
 from maxwhisper import ops
 from reference import definitions as define
-from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul
+from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul, whole
 from reference.dtypes import DTYPES
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
@@ -166,6 +166,61 @@ class Attention(Op):
     torch = staticmethod(_torch_attention)
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
     bound = staticmethod(attention_bound)
+
+
+def _torch_attention_int8(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def rounded(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        largest = x.abs().amax(dim, keepdim=True)
+        unit = torch.where(largest > 0, largest, 127.0) / 127
+        return (x / unit).round(), unit
+
+    (q, q_unit), (k, k_unit), (v, v_unit) = rounded(q, -1), rounded(k, -1), rounded(v, -2)
+    scores = q @ k.mT * (q_unit * k_unit.mT) / np.sqrt(q.shape[-1])
+    weights = ((scores - scores.amax(-1, keepdim=True)).exp() * 65535).round().double()
+    return ((weights @ v.double()).float() * v_unit / weights.sum(-1, keepdim=True)).float()
+
+
+@row
+class AttentionInt8(Op):
+    """`Attention` of rounded numbers. Which whole number one becomes is not certain near the middle between two (`whole`), of queries, keys
+    and values as of exponentials, whose own error is `exp_of_difference`'s. Sums of whole numbers are exact; behind them a sum of two
+    digits, two products and a division. A mean lies among what it averages, which caps the bound.
+    """
+
+    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    inputs = {
+        "q": Input(HEADS, ("normal", "sparse", "zeros")),
+        "k": Input(KEYS),
+        "v": Input(KEYS, ("normal", "one_hot", "constant")),
+    }
+    build = staticmethod(lambda q, k, v: exchanged(ops.attention_int8(exchanged(q), exchanged(k), exchanged(v))))
+    dtypes = ("float32",)
+    define = staticmethod(define.attention_int8)
+    torch = staticmethod(_torch_attention_int8)
+    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+
+    @staticmethod
+    def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Approx:
+        u = roundings.accumulate
+        (q, q_unit), (k, k_unit), (v, v_unit) = map(define.rounded_rows, (q, k, v.swapaxes(-1, -2)))
+        products = matmul(whole(q, u), whole(k, u).transposed(), 0.0)
+        units = q_unit * k_unit.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+        scores = (products * Approx.exact(units)).rounded(5 * u)
+        at = scores.value.argmax(-1, keepdims=True)  # the largest is off as well, and where others round to depends on it
+        top, off, typical = (np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical))
+        below = Approx(scores.value, scores.worst + off, np.hypot(scores.typical, typical))
+        shares = exp_of_difference(below, top, u) * Approx.exact(np.asarray(65535.0))
+        weights, values = shares.rounded(u).whole(), whole(v, u).transposed()
+        sums, total = matmul(weights, values, 0.0), weights.value.sum(-1, keepdims=True)
+        off = weights.worst.sum(-1, keepdims=True)
+        typical = np.sqrt((weights.typical**2).sum(-1, keepdims=True))
+        mean = sums.value / total
+        worst = (np.abs(sums.value) + sums.worst) / np.maximum(total - off, 1) - np.abs(mean)
+        averaged = Approx(mean, worst, np.hypot(sums.typical, mean * typical) / total) * Approx.exact(v_unit.swapaxes(-1, -2))
+        rounded = values.value * v_unit.swapaxes(-1, -2)
+        hull = np.ptp(rounded, axis=-2, keepdims=True) + np.abs(rounded).max(-2, keepdims=True) / 127
+        capped = Approx(averaged.value, np.minimum(averaged.worst, hull), np.minimum(averaged.typical, hull))
+        return capped.rounded(5 * u, SINGLE_TINY)
 
 
 @row

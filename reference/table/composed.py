@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from max.dtype import DType
 from max.graph import BufferValue, TensorValue
 from max.graph import ops as max_ops
 
@@ -14,7 +15,7 @@ from maxwhisper import graphs, ops
 from reference import wiring
 from reference.dataflow import Dataflow, Step, evaluate, split
 from reference.table.attention import heads_of, positions
-from reference.table.row import FACTORS, SUMMANDS, TABLE, Input, Op, row
+from reference.table.row import TABLE, Input, Op, row
 
 N_HEAD = 2
 STATE = "24"  # heads are split, so the width is fixed
@@ -141,10 +142,10 @@ class PositionEmbedding(Composed):
 
 
 def _cached_attention(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    q, mask = values["q"], values["mask"]
-    caches = values["k_cache"], values["v_cache"]
-    context = ops.cached_attention(*(ops.merge_heads(values[name]) for name in ("q", "k", "v")), *caches, positions(mask))
-    return {**_kept(caches, mask), "context": heads_of(context, q)}
+    q, k, v = (ops.merge_heads(values[name]) for name in ("q", "k", "v"))
+    k_cache, v_cache, mask = values["k_cache"], values["v_cache"], values["mask"]
+    context = ops.cached_attention(q, k, v, k_cache, v_cache, positions(mask))
+    return {**_kept([k_cache, v_cache], mask), "context": heads_of(context, values["q"])}
 
 
 def _kept(caches: Iterable[BufferValue], mask: TensorValue) -> Mapping[str, TensorValue]:
@@ -183,12 +184,17 @@ WIDE = "160"  # two heads of 80: whole vectors of every kind, and a rest
 WIDE_MLP = "176"
 
 
+AUDIO = ("block.cross_attn.key", "block.cross_attn.value")
+
+
 def _decoder_block(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
     at = graphs.Scope(values) / "block"
-    caches = [values["k_cache"], values["v_cache"]]
-    audio = [ops.split_heads(values[f"block.cross_attn.{name}"], N_HEAD) for name in ("key", "value")]
-    graphs.decoder_block(at, values["x"], caches, audio, positions(values["mask"]))
-    return {**at.activations, **_kept(caches, values["mask"])}
+    caches, audio = [values["k_cache"], values["v_cache"]], [values[name] for name in AUDIO]
+    if (at / "attn" / "query").scale() is not None:
+        audio = [max_ops.cast(kv, DType.float16) for kv in audio]
+    graphs.decoder_block(at, values["x"], caches, [ops.split_heads(kv, N_HEAD) for kv in audio], positions(values["mask"]))
+    halves = {f"{name}.half": max_ops.cast(kv, DType.float32) for name, kv in zip(AUDIO, audio)}
+    return {**at.activations, **halves, **_kept(caches, values["mask"])}
 
 
 def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
@@ -210,8 +216,7 @@ class DecoderBlock(Composed):
     inputs = {
         "x": Input(f"batch n {WIDE}"),
         **{name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80")) for name, spec in CACHES.items()},
-        "block.cross_attn.key": Input(f"batch n_audio {WIDE}"),
-        "block.cross_attn.value": Input(f"batch n_audio {WIDE}"),
+        **{name: Input(f"batch n_audio {WIDE}") for name in AUDIO},
         **_decoder_block_weights(("small",), "float16"),
     }
     build = staticmethod(_decoder_block)
@@ -237,5 +242,5 @@ class DecoderBlockInt8(DecoderBlock):
         **_decoder_block_weights(("whole",), "int8"),
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in graphs.LAYERS},
     }
-    parts = wiring.int8(DecoderBlock.parts)
+    parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | wiring.int8(DecoderBlock.parts)
     tight = ("block.mlp.2.bias", {"batch": 1, "n": 2, "n_kv": 3}, {})

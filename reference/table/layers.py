@@ -7,10 +7,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from max.dtype import DType
+from max.graph import ops as max_ops
 
 from maxwhisper import ops
 from reference import definitions as define
-from reference.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul
+from reference.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul, whole
+from reference.dtypes import DTYPES, smallest_subnormal, unit_roundoff
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
 
@@ -88,7 +91,7 @@ class LmHead(Op):
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
     build = staticmethod(ops.lm_head)
     define = staticmethod(define.linear)
-    torch = staticmethod(F.linear)
+    torch = staticmethod(_torch_linear)
     exact_sums = True
     long = {"n": 1, "n_vocab": 3000, "n_state": 384}
 
@@ -104,7 +107,6 @@ class FewRows(LmHead):
 
     inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
     build = staticmethod(ops.few_rows)
-    torch = staticmethod(_torch_linear)
     dtypes = ("float32",)
 
 
@@ -138,8 +140,8 @@ def _torch_linear_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tenso
 class LinearInt8(Op):
     """As `LinearScaled`, of rows that are rounded to 8 bits, too, whose sums are exact whole numbers.
 
-    A number x / unit up to 127 is off by 127 (2 u) before it is rounded; where it is that near to the middle between two whole numbers
-    it may become either. Behind it: the sum as float32, a product of both scales and one with it, the bias.
+    Which whole number a number becomes is not certain near the middle between two (`whole`). Behind it: the sum as float32, a product of
+    both scales and one with it, the bias.
     """
 
     tight = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
@@ -159,9 +161,7 @@ class LinearInt8(Op):
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
         u = roundings.accumulate
         numbers, unit = define.rounded_rows(x)
-        is_near_middle = np.abs(np.abs(numbers - np.floor(numbers)) - 0.5) <= 127 * 3 * u
-        either = is_near_middle.astype(np.float64)
-        exact = matmul(Approx(np.rint(numbers), either, either), Approx.exact(weight.T.astype(np.float64)), 0.0)
+        exact = matmul(whole(numbers, u), Approx.exact(weight.T.astype(np.float64)), 0.0)
         product = exact.rounded(u) * Approx.exact(unit * scale)
         return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
@@ -269,3 +269,20 @@ class Residual(Op):
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, y: np.ndarray) -> Approx:
         return (Approx.given(x) + Approx.given(y)).rounded(roundings.output, roundings.tiny)
+
+
+@row
+class Half(Op):
+    """x as float16, widened again: one rounding; what is below the smallest normal number is off by half of the smallest of all."""
+
+    tight = ("x", {"batch": 1, "n": 2}, {})
+    inputs = {"x": Input("batch n", ("normal", "big", "tiny"))}
+    build = staticmethod(lambda x: max_ops.cast(max_ops.cast(x, DType.float16), x.dtype))
+    define = staticmethod(lambda x: x)
+    torch = staticmethod(lambda x: x.half().float())
+    dtypes = ("float32",)
+
+    @staticmethod
+    def bound(roundings: Roundings, x: np.ndarray) -> Approx:
+        half = DTYPES["float16"]
+        return Approx.given(x).rounded(unit_roundoff(half), smallest_subnormal(half) / 2)
