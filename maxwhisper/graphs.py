@@ -1,8 +1,9 @@
 """Whisper as MAX graphs, in the order the data flows and under the checkpoint's own names.
 
-Three graphs share one set of weights: `encoder` turns a log-mel spectrogram into audio features, `cross_kv` turns those into the
+These graphs share one set of weights: `encoder` turns a log-mel spectrogram into audio features, `cross_kv` turns those into the
 keys and values that every decoder layer attends to, `decoder` turns tokens into logits and keeps its own keys and values in place.
-Prefill and a cached step are the same decoder graph with a different number of tokens.
+Prefill and a cached step are the same decoder graph with a different number of tokens; on the CPU `greedy` takes such steps until the text
+ends.
 """
 
 import functools
@@ -31,7 +32,7 @@ class Scope:
     extra output of the same graph by whoever asks for its name.
     """
 
-    weights: Mapping[str, Weight | TensorValue]
+    weights: Mapping[str, Weight]
     activations: dict[str, TensorValue] = field(default_factory=dict)
     path: str = ""
 
@@ -232,8 +233,6 @@ def greedy(
     The others as in `decoder` and `ops.next_token`.
     """
     n_audio, n_group, _ = tokens.shape
-    outside = {name: TensorValue(weight) for name, weight in at.weights.items() if name.startswith(f"{at.path}.")}
-    at = replace(at, weights=outside)  # MAX takes no weights into a loop
     first_row = max_ops.constant(np.zeros(1, np.int64), device=n_tokens.device)
 
     def go_on(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> TensorValue:
@@ -273,10 +272,11 @@ def cross_kv_dtype(dtypes: Mapping[str, DType]) -> DType:
 def build_module(
     dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = (), dtypes: Mapping[str, DType] | None = None
 ) -> tuple[Module, dict[str, list[str]]]:
-    """All three graphs in one module, so that they compile together and share their kernels.
+    """All graphs in one module, so that they compile together and share their kernels.
 
     Each activation named in `capture` becomes an extra output of the graph that computes it, behind the graph's own, in data-flow
-    order. dtypes: the weights' (`weight_dtypes`), all float32 by default. Returns the module and, for each graph, the names of its extra
+    order; `greedy`, whose loop would hide what it computes, is there only where none is. dtypes: the weights' (`weight_dtypes`), all
+    float32 by default. Returns the module and, for each graph, the names of its extra
     outputs.
 
     Raises ValueError for names that no graph computes.

@@ -7,7 +7,7 @@ from extensibility import InputTensor, InputVariadicTensors, OutputVariadicTenso
 from extensibility import _MutableInputTensor as MutableInputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
-from std.math import ceildiv, erf, sqrt
+from std.math import erf, sqrt
 
 from .crew import Counters, Crew
 from .few_queries import QUERIES, Numbers, attend, copy
@@ -90,7 +90,7 @@ def add_layer[
     y: Floats,
     before: Floats,
     x: Floats,
-    weight: Pointer[Scalar[dtype], MutAnyOrigin],
+    weight: Numbers[dtype],
     scale: Floats,
     bias: Floats,
     n_rows: Int,
@@ -168,15 +168,15 @@ struct DecoderBlock:
         var s = Array[Floats, N_MATRICES](uninitialized=True)  # the scales lie behind the other vectors, if there are any
         comptime for i in range(N_MATRICES):
             s[i] = b[n_vectors - N_MATRICES + i]
-        var w = Array[Pointer[Scalar[dtype], MutAnyOrigin], N_MATRICES](uninitialized=True)
-        w[0] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](query.unsafe_ptr())
-        w[1] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](key.unsafe_ptr())
-        w[2] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](value.unsafe_ptr())
-        w[3] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](attn_out.unsafe_ptr())
-        w[4] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](cross_query.unsafe_ptr())
-        w[5] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](cross_out.unsafe_ptr())
-        w[6] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](mlp_0.unsafe_ptr())
-        w[7] = rebind[Pointer[Scalar[dtype], MutAnyOrigin]](mlp_2.unsafe_ptr())
+        var w = Array[Numbers[dtype], N_MATRICES](uninitialized=True)
+        w[0] = rebind[Numbers[dtype]](query.unsafe_ptr())
+        w[1] = rebind[Numbers[dtype]](key.unsafe_ptr())
+        w[2] = rebind[Numbers[dtype]](value.unsafe_ptr())
+        w[3] = rebind[Numbers[dtype]](attn_out.unsafe_ptr())
+        w[4] = rebind[Numbers[dtype]](cross_query.unsafe_ptr())
+        w[5] = rebind[Numbers[dtype]](cross_out.unsafe_ptr())
+        w[6] = rebind[Numbers[dtype]](mlp_0.unsafe_ptr())
+        w[7] = rebind[Numbers[dtype]](mlp_2.unsafe_ptr())
 
         def work(core: Int) {
             imm n, imm n_state, imm n_rows, imm n_head, imm n_ctx, imm head_dim, imm n_heads, imm n_audio_heads, imm n_kv, imm n_queries,
@@ -187,6 +187,7 @@ struct DecoderBlock:
             var memory = List[Float32](unsafe_uninit_length=max(n_past + n, QUERIES * n_kv))
             var weights = rebind[Floats](memory.unsafe_ptr())
 
+            # attn_ln; query, key and value
             layer_norm(crew, n_tasks, o[0], inputs, b[0], b[1], n_rows, n_state)
 
             var part = crew.first(n_tasks)
@@ -198,6 +199,7 @@ struct DecoderBlock:
                 multiply[True](o[3], o[0], w[2], s[2], b[7], n_rows, n_state, n_state, start, end)
                 part = crew.next()
 
+            # The new tokens' keys and values into the cache, and what each of them sees: context
             part = crew.first(n_heads)
             while part >= 0:
                 var sequence, head = divmod(part, n_head)
@@ -213,6 +215,7 @@ struct DecoderBlock:
                     )
                 part = crew.next()
 
+            # out and residual; cross_attn_ln; query
             add_layer[dtype](crew, n_tasks, o[6], o[5], inputs, o[4], w[3], s[3], b[8], n_rows, n_state, n_state)
             layer_norm(crew, n_tasks, o[7], o[6], b[2], b[3], n_rows, n_state)
 
@@ -223,6 +226,7 @@ struct DecoderBlock:
                 multiply[True](o[8], o[7], w[4], s[4], b[9], n_rows, n_state, n_state, start, end)
                 part = crew.next()
 
+            # All of the audio, by a few queries at a time: context
             part = crew.first(n_audio_heads)
             while part >= 0:
                 var audio, head = divmod(part, n_head)
@@ -242,6 +246,7 @@ struct DecoderBlock:
                     i += 1
                 part = crew.next()
 
+            # out and residual; mlp_ln; 0 and gelu; 2 and residual
             add_layer[dtype](crew, n_tasks, o[11], o[10], o[6], o[9], w[5], s[5], b[10], n_rows, n_state, n_state)
             layer_norm(crew, n_tasks, o[12], o[11], b[4], b[5], n_rows, n_state)
 

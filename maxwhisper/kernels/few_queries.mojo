@@ -1,20 +1,11 @@
-"""Attention of few queries: keys and values are read once, where they lie, and shared by a few queries.
+"""Attention of few queries: keys and values are read once, where they lie and as they are stored, and shared by a few queries."""
 
-`cached_attention` is the decoder's self-attention, of tokens to those up to themselves; `cross_attention` that to all of the audio.
-"""
-
-from extensibility import InputTensor, OutputTensor, register
-from extensibility import _MutableInputTensor as MutableInputTensor
-from max.algorithm import sync_parallelize
-from max.gpu.host import DeviceContext
 from std.math import exp, sqrt
 
 from .tile import WIDTH, Floats
 
 comptime QUERIES = 4  # that share what is read
 comptime VECTORS = 4  # of a value's columns that are averaged together
-
-
 comptime Numbers[dtype: DType] = Pointer[Scalar[dtype], MutAnyOrigin]
 
 

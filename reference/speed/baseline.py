@@ -6,6 +6,7 @@ one's ratios are others.
 
 import json
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ AT_LEAST = 0.1  # of a ratio is how much one may vary, however little those reco
 
 
 def machine() -> dict[str, Any]:
-    """What ratios depend on."""
+    """What ratios depend on. Of processors with one name there are several generations, which family and model tell apart."""
     processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    with suppress(OSError, KeyError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        processor = f"{known['model name']}, family {known['cpu family']}, model {known['model']}"
     return {"processor": processor, "cores": n_cores()}
 
 

@@ -212,7 +212,7 @@ def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
 class DecoderBlock(Composed):
     """A whole block of the decoder, `maxwhisper.graphs.decoder_block`, with its matrices in float16: on the CPU a kernel of ours."""
 
-    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.attn.out.weight": "zeros"})
+    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.weight": "zeros"})
     inputs = {
         "x": Input(f"batch n {WIDE}"),
         **{name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80")) for name, spec in CACHES.items()},
@@ -243,4 +243,4 @@ class DecoderBlockInt8(DecoderBlock):
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in graphs.LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | wiring.int8(DecoderBlock.parts)
-    tight = ("block.mlp.2.bias", {"batch": 1, "n": 2, "n_kv": 3}, {})
+    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.scale": "zeros"})

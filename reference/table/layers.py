@@ -281,6 +281,7 @@ class Half(Op):
     define = staticmethod(lambda x: x)
     torch = staticmethod(lambda x: x.half().float())
     dtypes = ("float32",)
+    keeps = "float16"
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:

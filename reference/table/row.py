@@ -30,7 +30,8 @@ class Op:
 
     dtypes: those it is proven in. stores: intermediates are kept in the dtype under test instead of float32. exact_sums: sums of small
     integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph. tight: an input, and the
-    dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate.
+    dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate. keeps: the dtype
+    that results fit into, where that is narrower than the one under test; the units are its own then.
     """
 
     inputs: ClassVar[Mapping[str, Input]]
@@ -44,6 +45,7 @@ class Op:
     exact_sums: ClassVar[bool] = False
     long: ClassVar[Mapping[str, int]] = {}
     tight: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
+    keeps: ClassVar[str | None] = None
 
     @classmethod
     def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:

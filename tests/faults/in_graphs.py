@@ -127,8 +127,8 @@ def cache_one_off(right: Build) -> Build:
 def logits_shifted(right: Build) -> Build:
     """Each token gets the logit of the next."""
 
-    def build(x: TensorValue, weight: TensorValue) -> TensorValue:
-        logits = right(x, weight)
+    def build(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+        logits = right(x, weight, scale)
         return max_ops.concat([logits[:, 1:], logits[:, :1]], axis=1)
 
     return build
