@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,7 @@ from reference.speed.programs import PROGRAMS, Question
 from reference.speed.worker import Run, Worker
 
 FOLDER = Path("report")
+REST = 0.5  # seconds between two turns, for threads of the program before go on looking for work
 ORIGINAL = "OpenAI Whisper"
 PACKAGES = ("max", "torch", "openai-whisper", "faster-whisper", "ctranslate2", "pywhispercpp", "numpy")
 
@@ -97,6 +99,7 @@ def run_in_turns(programs: Sequence[str], question: Question, samples: np.ndarra
     for n_round, program in tqdm(turns, desc="in turns", unit="run", disable=None, leave=False):
         if results[program].problem:
             continue
+        time.sleep(REST)
         run = workers[program].run()
         if isinstance(run, str):
             results[program].problem = run
