@@ -180,14 +180,12 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
 
     Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
     """
-    samples, half = as_samples(audio), N_FFT // 2
-    if len(samples) + padding <= half:
-        raise AudioError(f"{len(samples) + padding} samples are too few for a spectrogram; give at least {half + 1}, or padding")
-    reflected = np.zeros(half + len(samples) + padding + half, np.float32)
-    reflected[half : half + len(samples)] = samples
-    reflected[:half] = reflected[2 * half : half : -1]
-    reflected[-half:] = reflected[-half - 2 : -2 * half - 2 : -1]
-    frames = np.lib.stride_tricks.sliding_window_view(reflected, N_FFT)[::HOP_LENGTH][:-1]
+    samples = np.pad(as_samples(audio), (0, padding))
+    half = N_FFT // 2
+    if len(samples) <= half:
+        raise AudioError(f"{len(samples)} samples are too few for a spectrogram; give at least {half + 1}, or padding")
+    samples = np.pad(samples, half, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP_LENGTH][:-1]
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     filters = mel_filters(n_mels)
 

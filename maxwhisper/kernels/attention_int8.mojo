@@ -71,24 +71,35 @@ def average[
                     context.unsafe_store(i * stride + d, sum[d - j * WIDTH] * (scale.unsafe_load(d) * share))
 
 
-def pack_values(panels: Bytes, scale: Floats, v: Floats, stride: Int, n_kv: Int, head_dim: Int):
+def pack_values(panels: Words, scale: Floats, v: Floats, stride: Int, n_kv: Int, head_dim: Int):
     """Round each column of v [n_kv, head_dim], whose rows are `stride` apart, by a scale of its own, and lay four keys side by side:
-    panels [ceil(head_dim / PANEL), ceil(n_kv / FOUR), PANEL, FOUR], which are zero beforehand.
+    panels [ceil(head_dim / PANEL), ceil(n_kv / FOUR), PANEL], which are zero beforehand.
     """
+    var whole = head_dim // WIDTH * WIDTH
+    for d in range(0, whole, WIDTH):
+        pack_columns[WIDTH](panels, scale, v, stride, n_kv, d)
+    for d in range(whole, head_dim):
+        pack_columns[1](panels, scale, v, stride, n_kv, d)
+
+
+@always_inline
+def pack_columns[width: Int](panels: Words, scale: Floats, v: Floats, stride: Int, n_kv: Int, d: Int):
+    """`width` columns from d on."""
+    comptime Column = SIMD[DType.float32, width]
+    var largest = Column(0)
+    for key in range(n_kv):
+        largest = max(largest, abs(v.unsafe_load[width=width](key * stride + d)))
+    var unit = largest.gt(0).select(largest, Column(127)) / 127
+    scale.unsafe_store(d, unit)
     var depth = ceildiv(n_kv, FOUR)
-    for d in range(head_dim):
-        scale.unsafe_store(d, 0)
-    for key in range(n_kv):
-        for d in range(head_dim):
-            scale.unsafe_store(d, max(scale.unsafe_load(d), abs(v.unsafe_load(key * stride + d))))
-    for d in range(head_dim):
-        scale.unsafe_store(d, (scale.unsafe_load(d) if scale.unsafe_load(d) > 0 else 127) / 127)
-    for key in range(n_kv):
-        var k, at = divmod(key, FOUR)
-        for d in range(head_dim):
-            var panel, column = divmod(d, PANEL)
-            var rounded = round(v.unsafe_load(key * stride + d) / scale.unsafe_load(d)).cast[DType.int8]()
-            panels.unsafe_store(((panel * depth + k) * PANEL + column) * FOUR + at, rounded)
+    var p, column = divmod(d, PANEL)
+    var panel = panels.unsafe_offset(p * depth * PANEL + column)
+    for k in range(depth):
+        var words = SIMD[DType.int32, width](0)
+        for i in range(min(FOUR, n_kv - k * FOUR)):
+            var rounded = round(v.unsafe_load[width=width]((k * FOUR + i) * stride + d) / unit).cast[DType.int32]()
+            words |= (rounded & 255) << Int32(8 * i)
+        panel.unsafe_store(k * PANEL, words)
 
 
 @register("maxwhisper.attention_int8")
@@ -152,7 +163,7 @@ struct AttentionInt8:
                     key_scales.unsafe_store(key, found[0])
                 pack(keys.unsafe_offset(p * PANEL * depth), bytes, here, head_dim, depth)
             pack_values(
-                rebind[Bytes](values.bitcast[Int8]()), value_scales, all_values.unsafe_offset(first_key), n_state, n_kv, head_dim
+                values, value_scales, all_values.unsafe_offset(first_key), n_state, n_kv, head_dim
             )
 
             var factor = 1 / sqrt(Float32(head_dim))
