@@ -7,7 +7,7 @@ from std.math import ceildiv, exp, round, sqrt
 from std.runtime import parallelism_level
 
 from .linear_int8 import FOUR, Bytes, Sums, Words, add_products, multiply_tile, pack, quantize
-from .tile import PANEL, ROWS, VECTORS, WIDTH, Floats, zero
+from .tile import PANEL, ROWS, VECTORS, WIDTH, Floats
 
 comptime HALF = ROWS // 2  # rows whose sums, of two digits each, stay in registers
 comptime LARGEST_WEIGHT = Float32(65535)

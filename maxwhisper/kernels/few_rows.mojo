@@ -82,14 +82,14 @@ def multiply[
 
 
 def parallel_multiply[
-    biased: Bool, dtype: DType
-](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int) raises:
+    dtype: DType
+](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, n: Int, n_in: Int, n_out: Int) raises:
     """Each core has its share of the outputs, and so of the weights."""
     var n_tasks = n_workers(n * n_in * n_out, n_out)
     var share = ceildiv(n_out, n_tasks)
 
-    def outputs(task: Int) {imm y, imm x, imm weight, imm scale, imm bias, imm n, imm n_in, imm n_out, imm share}:
-        multiply[biased](y, x, weight, scale, bias, n, n_in, n_out, task * share, min(n_out, task * share + share))
+    def outputs(task: Int) {imm y, imm x, imm weight, imm scale, imm n, imm n_in, imm n_out, imm share}:
+        multiply[False](y, x, weight, scale, scale, n, n_in, n_out, task * share, min(n_out, task * share + share))
 
     sync_parallelize(outputs, n_tasks)
 
@@ -105,8 +105,8 @@ struct FewRows:
         weight: InputTensor[rank=2, ...],
         ctx: DeviceContext,
     ) raises:
-        parallel_multiply[False](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), x.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
+        parallel_multiply(
+            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
         )
 
 
@@ -122,6 +122,6 @@ struct FewRowsScaled:
         scale: InputTensor[dtype=DType.float32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:
-        parallel_multiply[False](
-            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), scale.unsafe_ptr(), x.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
+        parallel_multiply(
+            y.unsafe_ptr(), x.unsafe_ptr(), weight.unsafe_ptr(), scale.unsafe_ptr(), x.dim_size(0), x.dim_size(1), weight.dim_size(0)
         )
