@@ -15,6 +15,7 @@ from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.errors import OptionError
 from maxwhisper.graphs import ACTIVATION_DTYPE
+from maxwhisper.idle import late_timers
 from maxwhisper.quantized import as_stored
 
 
@@ -95,7 +96,9 @@ class Whisper:
         return Decoder(self, audio, n_group)
 
     def _run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
-        outputs, names = self._graphs[graph].execute(*inputs), self._captured.get(graph, [])
+        with late_timers():
+            outputs = self._graphs[graph].execute(*inputs)
+        names = self._captured.get(graph, [])
         n_own = len(outputs) - len(names)
         self.activations.update(zip(names, outputs[n_own:]))
         return outputs[:n_own]

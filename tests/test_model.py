@@ -1,5 +1,7 @@
 """The compiled graphs against OpenAI Whisper and NumPy float64."""
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from functools import cache
 
@@ -232,3 +234,19 @@ def test_unknown_devices_are_named() -> None:
         find_device("tpu")
     with pytest.raises(OptionError, match="'tpu'"):
         load_model("tiny.en", device="tpu")
+
+
+def test_a_model_that_waits_costs_nothing() -> None:
+    """In a process of its own: here, graphs have run that were none of a model's."""
+    script = """
+import time
+import numpy as np
+import maxwhisper
+maxwhisper.load_model().embed_audio(np.zeros((80, 3000), np.float32))
+time.sleep(2)  # the threads of MAX's pool look for work for a while
+begin = time.process_time()
+time.sleep(1)
+print(time.process_time() - begin)
+"""
+    seconds = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert seconds < 0.03, f"{seconds} s of a core in a second of waiting"

@@ -28,7 +28,7 @@ from reference.speed.programs import PROGRAMS, Question
 from reference.speed.worker import Run, Worker
 
 FOLDER = Path("report")
-REST = 0.5  # seconds between two turns, for threads of the program before go on looking for work
+REST = 2.0  # seconds between two turns: threads of the program before go on looking for work, MAX's for a second
 ORIGINAL = "OpenAI Whisper"
 PACKAGES = ("max", "torch", "openai-whisper", "faster-whisper", "ctranslate2", "pywhispercpp", "numpy")
 
