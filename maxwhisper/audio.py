@@ -1,13 +1,9 @@
 """Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
 
 import os
-import struct
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
-import av
 import numpy as np
 
 from maxwhisper.errors import AudioError
@@ -21,10 +17,6 @@ N_SAMPLES = CHUNK_LENGTH * SAMPLE_RATE
 N_FRAMES = N_SAMPLES // HOP_LENGTH
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 
-# Formats whose header says how long the audio is, so that a file cut short can be told from a short one.
-_EXACT_DURATION = {"flac", "mov", "mp4", "matroska", "webm"}
-_CUT_SECONDS = 0.5  # how much less than the header says may come out of a sound file: encoders pad and players trim
-
 
 def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarray:
     """Decode a file's audio and return it as float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz.
@@ -33,84 +25,9 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
 
     Raises AudioError where the file is missing, no audio, empty, damaged or cut short.
     """
-    path = os.fspath(file)
-    if os.path.isdir(path):
-        raise AudioError(f"{path} is a folder; name the audio files in it")
-    try:
-        with av.open(path, metadata_errors="ignore") as container:
-            stream = container.streams.best("audio")
-            if stream is None:
-                raise AudioError(f"{path} holds no audio; give a sound or video file")
-            pieces = [np.empty(0, np.int16), *_resampled(path, container, stream, sr)]
-            samples = np.concatenate(pieces)
-            promised = _promised_seconds(path, container, stream, len(samples) / sr)
-    except (av.FFmpegError, OSError) as error:
-        raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
-    if len(samples) == 0:
-        raise AudioError(f"{path} holds no audio samples; record or export it anew")
-    if len(samples) / sr < promised - _CUT_SECONDS:
-        raise AudioError(
-            f"{path} is cut short: {promised:.1f} s by its header, but only {len(samples) / sr:.1f} s are there; get a whole copy"
-        )
-    return samples.astype(np.float32) / 32768.0
+    from maxwhisper.audio_file import read_samples  # only here: FFmpeg's libraries take 30 MB, which samples in memory don't need
 
-
-def _resampled(path: str, container: Any, stream: Any, rate: int) -> Iterator[np.ndarray]:
-    """The stream's samples, int16 [n_samples] at `rate` Hz, piece by piece. Rate and channels may change on the way, as in joined files."""
-    resampler: Any = None
-    seen = None
-    for frame in _decoded(path, container, stream):
-        if (frame.format.name, frame.layout.name, frame.sample_rate) != seen:
-            if resampler is not None:
-                yield from (out.to_ndarray()[0] for out in resampler.resample(None))
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-            seen = (frame.format.name, frame.layout.name, frame.sample_rate)
-        yield from (out.to_ndarray()[0] for out in resampler.resample(frame))
-    if resampler is not None:
-        yield from (out.to_ndarray()[0] for out in resampler.resample(None))
-
-
-def _decoded(path: str, container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's frames. Damaged packets are left out, as FFmpeg leaves them out; a file that lacks much is found by its length."""
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            continue
-        for frame in frames:
-            if frame.format.name.startswith(("flt", "dbl")) and not np.isfinite(frame.to_ndarray()).all():
-                where = "" if frame.time is None else f", {frame.time:.2f} s from its start"
-                raise AudioError(f"{path} has samples that are no finite number{where}; repair the recording")
-            yield frame
-
-
-def _promised_seconds(path: str, container: Any, stream: Any, found: float) -> float:
-    """How long the audio is by the file's own header, or 0 where it doesn't say; `found` seconds were decoded."""
-    formats = set(container.format.name.split(","))
-    if "wav" in formats and os.path.isfile(path):
-        return found * _wav_bytes_promised(path)
-    if formats.isdisjoint(_EXACT_DURATION):
-        return 0.0
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1  # else the file's duration may be that of its pictures
-    return (container.duration or 0) / av.time_base if alone else 0.0
-
-
-def _wav_bytes_promised(path: str) -> float:
-    """How many bytes of samples a wav file says it has, for each that is there; 0 where it was written to a pipe and doesn't know."""
-    with open(path, "rb") as file:
-        file.seek(12)  # "RIFF", a size, "WAVE"
-        while len(header := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", header)
-            if name == b"data":
-                there = os.path.getsize(path) - file.tell()
-                return size / there if there and size < _UNKNOWN_SIZE else 0.0
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return 0.0
-
-
-_UNKNOWN_SIZE = 0x7FFFF000  # programs that write to pipes put this or more
+    return read_samples(os.fspath(file), sr)
 
 
 def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
@@ -180,12 +97,14 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
 
     Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
     """
-    samples = np.pad(as_samples(audio), (0, padding))
-    half = N_FFT // 2
-    if len(samples) <= half:
-        raise AudioError(f"{len(samples)} samples are too few for a spectrogram; give at least {half + 1}, or padding")
-    samples = np.pad(samples, half, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(samples, N_FFT)[::HOP_LENGTH][:-1]
+    samples = as_samples(audio)
+    half, n_samples = N_FFT // 2, len(samples) + padding
+    if n_samples <= half:
+        raise AudioError(f"{n_samples} samples are too few for a spectrogram; give at least {half + 1}, or padding")
+    padded = np.pad(samples, (half, padding + half))  # one copy of all samples; the ends are reflected in place
+    padded[:half] = np.pad(padded[half : 2 * half + 1], (half, 0), mode="reflect")[:half]
+    padded[-half:] = np.pad(padded[-2 * half - 1 : -half], (0, half), mode="reflect")[-half:]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     filters = mel_filters(n_mels)
 
