@@ -123,4 +123,4 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
     return log_mel
 
 
-_BLOCK = 500  # frames transformed at a time, so that they stay in the processor's cache
+_BLOCK = 100  # frames transformed at a time: what comes of them stays in the processor's cache

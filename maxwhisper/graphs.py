@@ -7,7 +7,6 @@ ends.
 """
 
 import functools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +20,6 @@ from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
 from maxwhisper.quantized import scale_of
 
 ACTIVATION_DTYPE = DType.float32
-CROSS_KV = re.compile(r"cross_attn\.(key|value)")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
     biases = [at.weight("bias")] if bias else []
     if scale is not None:
         return at.record(ops.linear_int8(x, weight, scale, *biases))
-    return at.record(ops.linear(x, max_ops.cast(weight, x.dtype), *biases))
+    return at.record(ops.linear(x, weight, *biases))
 
 
 def keys_and_values(at: Scope, x: TensorValue) -> tuple[TensorValue, TensorValue]:
@@ -250,15 +248,9 @@ def greedy(
 
 def weight_dtypes(checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> dict[str, DType]:
     """Each weight's dtype in the graphs: float32, but for matrices. With the compute type "int8" these are rounded to 8 bits; otherwise
-    those that every step of the decoder reads stay in float16 where they are stored so and `keep_halves` is asked for.
+    they stay in float16 where they are stored so and `keep_halves` is asked for.
     """
-    matrices = {
-        name: array
-        for name, array in checkpoint.weights.items()
-        if name.endswith(".weight")
-        and array.ndim == 2
-        and (compute_type == "int8" or (name.startswith("decoder.") and not CROSS_KV.search(name)))
-    }
+    matrices = {name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2}
     halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
     narrow = DType.int8 if compute_type == "int8" else DType.float16 if halves else ACTIVATION_DTYPE
     return {name: narrow if name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}

@@ -37,15 +37,14 @@ def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> Tensor
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`, summed in float32.
 
-    x [..., n_in]; weight [n_out, n_in]; bias [n_out]; all of one dtype, which is also the result's.
+    x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype; returns [..., n_out] in x's.
     """
     if not x.device.is_cpu():
-        y = ops.matmul(x, ops.transpose(weight, 0, 1))
+        y = ops.matmul(x, ops.transpose(ops.cast(weight, x.dtype), 0, 1))
         return y if bias is None else y + bias
     if bias is None:
         bias = _zeros(x, weight)
-    values = [_rows(x), *(ops.cast(value, DType.float32) for value in (weight, bias))]
-    (y,) = ops.custom("maxwhisper.linear", x.device, values, _row_types(x, weight))
+    (y,) = ops.custom("maxwhisper.linear", x.device, [_rows(x), weight, ops.cast(bias, DType.float32)], _row_types(x, weight))
     return _as_before(y.tensor, x)
 
 
@@ -67,7 +66,7 @@ def few_rows(x: TensorValue, weight: TensorValue, scale: TensorValue | None = No
     float32; returns [..., n_out] in x's dtype.
     """
     if not x.device.is_cpu():
-        return linear(x, ops.cast(weight, x.dtype))
+        return linear(x, weight)
     if scale is None:
         (y,) = ops.custom("maxwhisper.few_rows", x.device, [_rows(x), weight], _row_types(x, weight))
     else:

@@ -10,9 +10,17 @@ LARGEST = 127
 
 def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """weight float [n_out, n_in] to int8 [n_out, n_in] and float32 scales [n_out], whose product is as near to it as can be."""
-    largest = np.abs(weight).max(axis=1).astype(np.float32)
-    scale = np.where(largest > 0, largest, LARGEST) / np.float32(LARGEST)
-    return np.rint(weight.astype(np.float32) / scale[:, None]).astype(np.int8), scale
+    numbers, scale = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
+    for start in range(0, len(weight), _TOGETHER):
+        outputs = slice(start, start + _TOGETHER)
+        rows = weight[outputs].astype(np.float32)
+        largest = np.abs(rows).max(axis=1)
+        scale[outputs] = np.where(largest > 0, largest, LARGEST) / np.float32(LARGEST)
+        numbers[outputs] = np.rint(rows / scale[outputs, None])
+    return numbers, scale
+
+
+_TOGETHER = 1024  # outputs, so that a vocabulary's weights are not there in float32, too
 
 
 def scale_of(name: str) -> str:

@@ -3,12 +3,14 @@
 The functions are those of `maxwhisper.graphs`, by the same names.
 """
 
+import re
 from collections.abc import Mapping
 
 from maxwhisper import ModelDimensions
-from maxwhisper.graphs import CROSS_KV
 from maxwhisper.quantized import scale_of
 from reference.dataflow import Step
+
+CROSS_KV = re.compile(r"cross_attn\.(key|value)")  # the decoder's layers that a window goes through once
 
 
 def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:

@@ -53,7 +53,9 @@ def multiply(
                     y.unsafe_store(i * n_out + o + j, scratch.unsafe_load(i * PANEL + j))
 
 
-def pack_all(panels: Floats, weight: Floats, n_in: Int, n_out: Int, n_taps: Int) raises:
+def pack_all[
+    dtype: DType
+](panels: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], n_in: Int, n_out: Int, n_taps: Int) raises:
     """Lay weight [n_out, n_in, n_taps] out in panels, each by a core."""
     var size = n_taps * n_in
 
@@ -69,13 +71,15 @@ def pack_all(panels: Floats, weight: Floats, n_in: Int, n_out: Int, n_taps: Int)
 
 @register("maxwhisper.linear")
 struct Linear:
-    """X [n, n_in] @ weight [n_out, n_in].T + bias [n_out]."""
+    """X [n, n_in] @ weight [n_out, n_in].T + bias [n_out]; weights are widened as they are laid out."""
 
     @staticmethod
-    def execute(
+    def execute[
+        dtype: DType
+    ](
         y: OutputTensor[dtype=DType.float32, rank=2, ...],
         x: InputTensor[dtype=DType.float32, rank=2, ...],
-        weight: InputTensor[dtype=DType.float32, rank=2, ...],
+        weight: InputTensor[dtype=dtype, rank=2, ...],
         bias: InputTensor[dtype=DType.float32, rank=1, ...],
         ctx: DeviceContext,
     ) raises:

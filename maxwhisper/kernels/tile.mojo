@@ -55,7 +55,9 @@ def sum_up[
                 sums[s] = factor.fma(row[j], sums[s])
 
 
-def pack(panels: Floats, weight: Floats, stride: Int, n: Int, n_in: Int, n_taps: Int):
+def pack[
+    dtype: DType
+](panels: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], stride: Int, n: Int, n_in: Int, n_taps: Int):
     """Lay the rows of weight [n, n_in, n_taps], which are `stride` apart, side by side: panels [ceil(n / PANEL), n_taps * n_in, PANEL].
 
     Outputs that are missing in the last panel are left as they are.
@@ -66,7 +68,7 @@ def pack(panels: Floats, weight: Floats, stride: Int, n: Int, n_in: Int, n_taps:
             var column = panels.unsafe_offset(o // PANEL * (n_taps * n_in * PANEL) + o % PANEL)
             for tap in range(n_taps):
                 for k in range(start, min(n_in, start + TOGETHER)):
-                    column.unsafe_store((tap * n_in + k) * PANEL, row.unsafe_load(k * n_taps + tap))
+                    column.unsafe_store((tap * n_in + k) * PANEL, row.unsafe_load(k * n_taps + tap).cast[DType.float32]())
 
 
 def zero(x: Floats, n: Int):

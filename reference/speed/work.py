@@ -12,7 +12,8 @@ from max.dtype import DType
 
 from maxwhisper import ModelDimensions
 from maxwhisper.checkpoint import weight_shapes
-from maxwhisper.graphs import CROSS_KV, cross_kv_dtype
+from maxwhisper.graphs import cross_kv_dtype
+from reference.wiring import CROSS_KV
 
 FLOAT32 = DType.float32.size_in_bytes
 Dtypes = Mapping[str, DType]  # of the weights

@@ -84,6 +84,14 @@ class Linear(Op):
 
 
 @row
+class LinearOfHalves(Linear):
+    """The same with weights that stay in float16, as the encoder's graph has it: widened, they are exact."""
+
+    inputs = {**Linear.inputs, "weight": Input("n_out n_in", FACTORS, dtype="float16")}
+    dtypes = ("float32",)
+
+
+@row
 class LmHead(Op):
     """x @ weight.T, as `Linear` without a bias."""
 
