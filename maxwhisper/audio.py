@@ -107,13 +107,15 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     filters = mel_filters(n_mels)
+    n_alone = _SMALL_PRODUCT // filters.size  # frames
 
     log_mel = np.empty((n_mels, len(frames)), np.float32)
 
     def transform(start: int) -> None:
         spectrum = np.fft.rfft(frames[start : start + _BLOCK] * window)
         power = spectrum.real**2 + spectrum.imag**2
-        log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(filters @ power.T, 1e-10))
+        mel = np.concatenate([filters @ some.T for some in np.split(power, range(n_alone, len(power), n_alone))], axis=1)
+        log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(mel, 1e-10))
 
     with ThreadPoolExecutor(n_cores()) as pool:  # NumPy lets go of the interpreter while it computes
         list(pool.map(transform, range(0, len(frames), _BLOCK)))
@@ -123,4 +125,5 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
     return log_mel
 
 
+_SMALL_PRODUCT = 2**18  # multiplications for which OpenBLAS starts no threads; its threads and ours would wait for each other
 _BLOCK = 100  # frames transformed at a time: what comes of them stays in the processor's cache
