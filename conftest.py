@@ -19,6 +19,7 @@ from reference.numpy_whisper import NumpyWhisper
 from reference.openai import load_openai
 from reference.parity.clip import ClipReport, Programs, compare_clip
 from reference.suite import Suite, suite
+from reference.table import TABLE
 
 # Nothing is downloaded by a test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,11 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="with -m bench: keep these ratios, to be held against from now on")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs compiled graphs."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs compiled graphs, and skip rows that the device lacks."""
+    device = config.getoption("--device")
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("compiles")
+            op = item.callspec.params.get("op") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+            if op in TABLE and device not in TABLE[op].devices:
+                item.add_marker(pytest.mark.skip(reason=f"{op} is not there on the {device}"))
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,20 @@ def golden(session: nox.Session) -> None:
 
 
 @nox.session
+def proof(session: nox.Session) -> None:
+    """All comparisons in short, and speed, in one go, for a machine with a GPU: `nox -s proof -- --device gpu`."""
+    install(session)
+    session.run("python", "-m", "tests.proof", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def gpu_compile(session: nox.Session) -> None:
+    """Everything that runs on a GPU, compiled without one: `nox -s gpu_compile -- [--gpu sm_89] [--model tiny.en] [--op linear]`."""
+    install(session)
+    session.run("python", "-m", "reference.gpu_compile", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and types."""
     install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20")

@@ -9,8 +9,9 @@ from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import ModelDimensions, available_models
 from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
+from maxwhisper.devices import set_num_threads
 from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
-from maxwhisper.model import Whisper, load_model, set_num_threads
+from maxwhisper.model import Whisper, load_model
 from maxwhisper.transcribe import transcribe
 
 __all__ = [

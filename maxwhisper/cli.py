@@ -16,9 +16,10 @@ from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.compiled import COMPUTE_TYPES, CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.decoding import DecodingOptions
+from maxwhisper.devices import absent_gpu, find_device, set_num_threads
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
-from maxwhisper.model import Whisper, find_device, load_model, set_num_threads
+from maxwhisper.model import Whisper, load_model
 from maxwhisper.transcribe import options_for_each, segment_line, transcribe
 from maxwhisper.utils import FORMATS, Transcript, write_transcript
 
@@ -101,12 +102,13 @@ def _batched(
         yield result
 
 
-def _compile(model: str, model_dir: str | None, device: str, compute_type: str, cpu: str, output_dir: Path) -> int:
-    target = Target.of(load_checkpoint(model, model_dir), find_device(device), cpu, compute_type)
+def _compile(model: str, model_dir: str | None, device: str, compute_type: str, cpu: str, gpu: str | None, output_dir: Path) -> int:
+    found = absent_gpu(gpu) if gpu else find_device(device)
+    target = Target.of(load_checkpoint(model, model_dir), found, cpu, compute_type)
     path = find(target, output_dir)
     if path is None:
         with writing_to(output_dir):  # else it is said before any work is done
-            print(f"compiling {model} for {cpu}, which takes minutes…", file=sys.stderr)
+            print(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", file=sys.stderr)
         compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
         path = keep(compiled.export_mef, target, output_dir)
     print(path)
@@ -171,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument
     _add_model(add)
     add("--cpu", default=cpu_level(), choices=CPU_LEVELS, help="the least that the processor must be able to do; this machine's by default")
+    add("--gpu", metavar="ARCHITECTURE", help="compile for a GPU of this architecture, which need not be here: sm_90 is NVIDIA's H100")
     add("--output_dir", "-o", type=Path, default=folder(), help="folder for the file")
     return parser
 

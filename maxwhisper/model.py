@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from max.driver import CPU, Accelerator, Buffer, Device, accelerator_count
+from max.driver import CPU, Buffer
 from max.engine import InferenceSession
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
+from maxwhisper.devices import find_device
 from maxwhisper.errors import OptionError
 from maxwhisper.graphs import ACTIVATION_DTYPE
 from maxwhisper.idle import late_timers
@@ -170,38 +171,6 @@ def load_model(
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """
     return Whisper(load_checkpoint(name, download_root), device, compute_type=compute_type)
-
-
-def find_device(name: str) -> Device:
-    """Raises OptionError for a name other than "cpu" and "gpu", and for "gpu" where MAX finds none."""
-    global _max_has_started
-    if name not in ("cpu", "gpu"):
-        raise OptionError(f"device {name!r} is neither 'cpu' nor 'gpu'")
-    if name == "gpu" and not accelerator_count():
-        raise OptionError("MAX finds no GPU here; use the device 'cpu'")
-    _max_has_started = True
-    return Accelerator() if name == "gpu" else CPU()
-
-
-_max_has_started = False
-
-
-def set_num_threads(n: int) -> None:
-    """Use `n` threads on the CPU; to be called before the first model is loaded, by the thread that loads it. All cores by default.
-
-    MAX starts one thread for each core that it may use, so this leaves it that many. (`InferenceSession` has an argument for
-    the number of threads, but MAX 26.7 aborts the process when it is used: `tests/test_max_defects.py`.)
-
-    Raises OptionError where a model has been loaded already, there are fewer cores, or the system can't limit them.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        raise OptionError("the number of threads can't be chosen on this system, only on Linux")
-    cores = sorted(os.sched_getaffinity(0))
-    if not 0 < n <= len(cores):
-        raise OptionError(f"{n} threads can't be used on {len(cores)} cores; give 1 to {len(cores)}")
-    if _max_has_started:
-        raise OptionError("the number of threads must be set before the first model is loaded")
-    os.sched_setaffinity(0, cores[:n])
 
 
 @contextmanager

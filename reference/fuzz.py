@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WhisperError as error:
         print(f"fuzz: {error}", file=sys.stderr)
         return 1
-    return report(compiled, args.op or list(TABLE), args.examples)
+    return report(compiled, [name for name in args.op or TABLE if name in compiled.rows], args.examples)
 
 
 def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:

@@ -10,7 +10,7 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
 from maxwhisper.compiled import compiling_for, cpu_level
-from maxwhisper.model import find_device
+from maxwhisper.devices import find_device
 from maxwhisper.ops import kernels
 from reference.dtypes import from_max, to_max
 from reference.inputs import Example
@@ -41,9 +41,9 @@ class Suite:
 
     def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE) -> None:
         self.name = device_name
-        self.rows = rows
+        self.rows = {name: op for name, op in rows.items() if device_name in op.devices}
         self.device = find_device(device_name)
-        module = build_module(rows, DeviceRef.from_device(self.device))
+        module = build_module(self.rows, DeviceRef.from_device(self.device))
         with compiling_for(cpu_level()):  # as the model's graphs are
             self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 

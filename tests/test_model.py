@@ -15,8 +15,8 @@ from max.graph import DeviceRef
 from conftest import Trio
 from maxwhisper import ModelDimensions, OptionError, load_model, log_mel_spectrogram, pad_or_trim, set_num_threads
 from maxwhisper.audio import N_FRAMES
+from maxwhisper.devices import find_device
 from maxwhisper.graphs import build_module
-from maxwhisper.model import find_device
 from maxwhisper.ops import kernels
 from reference import definitions as define
 from reference.clips import Clip, all_clips, packaged_clips

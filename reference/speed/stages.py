@@ -37,7 +37,10 @@ class Stage:
 
 
 def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarray) -> list[Stage]:
-    """Encoder (with cross-attention's keys and values), prefill, step; a window's transcript; and that of all samples [n_samples]."""
+    """Encoder (with cross-attention's keys and values), prefill, step; a window's transcript; and that of all samples [n_samples].
+
+    model and judge are on one device.
+    """
     dims, dtypes = model.dims, model.weight_dtypes
     mel = maxwhisper.pad_or_trim(maxwhisper.log_mel_spectrogram(samples, dims.n_mels), N_FRAMES)
     tokens = np.random.default_rng(0).integers(0, 50000, N_PROMPT)
@@ -45,6 +48,10 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     audio, openai = model.embed_audio(mel), OpenAI(judge, mel)
     begun = model.decoder(audio)
     begun.logits(begin[None, None])
+
+    def encode() -> None:
+        model.embed_audio(mel)
+        model.device.synchronize()
 
     rules = GreedyRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
 
@@ -68,7 +75,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     features = [(1, encoder(dims, dtypes)), (1, cross_kv(dims, dtypes))]
     step = decoder(dims, dtypes, 1, len(begin) + N_STEPS // 2)
     return [
-        Stage("encoder", lambda: model.embed_audio(mel), openai.embed_audio, features),
+        Stage("encoder", encode, openai.embed_audio, features),
         Stage(
             "prefill",
             lambda: model.decoder(audio).logits(tokens[None, None], rows=[0]),
@@ -79,7 +86,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
         Stage(
             "window",
             lambda: maxwhisper.decode(model, mel, **options),
-            lambda: whisper.decode(judge, torch.from_numpy(mel), openai_options),
+            lambda: whisper.decode(judge, torch.from_numpy(mel).to(judge.device), openai_options),
             [*features, (len(window.tokens) + 1, step)],
         ),
         Stage(
@@ -96,7 +103,7 @@ class OpenAI:
 
     def __init__(self, judge: whisper.Whisper, mel: np.ndarray) -> None:
         self._judge = judge
-        self._mel = torch.from_numpy(mel)[None]
+        self._mel = torch.from_numpy(mel)[None].to(judge.device)
         self._features = self.embed_audio()
 
     @torch.no_grad()
@@ -105,7 +112,13 @@ class OpenAI:
         features = self._judge.encoder(self._mel)
         for block in self._judge.decoder.blocks:
             block.cross_attn.key(features), block.cross_attn.value(features)
+        self._wait()
         return features
+
+    def _wait(self) -> None:
+        """Until a GPU has done what was asked of it."""
+        if self._judge.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def after(self, begin: np.ndarray, calls: Sequence[np.ndarray] | np.ndarray) -> Callable[[], object]:
         """A function that feeds the decoder one array of tokens after the other, behind those of `begin`, each time anew."""
@@ -114,9 +127,10 @@ class OpenAI:
         def feed(calls: Sequence[np.ndarray] | np.ndarray, cache: Cache) -> Cache:
             cache, hooks = self._judge.install_kv_cache_hooks(cache)
             for tokens in calls:
-                self._judge.decoder(torch.from_numpy(tokens)[None], self._features, kv_cache=cache)
+                self._judge.decoder(torch.from_numpy(tokens)[None].to(self._judge.device), self._features, kv_cache=cache)
             for hook in hooks:
                 hook.remove()
+            self._wait()
             return cache
 
         kept = feed([begin], {})

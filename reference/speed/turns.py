@@ -22,6 +22,7 @@ class Turns:
     def __init__(self, ours: Callable[[], object], twin: Callable[[], object]) -> None:
         self._ours, self._twin = ours, twin
         self.n_ours, self._n_twin = _calls(ours), _calls(twin)
+        self.seconds: list[float] = []  # of one call, a number for each turn that `take` took
         self.twin_seconds: list[float] = []  # of one call, a number for each turn
         self._n_calls = 0
 
@@ -39,14 +40,14 @@ class Turns:
 
     def take(self, n: int) -> float:
         """The ratio in n turns."""
+        self.seconds.clear()
         self.twin_seconds.clear()
-        seconds = []
         for _ in range(n):
             begin = clock()
             for _ in range(self.n_ours):
                 self()
-            seconds.append((clock() - begin) / self.n_ours)
-        return ratio(seconds, self.twin_seconds)
+            self.seconds.append((clock() - begin) / self.n_ours)
+        return ratio(self.seconds, self.twin_seconds)
 
 
 def ratio(ours: Sequence[float], twins: Sequence[float]) -> float:

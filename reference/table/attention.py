@@ -188,6 +188,7 @@ class AttentionInt8(Op):
     """
 
     tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    devices = ("cpu",)
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros")),
         "k": Input(KEYS),

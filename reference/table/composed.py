@@ -237,6 +237,7 @@ class DecoderBlock(Composed):
 class DecoderBlockInt8(DecoderBlock):
     """The same with matrices rounded to 8 bits."""
 
+    devices = ("cpu",)
     inputs = {
         **DecoderBlock.inputs,
         **_decoder_block_weights(("whole",), "int8"),

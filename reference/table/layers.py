@@ -123,6 +123,7 @@ class LinearScaled(Op):
     """x @ (weight * scale).T + bias, of whole numbers up to 127: γ_n |x| |weight|, a product with the scale, and a sum."""
 
     tight = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
+    devices = ("cpu",)
     inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
     build = staticmethod(ops.few_rows)
     define = staticmethod(define.linear_scaled)
@@ -153,6 +154,7 @@ class LinearInt8(Op):
     """
 
     tight = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
+    devices = ("cpu",)
     inputs = {
         "x": Input("batch n n_in", ("normal", "sparse", "one_hot", "zeros", "constant", "large")),
         "weight": Input("n_out n_in", ("whole",), dtype="int8"),

@@ -31,7 +31,7 @@ class Op:
     dtypes: those it is proven in. stores: intermediates are kept in the dtype under test instead of float32. exact_sums: sums of small
     integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph. tight: an input, and the
     dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate. keeps: the dtype
-    that results fit into, where that is narrower than the one under test; the units are its own then.
+    that results fit into, where that is narrower than the one under test; the units are its own then. devices: where it is there at all.
     """
 
     inputs: ClassVar[Mapping[str, Input]]
@@ -46,6 +46,7 @@ class Op:
     long: ClassVar[Mapping[str, int]] = {}
     tight: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
     keeps: ClassVar[str | None] = None
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
 
     @classmethod
     def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:

@@ -1,0 +1,76 @@
+"""`nox -s gpu_compile`: rows of the table and models compiled for a GPU that need not be here; what does not compile is named."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from max.driver import Device
+from max.engine import InferenceSession
+from max.graph import DeviceRef, Module
+
+from maxwhisper import WhisperError, available_models
+from maxwhisper.checkpoint import load_checkpoint
+from maxwhisper.compiled import Target, compile_graphs, compiling_for, cpu_level
+from maxwhisper.devices import absent_gpu
+from maxwhisper.ops import kernels
+from reference.suite import build_module
+from reference.table import TABLE, Op
+
+MODELS = ("tiny.en", "base")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each thing that was compiled; 1 where one was not."""
+    parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
+    parser.add_argument("--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example")
+    parser.add_argument("--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS))
+    parser.add_argument("--op", nargs="*", default=list(TABLE), choices=TABLE, metavar="OP", help="all by default")
+    args = parser.parse_args(argv)
+    try:
+        device = absent_gpu(args.gpu)
+    except WhisperError as error:
+        parser.error(str(error))
+    rows = {name: op for name, op in TABLE.items() if name in args.op and "gpu" in op.devices and not op.on_host}
+    failures = 0
+    for name, problem, seconds in compiled(rows, args.model, device):
+        print(f"{args.gpu}  {name:32} {seconds:6.0f} s  {problem or 'compiled'}", flush=True)
+        failures += bool(problem)
+    return int(failures > 0)
+
+
+def compiled(rows: Mapping[str, type[Op]], models: Sequence[str], device: Device) -> Iterator[tuple[str, str, float]]:
+    """What was compiled for a device, why it could not be ("" where it was), and how long that took in seconds.
+
+    Rows compile together, which is faster by far; where that fails, each by itself, to see which.
+    """
+    session = InferenceSession(devices=[device])
+
+    def compile_rows(some: Mapping[str, type[Op]]) -> None:
+        module: Module = build_module(some, DeviceRef.from_device(device))
+        with compiling_for(cpu_level()):
+            session.compile(module, custom_extensions=kernels())
+
+    def timed(name: str, compile_it: Callable[[], object]) -> tuple[str, str, float]:
+        begin = time.perf_counter()
+        try:
+            compile_it()
+        except (RuntimeError, ValueError, WhisperError) as error:
+            return name, str(error).strip(), time.perf_counter() - begin
+        return name, "", time.perf_counter() - begin
+
+    if rows:
+        together = timed(f"{len(rows)} rows", lambda: compile_rows(rows))
+        if together[1]:
+            print("not all rows compile; each by itself now", file=sys.stderr, flush=True)
+            for name, op in rows.items():
+                yield timed(name, lambda: compile_rows({name: op}))  # noqa: B023 (it is called at once)
+        else:
+            yield together
+    for model in models:
+        target = Target.of(load_checkpoint(model), device, cpu_level())
+        yield timed(model, lambda: compile_graphs(target, session))  # noqa: B023
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

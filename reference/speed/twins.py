@@ -1,0 +1,34 @@
+"""Ops by PyTorch, to be timed beside MAX's on the same device."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from reference.dataflow import evaluate
+from reference.dtypes import to_torch
+from reference.judge import run_torch
+from reference.table import TABLE, Op
+from reference.table.composed import Composed
+
+
+def torch_device(device: str) -> torch.device:
+    """PyTorch's name of "cpu" or "gpu"."""
+    return torch.device("cuda" if device == "gpu" else "cpu")
+
+
+def by_torch(op: type[Op], arrays: list[np.ndarray], device: torch.device | None = None) -> Callable[[], object]:
+    """The same in float32, as OpenAI Whisper holds all weights on a CPU; a composed op part by part, on the CPU."""
+    wide = [array.astype(np.float32) if array.dtype == np.float16 else array for array in arrays]
+    if issubclass(op, Composed):
+        given = dict(zip(op.inputs, wide, strict=True))
+        return lambda: evaluate(op.parts, given, lambda part, inputs: run_torch(TABLE[part], inputs))
+    tensors = [to_torch(array).to(device or "cpu") for array in wide]
+
+    @torch.no_grad()
+    def call() -> None:
+        op.torch(*tensors)
+        if device and device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call

@@ -1,0 +1,219 @@
+"""`nox -s proof`: everything that is proven, and how fast it is, in one process and some minutes; for a machine that is lent, with a GPU.
+
+Every part goes on where another one fails. A short table comes last, and everything is in `report/proof.json`.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import whisper
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import maxwhisper
+from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.checkpoint import load_checkpoint
+from reference.clips import Clip, packaged_clips
+from reference.fuzz import fuzz
+from reference.golden import recall, transcript_cases
+from reference.inputs import Example
+from reference.openai import load_openai
+from reference.parity.clip import Programs, compare_clip
+from reference.speed.sizes import FIXED, real_sizes
+from reference.speed.stages import stages
+from reference.speed.turns import Turns
+from reference.speed.twins import by_torch, torch_device
+from reference.suite import suite
+from reference.table import TABLE
+from reference.transcripts import differences, transcribe_with_max
+from tests.faults.recording import write_recording
+from tests.faults.table import CONTROLS, FAULTS
+from tests.faults.trial import Trials
+
+MODEL = "tiny.en"
+REPORT = Path("report/proof.json")
+# One of each comparison that catches faults, and one that must be let alone.
+PLANTED = ("tanh GELU", "mask off by one", "a residual missing", "cache written one position off", "the decoder's block in its parts")
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was seen: whether it passes, what there is to say, and numbers by name."""
+
+    part: str
+    name: str
+    passes: bool
+    says: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class Proof:
+    """What the parts share, made when it is first needed."""
+
+    def __init__(self, device: str, n_examples: int, recording: Path | None, folder: Path) -> None:
+        self.device, self.n_examples, self._recording, self._folder = device, n_examples, recording, folder
+
+    @cached_property
+    def programs(self) -> Programs:
+        return Programs(load_checkpoint(MODEL), self.device)
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """What is transcribed for time, float32 [n_samples]."""
+        if self._recording:
+            return Clip(self._recording.name, self._recording, "en").samples
+        return np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"])
+
+    def ops(self) -> Iterator[Line]:
+        """Every row on examples that are always the same."""
+        compiled = suite(self.device)
+        for name, op in compiled.rows.items():
+            for dtype in op.dtypes:
+                try:
+                    tally = fuzz(compiled, name, dtype, self.n_examples)
+                except AssertionError as error:
+                    yield Line("ops", f"{name}.{dtype}", False, str(error))
+                else:
+                    shares = {"rigorous": tally.rigorous.share, "sharp": tally.sharp.share, "PyTorch's sharp": tally.torch_sharp.share}
+                    yield Line("ops", f"{name}.{dtype}", True, f"{tally.n_examples} examples", shares)
+
+    def activations(self) -> Iterator[Line]:
+        """Every activation of a window in situ, the production graphs' outputs, and all stages around them."""
+        report = compare_clip(packaged_clips()["beckett"], self.programs, lambda compared, n: compared)
+        inside: list[Any] = [part for window in report.windows for part in (*window.activations, *window.outputs)]
+        for part in (*report.before, *inside, *report.after):
+            yield Line("activations", part.name, part.passes, "" if part.passes else str(part))
+
+    def transcripts(self) -> Iterator[Line]:
+        """Tokens, times and text as OpenAI Whisper's, which are kept."""
+        models = {MODEL: self.programs.model}
+        for case in transcript_cases().values():
+            model = models.setdefault(case.model, maxwhisper.load_model(case.model, self.device))
+            theirs = recall(case)
+            found = ["nothing is kept for these samples"] if theirs is None else []
+            if theirs is not None:
+                found = differences(transcribe_with_max(model, case.samples, **case.options), theirs)
+            yield Line("transcripts", case.name, not found, "; ".join(found[:3]))
+
+    def faults(self) -> Iterator[Line]:
+        """Some planted faults: caught, and the right name blamed; and a control that is let alone."""
+        planted = [{**FAULTS, **CONTROLS}[name] for name in PLANTED]
+        trials = Trials(planted, write_recording(self._folder), self.device)
+        for fault in planted:
+            outcome = trials.run(fault)
+            yield Line("faults", outcome.name, outcome.is_as_expected, f"blamed {outcome.blamed or 'nothing'}")
+
+    def op_speed(self) -> Iterator[Line]:
+        """Every row at the model's sizes, beside PyTorch on the same device."""
+        compiled, dims = suite(self.device), load_checkpoint(MODEL).dims
+        for name in compiled.rows:
+            if name in FIXED or TABLE[name].on_host:
+                continue
+            arrays = Example(name, "float32", real_sizes(name, dims)).arrays()
+            turns = Turns(compiled.caller(name, "float32", arrays), by_torch(TABLE[name], arrays, torch_device(self.device)))
+            yield self._timed("op speed", name, turns)
+
+    def model_speed(self) -> Iterator[Line]:
+        """The model's stages beside OpenAI Whisper's on the same device; and all samples by either, in float32 and float16, and batched."""
+        model = self.programs.model
+        judge = load_openai(load_checkpoint(MODEL)).to(torch_device(self.device))
+        for stage in stages(model, judge, self.samples):
+            yield self._timed("model speed", stage.name, Turns(stage.ours, stage.twin), stage.n)
+        options: dict[str, Any] = {"language": "en", "temperature": 0.0}
+
+        def batched() -> object:
+            return list(maxwhisper.transcribe_batched(model, [self.samples], 8, without_timestamps=True, **options))
+
+        def openai(fp16: bool) -> Callable[[], object]:
+            return lambda: whisper.transcribe(judge, self.samples, fp16=fp16, condition_on_previous_text=False, **options)
+
+        yield self._timed("model speed", "file, batched", Turns(batched, openai(False)))
+        if self.device == "gpu":
+            ours = lambda: maxwhisper.transcribe(model, self.samples, condition_on_previous_text=False, **options)  # noqa: E731
+            yield self._timed("model speed", "file, beside float16", Turns(ours, openai(True)))
+
+    def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
+        found = turns.take(ROUNDS)
+        ours, theirs = float(np.median(turns.seconds)) / n, float(np.median(turns.twin_seconds)) / n
+        numbers = {"seconds": ours, "PyTorch's seconds": theirs, "ratio": found}
+        if name.startswith("file"):
+            numbers["times real time"] = len(self.samples) / SAMPLE_RATE / ours
+        return Line(part, name, True, f"{1e6 * ours:,.0f} µs, PyTorch {1e6 * theirs:,.0f} µs, ratio {found:.2f}", numbers)
+
+
+PARTS: dict[str, Callable[[Proof], Iterator[Line]]] = {
+    "ops": Proof.ops,
+    "activations": Proof.activations,
+    "transcripts": Proof.transcripts,
+    "faults": Proof.faults,
+    "op speed": Proof.op_speed,
+    "model speed": Proof.model_speed,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Go through all parts, print what fails and a table, write the report; 0 where everything passes, else 1."""
+    parser = argparse.ArgumentParser(prog="nox -s proof --", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--examples", type=int, default=25, metavar="N", help="of each op and dtype (%(default)s)")
+    parser.add_argument("--audio", type=Path, help="what is transcribed for time; by default, people speaking English for two minutes")
+    parser.add_argument("--report", type=Path, default=REPORT, help="where everything that was seen goes (%(default)s)")
+    args = parser.parse_args(argv)
+    lines, seconds = list[Line](), dict[str, float]()
+    with TemporaryDirectory() as folder:
+        proof = Proof(args.device, args.examples, args.audio, Path(folder))
+        for part in args.only:
+            begin = time.perf_counter()
+            lines += _go_on(part, PARTS[part](proof))
+            seconds[part] = time.perf_counter() - begin
+            _write(args.report, args.device, lines, seconds)  # what is known so far, should the machine be taken away
+    for line in lines:
+        if not line.passes:
+            print(f"{line.part}: {line.name}: {line.says}\n")
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(_table(lines, seconds))
+    print(f"{args.report} to process")
+    return int(not all(line.passes for line in lines))
+
+
+def _go_on(part: str, lines: Iterator[Line]) -> Iterator[Line]:
+    """A part's lines; one more where it breaks off."""
+    try:
+        yield from tqdm(lines, desc=part, unit="line", disable=None, leave=False)
+    except Exception as error:  # whatever it is, the other parts are still to be seen
+        yield Line(part, "broke off", False, f"{type(error).__name__}: {error}")
+
+
+def _table(lines: Sequence[Line], seconds: dict[str, float]) -> Table:
+    table = Table("part", "passed", "", title="proof")
+    for part, spent in seconds.items():
+        own = [line for line in lines if line.part == part]
+        says = "\n".join(f"{line.name}: {line.says}" for line in own if part.endswith("speed"))
+        table.add_row(f"{part}\n{spent:.0f} s", f"{sum(line.passes for line in own)} of {len(own)}", says)
+    return table
+
+
+def _write(path: Path, device: str, lines: Sequence[Line], seconds: dict[str, float]) -> None:
+    name = torch.cuda.get_device_name() if device == "gpu" and torch.cuda.is_available() else platform.processor()
+    versions = {package: version(package) for package in ("max", "torch", "openai-whisper")}
+    document = {"device": device, "name": name, "versions": versions, "seconds": seconds, "lines": [asdict(line) for line in lines]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
