@@ -40,12 +40,21 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype; returns [..., n_out] in x's.
     """
     if not x.device.is_cpu():
-        y = ops.matmul(x, ops.transpose(ops.cast(weight, x.dtype), 0, 1))
-        return y if bias is None else y + bias
+        y = _matmul(x, ops.cast(weight, x.dtype))
+        return y if bias is None else y + ops.cast(bias, x.dtype)
     if bias is None:
         bias = _zeros(x, weight)
     (y,) = ops.custom("maxwhisper.linear", x.device, [_rows(x), weight, ops.cast(bias, DType.float32)], _row_types(x, weight))
     return _as_before(y.tensor, x)
+
+
+def _matmul(x: TensorValue, weight: TensorValue) -> TensorValue:
+    """`x @ weight.T` on a GPU, where MAX 26.7's own rounds float32 to TF32: `tests/test_max_defects.py`, `float32_stays_float32`."""
+    *leading, n_in = x.shape
+    rows = ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
+    y_type = TensorType(x.dtype, [rows.shape[0], weight.shape[0]], x.device)
+    (y,) = ops.custom("maxwhisper.matmul", x.device, [rows, weight], [y_type])
+    return ops.reshape(y.tensor, [*leading, weight.shape[0]])
 
 
 def linear_int8(x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None) -> TensorValue:
