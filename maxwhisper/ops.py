@@ -40,7 +40,9 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype; returns [..., n_out] in x's.
     """
     if not x.device.is_cpu():
-        y = _matmul(x, ops.cast(weight, x.dtype))
+        *leading, n_in = x.shape
+        rows = ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
+        y = ops.reshape(_matmul(rows, ops.cast(weight, x.dtype), transposed=True), [*leading, weight.shape[0]])
         return y if bias is None else y + ops.cast(bias, x.dtype)
     if bias is None:
         bias = _zeros(x, weight)
@@ -48,13 +50,17 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     return _as_before(y.tensor, x)
 
 
-def _matmul(x: TensorValue, weight: TensorValue) -> TensorValue:
-    """`x @ weight.T` on a GPU, where MAX 26.7's own rounds float32 to TF32: `tests/test_max_defects.py`, `float32_stays_float32`."""
-    *leading, n_in = x.shape
-    rows = ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
-    y_type = TensorType(x.dtype, [rows.shape[0], weight.shape[0]], x.device)
-    (y,) = ops.custom("maxwhisper.matmul", x.device, [rows, weight], [y_type])
-    return ops.reshape(y.tensor, [*leading, weight.shape[0]])
+def _matmul(x: TensorValue, y: TensorValue, transposed: bool) -> TensorValue:
+    """`x @ y`, or `x @ y.T`, on a GPU: [..., n, n_in] with [..., n_in, n_out] or [..., n_out, n_in]. MAX 26.7's own products, and what it
+    fuses around them, round float32 to TF32 there: `tests/test_max_defects.py`, `float32_stays_float32`.
+    """
+    *leading, n, _ = x.shape
+    n_out = y.shape[-2] if transposed else y.shape[-1]
+    batch = math.prod(leading, start=Dim(1))
+    values = [ops.reshape(value, [batch, *value.shape[-2:]]) for value in (x, y)]
+    result = TensorType(x.dtype, [batch, n, n_out], x.device)
+    (product,) = ops.custom("maxwhisper.matmul", x.device, values, [result], parameters={"transposed": transposed})
+    return ops.reshape(product.tensor, [*leading, n, n_out])
 
 
 def linear_int8(x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None) -> TensorValue:
@@ -172,7 +178,8 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
     Halves are widened because MAX 26.7 adds them up in half precision: `tests/test_max_defects.py`, `batched_matmul_of_halves`.
     """
     q, k = ops.cast(q, DType.float32), ops.cast(k, DType.float32)
-    return ops.matmul(q * _inverse_sqrt(q.shape[-1], q.device), ops.transpose(k, -2, -1))
+    q *= _inverse_sqrt(q.shape[-1], q.device)
+    return ops.matmul(q, ops.transpose(k, -2, -1)) if q.device.is_cpu() else _matmul(q, k, transposed=True)
 
 
 def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
@@ -197,9 +204,11 @@ def softmax(scores: TensorValue) -> TensorValue:
 def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     """`weights @ v`. weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, head_dim].
 
-    Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps.
+    Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps on the CPU.
     """
-    return ops.cast(ops.matmul(weights, ops.cast(v, DType.float32)), v.dtype)
+    wide = ops.cast(v, DType.float32)
+    context = ops.matmul(weights, wide) if v.device.is_cpu() else _matmul(weights, wide, transposed=False)
+    return ops.cast(context, v.dtype)
 
 
 def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:

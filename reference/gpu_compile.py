@@ -18,11 +18,13 @@ from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, compiling_for, cpu_level
 from maxwhisper.devices import absent_gpu
 from maxwhisper.ops import kernels
+from reference.sass import kernels_on_tensor_cores
 from reference.suite import build_module
 from reference.table import TABLE, Op
 
 MODELS = ("tiny.en", "base")
-TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product, which a compiled graph names
+TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
+SINGLE, HALVES = ("float32",), ("float16", "bfloat16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,34 +51,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compiled(rows: Mapping[str, type[Op]], models: Sequence[str], device: Device) -> Iterator[tuple[str, str, float]]:
     """What was compiled for a device, what is wrong with it ("" where nothing is), and how long that took in seconds.
 
-    Rows compile together, which is faster by far; where that fails, each by itself, to see which.
+    Rows compile together, which is faster by far; where something is wrong, each by itself, to see which. Those in float32 apart from
+    those in halves: only the latter may multiply on tensor cores.
     """
     session = InferenceSession(devices=[device])
 
-    def compile_rows(some: Mapping[str, type[Op]]) -> CompiledModel:
-        module: Module = build_module(some, DeviceRef.from_device(device))
+    def compile_rows(some: Mapping[str, type[Op]], dtypes: Sequence[str]) -> CompiledModel:
+        module: Module = build_module(some, DeviceRef.from_device(device), dtypes)
         with compiling_for(cpu_level()):
             return session.compile(module, custom_extensions=kernels())
 
-    def timed(name: str, compile_it: Callable[[], CompiledModel]) -> tuple[str, str, float]:
+    def timed(name: str, compile_it: Callable[[], CompiledModel], may_round: bool = False) -> tuple[str, str, float]:
         begin = time.perf_counter()
         try:
-            problem = "rounds float32 to TF32" if TF32 in _exported(compile_it()) else ""
+            artifact = _exported(compile_it())
+            problem = "" if may_round else rounds_to_tf32(artifact)
         except (RuntimeError, ValueError, WhisperError) as error:
             problem = str(error).strip()
         return name, problem, time.perf_counter() - begin
 
-    if rows:
-        together = timed(f"{len(rows)} rows", lambda: compile_rows(rows))
+    for dtypes in (SINGLE, HALVES):
+        some = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}
+        if not some:
+            continue
+        together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", lambda: compile_rows(some, dtypes), dtypes == HALVES)  # noqa: B023
+        alone = list[tuple[str, str, float]]()
         if together[1]:
             print("not all rows are well; each by itself now", file=sys.stderr, flush=True)
-            alone = [timed(name, lambda: compile_rows({name: op})) for name, op in rows.items()]  # noqa: B023 (it is called at once)
-            yield from alone
-        if not together[1] or not any(problem for _, problem, _ in alone):
+            alone = [timed(name, lambda: compile_rows({name: op}, dtypes), dtypes == HALVES) for name, op in some.items()]  # noqa: B023
+        yield from alone
+        if not any(problem for _, problem, _ in alone):
             yield together
     for model in models:
         target = Target.of(load_checkpoint(model), device, cpu_level())
         yield timed(model, lambda: compile_graphs(target, session)[0])  # noqa: B023
+
+
+def rounds_to_tf32(artifact: bytes) -> str:
+    """Where a graph in float32 that was compiled for a GPU rounds to TF32; "" where it doesn't."""
+    found = [name[:60] for name in kernels_on_tensor_cores(artifact)] + ["cuBLAS"] * (TF32 in artifact)
+    return f"rounds float32 to TF32: {', '.join(found)}" if found else ""
 
 
 def _exported(compiled: CompiledModel) -> bytes:

@@ -12,17 +12,18 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from maxwhisper.compiled import compiling_for, cpu_level
 from maxwhisper.devices import find_device
 from maxwhisper.ops import kernels
-from reference.dtypes import from_max, to_max
+from reference.dtypes import DTYPES, from_max, to_max
 from reference.inputs import Example
 from reference.judge import Judged, judge
 from reference.table import TABLE, Input, Op
 
 
-def build_module(rows: Mapping[str, type[Op]], device: DeviceRef) -> Module:
+def build_module(rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES)) -> Module:
     """A graph `op.dtype` for each row and dtype, all dimensions symbolic. A composed op's graph returns its parts."""
+    wanted = set(dtypes)
     module = Module()
     for name, op in rows.items():
-        for dtype in () if op.on_host else op.dtypes:
+        for dtype in () if op.on_host else (dtype for dtype in op.dtypes if dtype in wanted):
             types = [_type(spec, dtype, device) for spec in op.inputs.values()]
             with Graph(f"{name}.{dtype}", input_types=types, module=module, custom_extensions=kernels()) as graph:
                 pairs = zip(op.inputs.values(), graph.inputs, strict=True)

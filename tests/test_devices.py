@@ -68,11 +68,14 @@ sys.exit(main(["--op", "gelu", "linear", "--model"]))
 
 @pytest.mark.compiles
 def test_ops_compile_for_a_gpu_that_is_not_here() -> None:
-    assert compile_for_gpu("") == (0, [["2 rows", "compiled"]])
+    assert compile_for_gpu("") == (0, [["2 rows in float32", "compiled"], ["2 rows in float16 and bfloat16", "compiled"]])
 
 
 @pytest.mark.compiles
 def test_an_op_that_rounds_to_tf32_is_named() -> None:
     """MAX's own product, in place of ours."""
-    status, lines = compile_for_gpu("ops._matmul = lambda x, weight: max_ops.matmul(x, max_ops.transpose(weight, 0, 1))")
-    assert (status, lines) == (1, [["linear", "rounds float32 to TF32"], ["gelu", "compiled"]])
+    status, (linear, gelu, halves) = compile_for_gpu(
+        "ops._matmul = lambda x, y, transposed: max_ops.matmul(x, max_ops.transpose(y, -2, -1) if transposed else y)"
+    )
+    assert (status, linear) == (1, ["linear", "rounds float32 to TF32: cuBLAS"])
+    assert gelu == ["gelu", "compiled"] and halves[1] == "compiled"
