@@ -8,6 +8,8 @@ from contextlib import contextmanager
 PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30  # Linux, prctl(2)
 SLACK = 100_000_000  # nanoseconds
 
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up once: `late_timers` is around every call of a graph
+
 
 @contextmanager
 def late_timers() -> Iterator[None]:
@@ -16,13 +18,12 @@ def late_timers() -> Iterator[None]:
     At the first graph that runs, MAX 26.7 starts a thread that looks every 0.1 ms whether there is something to log, for as long as the
     process lives, which takes a tenth of a core (`tests/test_max_defects.py`). Linux hands a thread's timer slack on to those it starts.
     """
-    if sys.platform != "linux":
+    if _prctl is None:
         yield
         return
-    prctl = ctypes.CDLL(None).prctl
-    slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)
-    prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(SLACK), 0, 0, 0)
+    slack = _prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)
+    _prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(SLACK), 0, 0, 0)
     try:
         yield
     finally:
-        prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(slack), 0, 0, 0)
+        _prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(slack), 0, 0, 0)

@@ -40,9 +40,7 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype; returns [..., n_out] in x's.
     """
     if not x.device.is_cpu():
-        *leading, n_in = x.shape
-        rows = ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
-        y = ops.reshape(_matmul(rows, ops.cast(weight, x.dtype), transposed=True), [*leading, weight.shape[0]])
+        y = _as_before(_matmul(_flat(x), ops.cast(weight, x.dtype), transposed=True), x)
         return y if bias is None else y + ops.cast(bias, x.dtype)
     if bias is None:
         bias = _zeros(x, weight)
@@ -51,9 +49,11 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
 
 
 def _matmul(x: TensorValue, y: TensorValue, transposed: bool) -> TensorValue:
-    """`x @ y`, or `x @ y.T`, on a GPU: [..., n, n_in] with [..., n_in, n_out] or [..., n_out, n_in]. MAX 26.7's own products, and what it
-    fuses around them, round float32 to TF32 there: `tests/test_max_defects.py`, `float32_stays_float32`.
+    """`x @ y`, or `x @ y.T`: [..., n, n_in] with [..., n_in, n_out] or [..., n_out, n_in]. On a GPU MAX 26.7's own products, and what it
+    fuses around them, round float32 to TF32: `tests/test_max_defects.py`, `float32_stays_float32`.
     """
+    if x.device.is_cpu():
+        return ops.matmul(x, ops.transpose(y, -2, -1) if transposed else y)
     *leading, n, _ = x.shape
     n_out = y.shape[-2] if transposed else y.shape[-1]
     batch = math.prod(leading, start=Dim(1))
@@ -96,8 +96,13 @@ def _zeros(x: TensorValue, weight: TensorValue) -> TensorValue:
 
 def _rows(x: TensorValue) -> TensorValue:
     """As our kernels take it: [..., n_in] to float32 [n, n_in]."""
+    return ops.cast(_flat(x), DType.float32)
+
+
+def _flat(x: TensorValue) -> TensorValue:
+    """[..., n_in] to [n, n_in]."""
     *leading, n_in = x.shape
-    return ops.cast(ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in]), DType.float32)
+    return ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
 
 
 def _row_types(x: TensorValue, *weights: TensorValue) -> list[TensorType]:
@@ -178,8 +183,7 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
     Halves are widened because MAX 26.7 adds them up in half precision: `tests/test_max_defects.py`, `batched_matmul_of_halves`.
     """
     q, k = ops.cast(q, DType.float32), ops.cast(k, DType.float32)
-    q *= _inverse_sqrt(q.shape[-1], q.device)
-    return ops.matmul(q, ops.transpose(k, -2, -1)) if q.device.is_cpu() else _matmul(q, k, transposed=True)
+    return _matmul(q * _inverse_sqrt(q.shape[-1], q.device), k, transposed=True)
 
 
 def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
@@ -206,9 +210,7 @@ def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
 
     Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps on the CPU.
     """
-    wide = ops.cast(v, DType.float32)
-    context = ops.matmul(weights, wide) if v.device.is_cpu() else _matmul(weights, wide, transposed=False)
-    return ops.cast(context, v.dtype)
+    return ops.cast(_matmul(weights, ops.cast(v, DType.float32), transposed=False), v.dtype)
 
 
 def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:

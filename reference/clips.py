@@ -37,6 +37,11 @@ def packaged_clips() -> dict[str, Clip]:
     return {clip.name: clip for clip in clips}
 
 
+def english_speech() -> np.ndarray:
+    """Two minutes of people speaking English, the packaged clips one after the other: float32 [n_samples]."""
+    return np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"])
+
+
 @cache
 def extra_clips() -> dict[str, Clip]:
     """The clips of the folder that MAXWHISPER_AUDIO names; none where it is not set."""

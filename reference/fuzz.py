@@ -14,7 +14,7 @@ from maxwhisper import WhisperError
 from reference.compare import MAX_VACUOUS, Verdict
 from reference.inputs import Example, examples, long_example
 from reference.suite import Suite, snippet, suite
-from reference.table import TABLE
+from reference.table import rows_on
 
 
 @dataclass
@@ -97,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--op", action="append", help="only this op; may be repeated")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args(argv)
-    if unknown := set(args.op or ()) - set(TABLE):
-        print(f"fuzz: no op is called {', '.join(sorted(unknown))}; there are {', '.join(TABLE)}", file=sys.stderr)
+    rows = rows_on(args.device)
+    if unknown := set(args.op or ()) - set(rows):
+        print(f"fuzz: no op is called {', '.join(sorted(unknown))}; there are {', '.join(rows)}", file=sys.stderr)
         return 1
     if args.examples < 1:
         print(f"fuzz: {args.examples} examples show nothing; give 1 or more", file=sys.stderr)
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WhisperError as error:
         print(f"fuzz: {error}", file=sys.stderr)
         return 1
-    return report(compiled, [name for name in args.op or TABLE if name in compiled.rows], args.examples)
+    return report(compiled, args.op or list(rows), args.examples)
 
 
 def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
@@ -20,7 +21,7 @@ from maxwhisper.devices import absent_gpu
 from maxwhisper.ops import kernels
 from reference.sass import kernels_on_tensor_cores
 from reference.suite import build_module
-from reference.table import TABLE, Op
+from reference.table import Op, rows_on
 
 MODELS = ("tiny.en", "base")
 TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
@@ -32,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
     parser.add_argument("--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example")
     parser.add_argument("--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS))
-    parser.add_argument("--op", nargs="*", default=list(TABLE), choices=TABLE, metavar="OP", help="all by default")
+    parser.add_argument("--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default")
     args = parser.parse_args(argv)
-    rows = {name: op for name, op in TABLE.items() if name in args.op and "gpu" in op.devices and not op.on_host}
+    rows = {name: op for name, op in rows_on("gpu").items() if name in args.op and not op.on_host}
     failures = 0
     # MAX puts code into what it compiles that its cache has for other graphs; what is exported is to be this code's alone.
     with TemporaryDirectory() as cache, mock.patch.dict(os.environ, MODULAR_CACHE_DIR=cache):
@@ -71,20 +72,23 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[str], device: Device
         return name, problem, time.perf_counter() - begin
 
     for dtypes in (SINGLE, HALVES):
-        some = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}
+        some, may_round = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}, dtypes == HALVES
         if not some:
             continue
-        together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", lambda: compile_rows(some, dtypes), dtypes == HALVES)  # noqa: B023
+        together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", partial(compile_rows, some, dtypes), may_round)
         alone = list[tuple[str, str, float]]()
         if together[1]:
             print("not all rows are well; each by itself now", file=sys.stderr, flush=True)
-            alone = [timed(name, lambda: compile_rows({name: op}, dtypes), dtypes == HALVES) for name, op in some.items()]  # noqa: B023
+            alone = [timed(name, partial(compile_rows, {name: op}, dtypes), may_round) for name, op in some.items()]
         yield from alone
         if not any(problem for _, problem, _ in alone):
             yield together
     for model in models:
-        target = Target.of(load_checkpoint(model), device, cpu_level())
-        yield timed(model, lambda: compile_graphs(target, session)[0])  # noqa: B023
+        yield timed(model, partial(_compile_model, Target.of(load_checkpoint(model), device, cpu_level()), session))
+
+
+def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:
+    return compile_graphs(target, session)[0]
 
 
 def rounds_to_tf32(artifact: bytes) -> str:

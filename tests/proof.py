@@ -5,12 +5,11 @@ Every part goes on where another one fails. A short table comes last, and everyt
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,18 +25,21 @@ from tqdm import tqdm
 import maxwhisper
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.checkpoint import load_checkpoint
-from reference.clips import Clip, packaged_clips
+from maxwhisper.devices import find_device
+from reference.clips import Clip, english_speech, packaged_clips
 from reference.fuzz import fuzz
 from reference.golden import recall, transcript_cases
 from reference.inputs import Example
 from reference.openai import load_openai
 from reference.parity.clip import Programs, compare_clip
+from reference.speed.baseline import machine
 from reference.speed.sizes import FIXED, real_sizes
 from reference.speed.stages import stages
 from reference.speed.turns import Turns
 from reference.speed.twins import by_torch, torch_device
 from reference.suite import suite
 from reference.table import TABLE
+from reference.table.composed import Composed
 from reference.transcripts import differences, transcribe_with_max
 from tests.faults.recording import write_recording
 from tests.faults.table import CONTROLS, FAULTS
@@ -76,7 +78,7 @@ class Proof:
         """What is transcribed for time, float32 [n_samples]."""
         if self._recording:
             return Clip(self._recording.name, self._recording, "en").samples
-        return np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"])
+        return english_speech()
 
     def ops(self) -> Iterator[Line]:
         """Every row on examples that are always the same."""
@@ -100,13 +102,11 @@ class Proof:
 
     def transcripts(self) -> Iterator[Line]:
         """Tokens, times and text as OpenAI Whisper's, which are kept."""
-        models = {MODEL: self.programs.model}
+        model_of = cache(lambda name: maxwhisper.load_model(name, self.device))
         for case in transcript_cases().values():
-            model = models.setdefault(case.model, maxwhisper.load_model(case.model, self.device))
-            theirs = recall(case)
-            found = ["nothing is kept for these samples"] if theirs is None else []
-            if theirs is not None:
-                found = differences(transcribe_with_max(model, case.samples, **case.options), theirs)
+            found = ["nothing is kept for these samples"]
+            if theirs := recall(case):
+                found = differences(transcribe_with_max(model_of(case.model), case.samples, **case.options), theirs)
             yield Line("transcripts", case.name, not found, "; ".join(found[:3]))
 
     def faults(self) -> Iterator[Line]:
@@ -121,8 +121,8 @@ class Proof:
         """Every row at the model's sizes, beside PyTorch on the same device."""
         compiled, dims = suite(self.device), load_checkpoint(MODEL).dims
         for name in compiled.rows:
-            if name in FIXED or TABLE[name].on_host:
-                continue
+            if name in FIXED or TABLE[name].on_host or (self.device == "gpu" and issubclass(TABLE[name], Composed)):
+                continue  # PyTorch computes a composed row on the CPU
             arrays = Example(name, "float32", real_sizes(name, dims)).arrays()
             turns = Turns(compiled.caller(name, "float32", arrays), by_torch(TABLE[name], arrays, torch_device(self.device)))
             yield self._timed("op speed", name, turns)
@@ -138,13 +138,15 @@ class Proof:
         def batched() -> object:
             return list(maxwhisper.transcribe_batched(model, [self.samples], 8, without_timestamps=True, **options))
 
+        def whole() -> object:
+            return maxwhisper.transcribe(model, self.samples, condition_on_previous_text=False, **options)
+
         def openai(fp16: bool) -> Callable[[], object]:
             return lambda: whisper.transcribe(judge, self.samples, fp16=fp16, condition_on_previous_text=False, **options)
 
         yield self._timed("model speed", "file, batched", Turns(batched, openai(False)))
         if self.device == "gpu":
-            ours = lambda: maxwhisper.transcribe(model, self.samples, condition_on_previous_text=False, **options)  # noqa: E731
-            yield self._timed("model speed", "file, beside float16", Turns(ours, openai(True)))
+            yield self._timed("model speed", "file, beside float16", Turns(whole, openai(True)))
 
     def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
         found = turns.take(ROUNDS)
@@ -177,6 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines, seconds = list[Line](), dict[str, float]()
     with TemporaryDirectory() as folder:
         proof = Proof(args.device, args.examples, args.audio, Path(folder))
+        try:
+            find_device(args.device), proof.samples
+        except maxwhisper.WhisperError as error:
+            print(f"proof: {error}", file=sys.stderr)
+            return 1
         for part in args.only:
             begin = time.perf_counter()
             lines += _go_on(part, PARTS[part](proof))
@@ -208,9 +215,16 @@ def _table(lines: Sequence[Line], seconds: dict[str, float]) -> Table:
 
 
 def _write(path: Path, device: str, lines: Sequence[Line], seconds: dict[str, float]) -> None:
-    name = torch.cuda.get_device_name() if device == "gpu" and torch.cuda.is_available() else platform.processor()
+    gpu = torch.cuda.get_device_name() if device == "gpu" and torch.cuda.is_available() else None
     versions = {package: version(package) for package in ("max", "torch", "openai-whisper")}
-    document = {"device": device, "name": name, "versions": versions, "seconds": seconds, "lines": [asdict(line) for line in lines]}
+    document = {
+        "device": device,
+        "gpu": gpu,
+        "machine": machine(),
+        "versions": versions,
+        "seconds": seconds,
+        "lines": [asdict(line) for line in lines],
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -56,7 +56,6 @@ def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
 import sys
 from max.graph import ops as max_ops
 from maxwhisper import ops
-from reference.table import TABLE
 from reference.gpu_compile import main
 {before}
 sys.exit(main(["--op", "gelu", "linear", "--model"]))

@@ -17,7 +17,7 @@ from maxwhisper.graphs import weight_dtypes
 from maxwhisper.quantized import as_stored, quantize
 from reference import wiring
 from reference.capture import capture_max
-from reference.clips import packaged_clips
+from reference.clips import english_speech, packaged_clips
 from reference.dataflow import split
 from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
@@ -70,7 +70,7 @@ def test_every_activation_is_what_its_op_makes_of_it(rounded: Callable[[bool], W
 
 def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
     model, normal = rounded(False), EnglishTextNormalizer()
-    samples = np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"])
+    samples = english_speech()
     theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)["text"]
     options: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
     assert jiwer.wer(normal(theirs), normal(transcribe(model, samples, **options)["text"])) <= MAX_OTHER_WORDS

@@ -186,7 +186,7 @@ def test_a_process_that_waits_costs_nothing() -> None:
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on a GPU a product of float32 matrices rounds them to TF32")
 def test_float32_stays_float32(tmp_path: Path) -> None:
-    """As a graph compiled for sm_90 says of itself. Worked around in `maxwhisper.ops.linear`, which calls cuBLAS without it."""
+    """As a graph compiled for sm_90 says of itself. Worked around in `maxwhisper.ops._matmul`, which calls cuBLAS without it."""
     script = f"""
 from max.driver import set_virtual_device_api, set_virtual_device_count, set_virtual_device_target_arch
 set_virtual_device_api("cuda"), set_virtual_device_target_arch("sm_90"), set_virtual_device_count(1)
@@ -201,9 +201,7 @@ with Graph("product", input_types=[matrix, matrix]) as graph:
     graph.output(ops.matmul(a, ops.transpose(b, 0, 1)))
 InferenceSession(devices=[gpu]).compile(graph).export_mef({str(tmp_path / "graph")!r})
 """
-    environment = {
-        **os.environ,
-        "MODULAR_CACHE_DIR": str(tmp_path / "cache"),
-    }  # else code may come along that was compiled for other graphs
+    # With a cache of its own, else code may come along that was compiled for other graphs.
+    environment = {**os.environ, "MODULAR_CACHE_DIR": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
     assert b"use_tf32=true" not in (tmp_path / "graph").read_bytes()

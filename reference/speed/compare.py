@@ -22,7 +22,7 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from maxwhisper import WhisperError, available_models
 from maxwhisper.audio import SAMPLE_RATE
-from reference.clips import Clip, packaged_clips
+from reference.clips import Clip, english_speech
 from reference.speed.formats import write_formats
 from reference.speed.programs import PROGRAMS, Question
 from reference.speed.worker import Run, Worker
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         try:
             write_formats(args.model, Path(folder))
-            samples = Clip(args.audio, Path(args.audio), args.language).samples if args.audio else _speech()
+            samples = Clip(args.audio, Path(args.audio), args.language).samples if args.audio else english_speech()
         except WhisperError as error:
             print(f"compare: {error}", file=sys.stderr)
             return 1
@@ -155,11 +155,6 @@ def _chart(rows: Sequence[dict[str, Any]], title: str) -> matplotlib.figure.Figu
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _speech() -> np.ndarray:
-    english = [clip.samples for clip in packaged_clips().values() if clip.language == "en"]
-    return np.concatenate(english)
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import maxwhisper
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.model import GreedyRules
 from reference.speed.ceilings import Ceilings
+from reference.speed.twins import wait_for
 from reference.speed.work import Work, cross_kv, decoder, encoder
 
 N_PROMPT = 223  # tokens of text before a window, the most that Whisper is given
@@ -112,13 +113,8 @@ class OpenAI:
         features = self._judge.encoder(self._mel)
         for block in self._judge.decoder.blocks:
             block.cross_attn.key(features), block.cross_attn.value(features)
-        self._wait()
+        wait_for(self._judge.device)
         return features
-
-    def _wait(self) -> None:
-        """Until a GPU has done what was asked of it."""
-        if self._judge.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def after(self, begin: np.ndarray, calls: Sequence[np.ndarray] | np.ndarray) -> Callable[[], object]:
         """A function that feeds the decoder one array of tokens after the other, behind those of `begin`, each time anew."""
@@ -130,7 +126,7 @@ class OpenAI:
                 self._judge.decoder(torch.from_numpy(tokens)[None].to(self._judge.device), self._features, kv_cache=cache)
             for hook in hooks:
                 hook.remove()
-            self._wait()
+            wait_for(self._judge.device)
             return cache
 
         kept = feed([begin], {})

@@ -19,6 +19,6 @@ It is then compiled with the others (`reference.suite`), fuzzed, compared and re
 """
 
 from reference.table import attention, composed, layers, log_mel  # noqa: F401  (each adds its rows)
-from reference.table.row import TABLE, Input, Op, row
+from reference.table.row import TABLE, Input, Op, row, rows_on
 
-__all__ = ["TABLE", "Input", "Op", "row"]
+__all__ = ["TABLE", "Input", "Op", "row", "rows_on"]

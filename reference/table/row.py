@@ -69,6 +69,11 @@ def row(op: type[Op]) -> type[Op]:
     return op
 
 
+def rows_on(device: str) -> dict[str, type[Op]]:
+    """The table's rows that a device has, "cpu" or "gpu"."""
+    return {name: op for name, op in TABLE.items() if device in op.devices}
+
+
 # Values for the two sides of a product.
 FACTORS = ("normal", "sparse", "one_hot", "small_integers", "zeros", "tiny")
 # Not for both sides of a product: where all terms are equal their roundings are, too, and errors no longer grow like a square root.

@@ -11,14 +11,14 @@ from reference.speed import baseline
 from reference.speed.baseline import Baseline, machine
 from reference.speed.sizes import FIXED, OF_A_STEP, TO_AUDIO, real_sizes
 from reference.speed.turns import Turns, clock, ratio
+from reference.speed.twins import by_torch, torch_device
 from reference.suite import Suite
 from reference.table import TABLE
-from tests.bench.test_ops import by_torch
 
 
 def test_a_slowed_op_trips_it(ops_suite: Suite, tmp_path: Path) -> None:
     arrays = Example("softmax", "float32", real_sizes("softmax", load_checkpoint("tiny.en").dims)).arrays()
-    op, twin = ops_suite.caller("softmax", "float32", arrays), by_torch(TABLE["softmax"], arrays)
+    op, twin = ops_suite.caller("softmax", "float32", arrays), by_torch(TABLE["softmax"], arrays, torch_device(ops_suite.name))
 
     def slowed() -> None:
         """So much that it shows however busy the machine is."""

@@ -6,7 +6,7 @@ from maxwhisper.checkpoint import load_checkpoint
 from reference.inputs import Example
 from reference.speed.sizes import FIXED, real_sizes
 from reference.speed.turns import clock
-from reference.speed.twins import by_torch
+from reference.speed.twins import by_torch, torch_device
 from reference.suite import Suite
 from reference.table import TABLE
 from tests.bench.conftest import Beside
@@ -15,8 +15,7 @@ pytestmark = pytest.mark.bench
 
 
 @pytest.mark.benchmark(timer=clock)
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in FIXED])
-def test_op(name: str, ops_suite: Suite, beside: Beside) -> None:
-    op, dims = TABLE[name], load_checkpoint("tiny.en").dims
-    arrays = Example(name, "float32", real_sizes(name, dims)).arrays()
-    beside(ops_suite.caller(name, "float32", arrays), by_torch(op, arrays), name)
+@pytest.mark.parametrize("op", [name for name in TABLE if name not in FIXED])
+def test_op(op: str, ops_suite: Suite, beside: Beside) -> None:
+    arrays = Example(op, "float32", real_sizes(op, load_checkpoint("tiny.en").dims)).arrays()
+    beside(ops_suite.caller(op, "float32", arrays), by_torch(TABLE[op], arrays, torch_device(ops_suite.name)), op)
