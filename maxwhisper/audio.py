@@ -1,6 +1,7 @@
 """Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -88,12 +89,17 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels >= _LOG_MEL, _LOG_HZ * np.exp(_LOG_STEP * (mels - _LOG_MEL)), _HZ_PER_MEL * mels)
 
 
-def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int = 80, padding: int = 0) -> np.ndarray:
+def log_mel_spectrogram(
+    audio: str | os.PathLike[str] | np.ndarray,
+    n_mels: int = 80,
+    padding: int = 0,
+    bands: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> np.ndarray:
     """The log-mel spectrogram that Whisper hears: float32 [n_mels, n_frames], one frame each 10 ms.
 
     audio: a file, or float samples [n_samples] at 16 kHz; padding: zero samples appended. As `whisper.log_mel_spectrogram`: a short-time
     Fourier transform with a periodic Hann window of 25 ms, centred and reflected at the ends; power; mel bands; log10, no lower than
-    1e-10 nor 8 below the maximum; then (x + 4) / 4.
+    1e-10 nor 8 below the maximum; then (x + 4) / 4. bands: computes `log_mel_bands`, elsewhere.
 
     Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
     """
@@ -104,6 +110,15 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
     padded = np.pad(samples, (half, padding + half))  # one copy of all samples; the ends are reflected in place
     padded[:half] = np.pad(padded[half : 2 * half + 1], (half, 0), mode="reflect")[:half]
     padded[-half:] = np.pad(padded[-2 * half - 1 : -half], (0, half), mode="reflect")[-half:]
+    log_mel = (bands or log_mel_bands)(padded, n_mels)
+    np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
+    log_mel += 4.0
+    log_mel /= 4.0
+    return log_mel
+
+
+def log_mel_bands(padded: np.ndarray, n_mels: int) -> np.ndarray:
+    """log10 of mel bands, no lower than 1e-10, of each frame but the last; padded float32 [n_samples + 400]; float32 [n_mels, n_frames]."""
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     filters = mel_filters(n_mels)
@@ -119,9 +134,6 @@ def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int 
 
     with ThreadPoolExecutor(n_cores()) as pool:  # NumPy lets go of the interpreter while it computes
         list(pool.map(transform, range(0, len(frames), _BLOCK)))
-    np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
-    log_mel += 4.0
-    log_mel /= 4.0
     return log_mel
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
+from maxwhisper.audio import N_FRAMES, N_SAMPLES, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.model import Whisper
@@ -88,7 +88,7 @@ def _transcribe(
     def pieces() -> Iterator[Piece]:
         for i, recording in enumerate(recordings):
             try:
-                mel = log_mel_spectrogram(recording, model.dims.n_mels, padding=N_SAMPLES)
+                mel = model.log_mel_spectrogram(recording, padding=N_SAMPLES)
             except AudioError as error:
                 under_way[i] = error
                 continue

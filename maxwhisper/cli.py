@@ -14,9 +14,10 @@ from max.engine import InferenceSession
 
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
-from maxwhisper.compiled import COMPUTE_TYPES, CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
+from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.decoding import DecodingOptions
 from maxwhisper.devices import absent_gpu, find_device, set_num_threads
+from maxwhisper.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import Whisper, load_model
@@ -182,7 +183,12 @@ def _add_model(add: Callable[..., object]) -> None:
     add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
     add("--device", default="cpu", choices=["cpu", "gpu"], help="where to run the model")
-    add("--compute_type", default="float32", choices=COMPUTE_TYPES, help="int8 rounds weights to 8 bits: faster, now and then another word")
+    add(
+        "--compute_type",
+        default="float32",
+        choices=COMPUTE_TYPES,
+        help="int8, on the CPU, and float16 or bfloat16, on a GPU: faster, now and then another word",
+    )
 
 
 def _bool(text: str) -> bool:

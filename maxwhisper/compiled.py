@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,15 +21,15 @@ from max.dtype import DType
 from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
+from maxwhisper import ops
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
+from maxwhisper.dtypes import COMPUTE_TYPES, HALVES, DTypes
 from maxwhisper.errors import OptionError, OutputError, WhisperError
-from maxwhisper.graphs import build_module, weight_dtypes
-from maxwhisper.ops import kernels
+from maxwhisper.graphs import build_module
 
 PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
-SOURCES = ("graphs.py", "ops.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
+SOURCES = ("graphs.py", "ops.py", "log_mel.py", "audio.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
 HOST = "host"  # the very processor of the machine that compiles
-COMPUTE_TYPES = ("float32", "int8")  # what weights are multiplied as; stored as the checkpoint has them, or rounded
 # Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
 CPU_LEVELS = {
     "cascadelake": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},  # x86-64-v4 that multiplies 8-bit numbers
@@ -66,10 +66,10 @@ def compiling_for(cpu: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Target:
-    """What graphs are compiled from and for: a model's sizes, its weights' dtypes, a device, and a CPU by its level."""
+    """What graphs are compiled from and for: a model's sizes, its dtypes, a device, and a CPU by its level."""
 
     dims: ModelDimensions
-    dtypes: Mapping[str, DType]
+    dtypes: DTypes
     device: Device
     cpu: str
 
@@ -77,13 +77,15 @@ class Target:
     def of(cls, checkpoint: Checkpoint, device: Device, cpu: str, compute_type: str = "float32") -> "Target":
         """What a checkpoint's graphs are, compiled for a device and a CPU, and for one of `COMPUTE_TYPES`.
 
-        Raises OptionError for another one, and for "int8" where it can't be had.
+        Raises OptionError for another one, and where it can't be had: "int8" is there for the CPU only, halves are for GPUs.
         """
         if compute_type not in COMPUTE_TYPES:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
         if compute_type == "int8" and not device.is_host:
             raise OptionError("compute_type 'int8' is there for the CPU only; leave it out, or use the device 'cpu'")
-        return cls(checkpoint.dims, weight_dtypes(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
+        if DType[compute_type] in HALVES and ops.has_kernels(DeviceRef.from_device(device)):
+            raise OptionError(f"compute_type {compute_type!r} is there for GPUs only; leave it out, or take 'int8', which is faster here")
+        return cls(checkpoint.dims, DTypes.of(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
 
     @cached_property
     def name(self) -> str:
@@ -92,7 +94,7 @@ class Target:
         sources = sorted(path for pattern in SOURCES for path in package.glob(pattern))
         details = {
             "dims": asdict(self.dims),
-            "dtypes": {name: str(dtype) for name, dtype in self.dtypes.items()},
+            "dtypes": {name: str(dtype) for name, dtype in {**self.dtypes.weights, "activations": self.dtypes.activations}.items()},
             "sources": [[path.name, path.read_text(encoding="utf-8")] for path in sources],
             "system": [platform.system(), platform.machine(), *([platform.node()] if self.cpu == HOST else [])],
         }
@@ -120,7 +122,7 @@ def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[
     module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes)
     try:
         with compiling_for(target.cpu):
-            return session.compile(module, custom_extensions=kernels()), captured
+            return session.compile(module, custom_extensions=ops.kernels()), captured
     except RuntimeError as error:
         reason, *_ = str(error).split("\n")
         raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error

@@ -2,12 +2,12 @@
 
 These graphs share one set of weights: `encoder` turns a log-mel spectrogram into audio features, `cross_kv` turns those into the
 keys and values that every decoder layer attends to, `decoder` turns tokens into logits and keeps its own keys and values in place.
-Prefill and a cached step are the same decoder graph with a different number of tokens; on the CPU `greedy` takes such steps until the text
-ends.
+Prefill and a cached step are the same decoder graph with a different number of tokens. On the CPU `greedy` takes such steps until the text
+ends; on a GPU `step` takes one, of which everything stays there, so that no step waits for the host.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,10 +16,11 @@ from max.graph import BufferType, BufferValue, DeviceRef, Graph, Module, TensorT
 from max.graph import ops as max_ops
 
 from maxwhisper import ops
-from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
+from maxwhisper.audio import HOP_LENGTH
+from maxwhisper.checkpoint import ModelDimensions, weight_shapes
+from maxwhisper.dtypes import DTypes
+from maxwhisper.log_mel import log_mel_bands
 from maxwhisper.quantized import scale_of
-
-ACTIVATION_DTYPE = DType.float32
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def decoder_block(
     at: Scope, x: TensorValue, self_kv: Sequence[BufferValue], cross_kv: Sequence[TensorValue], positions: TensorValue
 ) -> TensorValue:
     """A block of the decoder; on the CPU all of it is one op."""
-    if not x.device.is_cpu():
+    if not ops.has_kernels(x.device):
         return decoder_block_by_parts(at, x, self_kv, cross_kv, positions)
     norms = [at.weight(f"{norm}.{name}") for norm in NORMS for name in ("weight", "bias")]
     biases = [at.weight(f"{layer}.bias") for layer in LAYERS if layer != "attn.key"]
@@ -149,14 +150,14 @@ def decoder_block_by_parts(
     return mlp(at, cross_attention(at, x, cross_kv))
 
 
-def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue) -> TensorValue:
-    """log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state]."""
-    x = max_ops.permute(log_mel, [0, 2, 1])
+def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue, dtype: DType) -> TensorValue:
+    """log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state]; all activations of one dtype."""
+    x = max_ops.cast(max_ops.permute(log_mel, [0, 2, 1]), dtype)
     for name, stride in (("conv1", 1), ("conv2", 2)):
         conv = at / name
         x = conv.record(ops.conv1d(x, conv.weight("weight"), conv.weight("bias"), stride))
         x = (conv / "gelu").record(ops.gelu(x))
-    x = (at / "positions").record(x + at.weight("positional_embedding"))
+    x = (at / "positions").record(x + max_ops.cast(at.weight("positional_embedding"), dtype))
     for i in range(dims.n_audio_layer):
         block = at / "blocks" / i
         x = mlp(block, self_attention(block, x, dims.n_audio_head))
@@ -173,7 +174,7 @@ def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> l
         for name, kv in zip(("key", "value"), keys_and_values(layer, audio_features)):
             if (layer / name).scale() is not None:
                 kv = max_ops.cast(kv, DType.float16)
-                (layer / name / "half").record(max_ops.cast(kv, ACTIVATION_DTYPE))
+                (layer / name / "half").record(max_ops.cast(kv, audio_features.dtype))
             kept.append(ops.split_heads(kv, dims.n_text_head))
     return kept
 
@@ -187,7 +188,7 @@ def decoder(
     positions: TensorValue,
     rows: TensorValue,
 ) -> TensorValue:
-    """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab].
+    """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab]; all activations have the caches' dtype.
 
     self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
     written at their positions. cross_kv: what the graph `cross_kv` returned.
@@ -200,8 +201,9 @@ def decoder(
 
     vocabulary = (at / "token_embedding").weight("weight"), (at / "token_embedding").scale()
     embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), *vocabulary)
-    x = (at / "embedding").record(max_ops.cast(embedding, ACTIVATION_DTYPE))
-    x = (at / "positions").record(x + ops.token_embedding(positions, at.weight("positional_embedding")))
+    x = (at / "embedding").record(max_ops.cast(embedding, self_kv[0].dtype))
+    positional_embedding = max_ops.cast(ops.token_embedding(positions, at.weight("positional_embedding")), x.dtype)
+    x = (at / "positions").record(x + positional_embedding)
     for i in range(dims.n_text_layer):
         layer = slice(2 * i, 2 * i + 2)
         x = decoder_block(at / "blocks" / i, x, self_kv[layer], cross_kv[layer], positions)
@@ -209,7 +211,7 @@ def decoder(
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
     n_rows = rows.shape[0]
     x = max_ops.reshape(max_ops.permute(x, [1, 0, 2]), [n_audio * n_group * n_rows, dims.n_text_state])
-    logits = ops.lm_head(x, *vocabulary)
+    logits = max_ops.cast(ops.lm_head(x, *vocabulary), DType.float32)
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
@@ -246,41 +248,50 @@ def greedy(
     return max_ops.while_loop([n_tokens, last, max_ops.broadcast_to(n_tokens, [1])], go_on, step)[0]
 
 
-def weight_dtypes(checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> dict[str, DType]:
-    """Each weight's dtype in the graphs: float32, but for matrices. With the compute type "int8" these are rounded to 8 bits; otherwise
-    they stay in float16 where they are stored so and `keep_halves` is asked for.
+def step(
+    at: Scope,
+    dims: ModelDimensions,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    tokens: BufferValue,
+    sum_logprobs: BufferValue,
+    n_tokens: BufferValue,
+    mask: TensorValue,
+    rules: TensorValue,
+) -> TensorValue:
+    """One more token behind those that are there; returns how many sequences have not ended, int64 [1].
+
+    n_tokens int64 [1]: how many there are, one more afterwards. The others as in `greedy`.
     """
-    matrices = {name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2}
-    halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
-    narrow = DType.int8 if compute_type == "int8" else DType.float16 if halves else ACTIVATION_DTYPE
-    return {name: narrow if name in matrices else ACTIVATION_DTYPE for name in checkpoint.weights}
-
-
-def cross_kv_dtype(dtypes: Mapping[str, DType]) -> DType:
-    """What the audio's keys and values are kept in, where weights have these dtypes."""
-    return DType.float16 if DType.int8 in dtypes.values() else ACTIVATION_DTYPE
+    n_audio, n_group, _ = tokens.shape
+    n = max_ops.buffer_load(n_tokens)
+    first_row = max_ops.constant(np.zeros(1, np.int64), device=n.device)
+    last = max_ops.gather(max_ops.buffer_load(tokens), n - 1, axis=2)
+    logits = decoder(at, dims, self_kv, cross_kv, last, n - 1, first_row)
+    _, n_unfinished = ops.next_token(max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab]), tokens, sum_logprobs, mask, rules, n)
+    max_ops.buffer_store(n_tokens, n + 1)
+    return n_unfinished
 
 
 def build_module(
-    dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = (), dtypes: Mapping[str, DType] | None = None
+    dims: ModelDimensions, device: DeviceRef, capture: Iterable[str] = (), dtypes: DTypes | None = None
 ) -> tuple[Module, dict[str, list[str]]]:
     """All graphs in one module, so that they compile together and share their kernels.
 
     Each activation named in `capture` becomes an extra output of the graph that computes it, behind the graph's own, in data-flow
-    order; `greedy`, whose loop would hide what it computes, is there only where none is. dtypes: the weights' (`weight_dtypes`), all
-    float32 by default. Returns the module and, for each graph, the names of its extra
-    outputs.
+    order; `greedy` and `step`, of which nobody asks for any, are there only where none is. dtypes: all float32 by default. Returns the
+    module and, for each graph, the names of its extra outputs.
 
     Raises ValueError for names that no graph computes.
     """
     module, captured = Module(), dict[str, list[str]]()
     wanted = set(capture)
-    dtypes = dtypes or {}
+    dtypes = dtypes or DTypes({})
 
     def weights() -> dict[str, Weight]:  # each graph has its own
         shapes = weight_shapes(dims)
-        scales = {scale_of(name): shapes[name][:1] for name, dtype in dtypes.items() if dtype == DType.int8}
-        return {name: Weight(name, dtypes.get(name, ACTIVATION_DTYPE), shape, device) for name, shape in {**shapes, **scales}.items()}
+        scales = {scale_of(name): shapes[name][:1] for name, dtype in dtypes.weights.items() if dtype == DType.int8}
+        return {name: Weight(name, dtypes.weights.get(name, DType.float32), shape, device) for name, shape in {**shapes, **scales}.items()}
 
     head_dim = dims.n_text_state // dims.n_text_head
     n_kv = 2 * dims.n_text_layer
@@ -288,13 +299,13 @@ def build_module(
     def tensor(dtype: DType, *shape: str | int) -> TensorType:
         return TensorType(dtype, shape, device)
 
-    log_mel = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_mels, 2 * dims.n_audio_ctx)
-    features = tensor(ACTIVATION_DTYPE, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
+    log_mel = tensor(DType.float32, "n_audio", dims.n_mels, 2 * dims.n_audio_ctx)
+    features = tensor(dtypes.activations, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
     tokens = tensor(DType.int64, "n_audio", "n_group", "n")
     positions = tensor(DType.int64, "n")
     rows = tensor(DType.int64, "n_rows")
-    self_kv = BufferType(ACTIVATION_DTYPE, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
-    audio_kv = tensor(cross_kv_dtype(dtypes), "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+    self_kv = BufferType(dtypes.activations, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
+    audio_kv = tensor(dtypes.cross_kv, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
 
     make = functools.partial(Graph, module=module, custom_extensions=ops.kernels())
 
@@ -305,7 +316,7 @@ def build_module(
 
     with make("encoder", input_types=[log_mel]) as graph:
         at = Scope(weights()) / "encoder"
-        finish(graph, [encoder(at, dims, graph.inputs[0].tensor)], at)
+        finish(graph, [encoder(at, dims, graph.inputs[0].tensor, dtypes.activations)], at)
 
     with make("cross_kv", input_types=[features]) as graph:
         at = Scope(weights()) / "decoder"
@@ -318,16 +329,23 @@ def build_module(
         audio = [value.tensor for value in graph.inputs[3 + n_kv :]]
         finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
 
-    if not capture and device.is_cpu():
+    if not ops.has_kernels(device):
+        with make("log_mel", input_types=[tensor(DType.float32, "n_hops", HOP_LENGTH)]) as graph:
+            graph.output(log_mel_bands(graph.inputs[0].tensor, dims.n_mels))
+
+    if not capture:
         sequences = BufferType(DType.int64, ["n_audio", "n_group", dims.n_text_ctx + 1], device)
         sums = BufferType(DType.float64, ["n_audio", "n_group"], device)
-        rest = [sequences, sums, tensor(ACTIVATION_DTYPE, dims.n_vocab), *(tensor(DType.int64, n) for n in (3, 1, 1))]
-        with make("greedy", input_types=[*rest, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
-            buffers = [value.buffer for value in graph.inputs[6 : 6 + n_kv]]
-            audio = [value.tensor for value in graph.inputs[6 + n_kv :]]
-            state = [value.buffer for value in graph.inputs[:2]]
-            numbers = (value.tensor for value in graph.inputs[2:6])
-            graph.output(greedy(Scope(weights()) / "decoder", dims, buffers, audio, *state, *numbers))
+        mask, rules, number = tensor(DType.float32, dims.n_vocab), tensor(DType.int64, 3), tensor(DType.int64, 1)
+        loop: Callable[..., TensorValue] = step
+        of_loop = [sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
+        if ops.has_kernels(device):
+            loop, of_loop = greedy, [sequences, sums, mask, rules, number, number]
+        with make(loop.__name__, input_types=[*of_loop, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+            given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(of_loop, graph.inputs)]
+            buffers = [value.buffer for value in graph.inputs[len(of_loop) : len(of_loop) + n_kv]]
+            audio = [value.tensor for value in graph.inputs[len(of_loop) + n_kv :]]
+            graph.output(loop(Scope(weights()) / "decoder", dims, buffers, audio, *given))
 
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from max.driver import CPU, Buffer
+from max.dtype import DType
 from max.engine import InferenceSession
 
+from maxwhisper.audio import HOP_LENGTH, N_FFT, log_mel_spectrogram
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.devices import find_device
+from maxwhisper.dtypes import widened
 from maxwhisper.errors import OptionError
-from maxwhisper.graphs import ACTIVATION_DTYPE
 from maxwhisper.idle import late_timers
+from maxwhisper.log_mel import N_AHEAD
 from maxwhisper.quantized import as_stored
 
 
@@ -33,7 +36,7 @@ class AudioFeatures:
 
     def to_numpy(self) -> np.ndarray:
         """The encoder's output, float32 [n_audio, n_audio_ctx, n_audio_state]."""
-        return self.features.to(CPU()).to_numpy()
+        return widened(self.features.to(CPU()))
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Whisper:
     """A model's graphs, compiled for one device.
 
     checkpoint: the weights; device: "cpu" or "gpu"; capture: names of activations that graphs return as well (`maxwhisper.graphs`), each
-    to be found in `activations` after the call that computed it; compute_type: "float32", or "int8" to round weights to 8 bits.
+    to be found in `activations` after the call that computed it; compute_type: "float32", on the CPU "int8", to round weights to 8 bits,
+    or on a GPU "float16" or "bfloat16", to hold and compute everything in that.
 
     Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs.
     """
@@ -59,10 +63,10 @@ class Whisper:
         self.dims: ModelDimensions = checkpoint.dims
         self.device = find_device(device)
         target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type), InferenceSession(devices=[self.device])
-        self.weight_dtypes = target.dtypes
+        self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
-        self._weights = as_stored(checkpoint.weights, self.weight_dtypes)
+        self._weights = as_stored(checkpoint.weights, self.dtypes.weights)
         with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):
             compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
         self._graphs = session.init_all(compiled, weights_registry=self._weights)
@@ -77,8 +81,22 @@ class Whisper:
 
     @property
     def decodes_in_graph(self) -> bool:
-        """Whether decoders have `greedy`: on the CPU, where no activations are captured."""
-        return "greedy" in self._graphs
+        """Whether decoders have `greedy`: where no activations are captured."""
+        return not self._graphs.keys().isdisjoint(("greedy", "step"))
+
+    def log_mel_spectrogram(self, audio: str | os.PathLike[str] | np.ndarray, padding: int = 0) -> np.ndarray:
+        """What this model hears, float32 [n_mels, n_frames]: `maxwhisper.log_mel_spectrogram`, on a GPU where the model is on one."""
+        return log_mel_spectrogram(audio, self.dims.n_mels, padding, self._log_mel_bands if "log_mel" in self._graphs else None)
+
+    def _log_mel_bands(self, padded: np.ndarray, n_mels: int) -> np.ndarray:
+        """On the device, some frames at a time, so that a long recording's fit there."""
+        n_frames = (len(padded) - N_FFT) // HOP_LENGTH
+        hops = np.zeros((n_frames + N_AHEAD, HOP_LENGTH), np.float32)
+        some = padded[: hops.size]
+        hops.flat[: len(some)] = some
+        starts = range(0, n_frames, _FRAMES_AT_ONCE)
+        bands = [self._run("log_mel", self._to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0] for start in starts]
+        return np.concatenate([some.to(CPU()).to_numpy() for some in bands], axis=1)
 
     def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
         """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
@@ -117,8 +135,11 @@ class Decoder:
         self._model = model
         self._cross_kv = audio.cross_kv
         # Not of `Buffer.zeros`, which goes on zeroing while a graph writes: `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
-        self._self_kv = [model._to_device(np.zeros(shape, ACTIVATION_DTYPE.to_numpy())) for _ in range(2 * dims.n_text_layer)]
+        self._self_kv = [self._zeros(shape, model.dtypes.activations) for _ in range(2 * dims.n_text_layer)]
         self.n_past = 0
+
+    def _zeros(self, shape: Sequence[int], dtype: DType) -> Buffer:
+        return Buffer.from_numpy(np.zeros(shape, f"u{dtype.size_in_bytes}")).view(dtype).to(self._model.device)
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """Feed the tokens that come next and return what may follow them, float32 [n_audio, n_group, n_rows, n_vocab].
@@ -139,7 +160,7 @@ class Decoder:
         return logits.to(CPU()).to_numpy()
 
     def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: GreedyRules, end: int) -> np.ndarray:
-        """Append the likeliest tokens until all sequences have ended or are `end` tokens long, in one call; returns them all.
+        """Append the likeliest tokens until all sequences have ended or are `end` tokens long; returns them all.
 
         tokens: int [n_audio, n_group, n], of which the last has not been fed yet; sum_logprobs: float64 [n_audio, n_group], added to in
         place.
@@ -147,13 +168,29 @@ class Decoder:
         n, n_ctx = tokens.shape[-1], self._model.dims.n_text_ctx
         room = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
         room[..., :n] = tokens
-        buffer, sums = Buffer.from_numpy(room), Buffer.from_numpy(sum_logprobs.copy())
-        numbers = ([rules.sample_begin, rules.eot, rules.timestamp_begin], [n], [end])
-        inputs = [self._model._to_device(array) for array in (rules.mask, *(np.array(values, np.int64) for values in numbers))]
-        (n_tokens,) = self._model._run("greedy", buffer, sums, *inputs, *self._self_kv, *self._cross_kv)
-        self.n_past = int(n_tokens.to_numpy()[0]) - 1
-        sum_logprobs[:] = sums.to_numpy()
-        return buffer.to_numpy()[..., : self.n_past + 1]
+        known = np.array([rules.sample_begin, rules.eot, rules.timestamp_begin])
+        arrays = (room, sum_logprobs.copy(), rules.mask, known, np.array([n]), np.array([end]))
+        written, sums, mask, numbers, n_tokens, limit = map(self._model._to_device, arrays)
+        kept = (*self._self_kv, *self._cross_kv)
+        if "greedy" in self._model._graphs:
+            (n_tokens,) = self._model._run("greedy", written, sums, mask, numbers, n_tokens, limit, *kept)
+        else:
+            self._take_steps(end - n, written, sums, n_tokens, mask, numbers, *kept)
+        n = int(n_tokens.to(CPU()).to_numpy()[0])
+        sum_logprobs[:] = sums.to(CPU()).to_numpy()
+        self.n_past = n - 1
+        return written.to(CPU()).to_numpy()[..., :n]
+
+    def _take_steps(self, n_most: int, *inputs: Buffer) -> None:
+        """Steps of which none waits for the one before: the device has all that they need, and is asked now and then if all has ended."""
+        for i in range(n_most):
+            (n_unfinished,) = self._model._run("step", *inputs)
+            if i % _STEPS_UNASKED == _STEPS_UNASKED - 1 and not n_unfinished.to(CPU()).to_numpy()[0]:
+                break
+
+
+_FRAMES_AT_ONCE = 30_000  # five minutes; a GPU needs 400 MB for them
+_STEPS_UNASKED = 8  # some are in vain where a text ends, which costs less than to wait for each
 
 
 def load_model(
@@ -165,8 +202,9 @@ def load_model(
     """Load a model by its official name, or from a file or folder, and compile it for a device ("cpu" or "gpu").
 
     `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
-    Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; "int8" rounds the
-    weights of linear layers to 8 bits, and in the encoder what they are multiplied with, too: faster, and now and then another word.
+    Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; on the CPU "int8"
+    rounds the weights of linear layers to 8 bits, and in the encoder what they are multiplied with, too; on a GPU "float16" and "bfloat16"
+    hold and compute all in that. Those are faster, and now and then give another word.
 
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """

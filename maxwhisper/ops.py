@@ -24,6 +24,11 @@ def kernels() -> list[Path]:
     return library.library_paths()
 
 
+def has_kernels(device: DeviceRef) -> bool:
+    """Whether kernels of ours do whole layers there; elsewhere MAX's operations do, and few small kernels that run anywhere."""
+    return device.is_cpu()
+
+
 def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
     """Normalise the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias` (Ba et al., 2016).
 
@@ -39,26 +44,29 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
 
     x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype; returns [..., n_out] in x's.
     """
-    if not x.device.is_cpu():
-        y = _as_before(_matmul(_flat(x), ops.cast(weight, x.dtype), transposed=True), x)
-        return y if bias is None else y + ops.cast(bias, x.dtype)
+    if not has_kernels(x.device):
+        y = matmul(_flat(x), ops.cast(weight, x.dtype), transposed=True)
+        return _as_before(y if bias is None else y + ops.cast(bias, DType.float32), x)
     if bias is None:
         bias = _zeros(x, weight)
     (y,) = ops.custom("maxwhisper.linear", x.device, [_rows(x), weight, ops.cast(bias, DType.float32)], _row_types(x, weight))
     return _as_before(y.tensor, x)
 
 
-def _matmul(x: TensorValue, y: TensorValue, transposed: bool) -> TensorValue:
-    """`x @ y`, or `x @ y.T`: [..., n, n_in] with [..., n_in, n_out] or [..., n_out, n_in]. On a GPU MAX 26.7's own products, and what it
-    fuses around them, round float32 to TF32: `tests/test_max_defects.py`, `float32_stays_float32`.
+def matmul(x: TensorValue, y: TensorValue, transposed: bool = False) -> TensorValue:
+    """`x @ y`, or `x @ y.T`, summed in float32, which is the result's dtype. x [..., n, n_in]; y [..., n_in, n_out] or [..., n_out, n_in].
+
+    On a GPU MAX 26.7's own products, and what it fuses around them, round float32 to TF32: `tests/test_max_defects.py`,
+    `float32_stays_float32`. On the CPU it adds halves up in half precision, `batched_matmul_of_halves`, so they are widened.
     """
     if x.device.is_cpu():
+        x, y = ops.cast(x, DType.float32), ops.cast(y, DType.float32)
         return ops.matmul(x, ops.transpose(y, -2, -1) if transposed else y)
     *leading, n, _ = x.shape
     n_out = y.shape[-2] if transposed else y.shape[-1]
     batch = math.prod(leading, start=Dim(1))
     values = [ops.reshape(value, [batch, *value.shape[-2:]]) for value in (x, y)]
-    result = TensorType(x.dtype, [batch, n, n_out], x.device)
+    result = TensorType(DType.float32, [batch, n, n_out], x.device)
     (product,) = ops.custom("maxwhisper.matmul", x.device, values, [result], parameters={"transposed": transposed})
     return ops.reshape(product.tensor, [*leading, n, n_out])
 
@@ -80,7 +88,7 @@ def few_rows(x: TensorValue, weight: TensorValue, scale: TensorValue | None = No
     x [..., n_in]; weight [n_out, n_in] of any dtype; scale float32 [n_out], what each weight counts where they are whole numbers. Summed in
     float32; returns [..., n_out] in x's dtype.
     """
-    if not x.device.is_cpu():
+    if not has_kernels(x.device):
         return linear(x, weight)
     if scale is None:
         (y,) = ops.custom("maxwhisper.few_rows", x.device, [_rows(x), weight], _row_types(x, weight))
@@ -116,8 +124,8 @@ def _as_before(y: TensorValue, x: TensorValue) -> TensorValue:
 
 
 def gelu(x: TensorValue) -> TensorValue:
-    """The exact GELU, `x * Phi(x)` with the normal distribution's Phi (Hendrycks and Gimpel, 2016); not the tanh form."""
-    return ops.gelu(x)
+    """The exact GELU, `x * Phi(x)` with the normal distribution's Phi (Hendrycks and Gimpel, 2016), in float32; not the tanh form."""
+    return ops.cast(ops.gelu(ops.cast(x, DType.float32)), x.dtype)
 
 
 def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
@@ -126,9 +134,10 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
     x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out]; all of one dtype, which is
     also the result's. Returns [batch, ceil(n_frames / stride), n_out], summed in float32.
     """
-    batch, n_frames, _ = x.shape
-    if x.device.is_cpu():
-        y_type = TensorType(DType.float32, [batch, (n_frames + (stride - 1)) // stride, weight.shape[0]], x.device)
+    batch, n_frames, n_in = x.shape
+    n = (n_frames + (stride - 1)) // stride
+    if has_kernels(x.device):
+        y_type = TensorType(DType.float32, [batch, n, weight.shape[0]], x.device)
         values = [ops.cast(value, DType.float32) for value in (x, weight, bias)]
         (y,) = ops.custom("maxwhisper.conv1d", x.device, values, [y_type], parameters={"stride": stride})
         return ops.cast(y.tensor, x.dtype)
@@ -136,10 +145,10 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
 
     def seen_by(tap: int) -> TensorValue:
         frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
-        return padded[:, (frames, (n_frames + (stride - 1)) // stride), :]
+        return padded[:, (frames, n), :]
 
-    taps = (linear(seen_by(tap), weight[:, :, tap]) for tap in range(3))
-    return functools.reduce(ops.add, taps) + bias
+    taps = ops.concat([seen_by(tap) for tap in range(3)], axis=-1)
+    return linear(taps, ops.reshape(ops.permute(weight, [0, 2, 1]), [weight.shape[0], 3 * n_in]), bias)
 
 
 def token_embedding(tokens: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
@@ -180,10 +189,8 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
     """`q @ k.T / sqrt(head_dim)` (Vaswani et al., 2017, equation 1), in float32.
 
     q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
-    Halves are widened because MAX 26.7 adds them up in half precision: `tests/test_max_defects.py`, `batched_matmul_of_halves`.
     """
-    q, k = ops.cast(q, DType.float32), ops.cast(k, DType.float32)
-    return _matmul(q * _inverse_sqrt(q.shape[-1], q.device), k, transposed=True)
+    return matmul(q, k, transposed=True) * _inverse_sqrt(q.shape[-1], q.device)
 
 
 def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
@@ -206,20 +213,23 @@ def softmax(scores: TensorValue) -> TensorValue:
 
 
 def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
-    """`weights @ v`. weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, head_dim].
+    """`weights @ v`, of weights rounded to v's dtype. weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim].
 
-    Where neither scores nor weights are asked for, MAX's compiler makes one flash attention of the three steps on the CPU.
+    Returns [batch, n_head, n, head_dim].
     """
-    return ops.cast(_matmul(weights, ops.cast(v, DType.float32), transposed=False), v.dtype)
+    return ops.cast(matmul(ops.cast(weights, v.dtype), v), v.dtype)
 
 
 def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Scaled dot-product attention of all to all. q [batch, n, n_head, head_dim]; k, v [batch, n_kv, n_head, head_dim]; all float32.
+    """Scaled dot-product attention of all to all. q [batch, n, n_head, head_dim]; k, v [batch, n_kv, n_head, head_dim]; all of one dtype:
+    float32, or halves. Of bfloat16 a GPU makes one flash attention (Dao et al., 2022); of float16 MAX 26.7 can't:
+    `tests/test_max_defects.py`, `flash_attention_of_float16`.
 
     Returns [batch, n, n_head, head_dim].
     """
-    if not q.device.is_cpu():
-        return attention_by_steps(q, k, v)
+    if not has_kernels(q.device):
+        flash = q.dtype == DType.bfloat16 and not q.device.is_cpu()
+        return flash_attention(q, k, v) if flash else attention_by_steps(q, k, v)
     (context,) = ops.custom("maxwhisper.attention", q.device, [q, k, v], [q.type])
     return context.tensor
 
@@ -230,6 +240,14 @@ def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValu
     """
     (context,) = ops.custom("maxwhisper.attention_int8", q.device, [q, k, v], [q.type])
     return context.tensor
+
+
+def flash_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """`attention` of bfloat16 by MAX's kernel for GPUs; n_head and head_dim must be numbers."""
+    from max.nn.attention import MHAMaskVariant  # only here: all of max.nn takes 0.3 s
+    from max.nn.kernels import flash_attention_gpu
+
+    return flash_attention_gpu(q, k, v, MHAMaskVariant.NULL_MASK, 1 / math.sqrt(int(q.shape[-1])))
 
 
 def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
@@ -244,7 +262,7 @@ def cached_attention(
     """Self-attention of the tokens at `positions`: their keys and values are written, in place, behind those of the tokens before, and each
     token sees all up to itself. What is not in the cache yet is masked: it must be finite.
 
-    q, k, v [n_audio * n_group, n, n_state]; caches [n_audio, n_group, n_head, n_ctx, head_dim]; all float32. positions int64 [n], in
+    q, k, v [n_audio * n_group, n, n_state]; caches [n_audio, n_group, n_head, n_ctx, head_dim]; all of one dtype. positions int64 [n], in
     order and without gaps, below n_ctx. Returns [n_audio * n_group, n, n_state].
     """
     _, _, n_head, n_ctx, head_dim = k_cache.shape
@@ -264,17 +282,15 @@ def append_to_cache(cache: BufferValue, new: TensorValue, positions: TensorValue
     cache [n_audio, n_group, n_head, n_ctx, head_dim]; new [n_audio * n_group, n_head, n, head_dim]; positions int64 [n].
     Returns [n_audio * n_group, n_head, n_ctx, head_dim].
     """
-    n_audio, n_group, _, n_ctx, _ = cache.shape
-    batch, n_head, n, head_dim = new.shape
-    first = positions[0].to(DeviceRef.CPU())
-    cache[:, :, :, (slice(first, first + TensorValue(n)), n), :] = ops.reshape(new, [n_audio, n_group, n_head, n, head_dim])
-    return ops.reshape(ops.buffer_load(cache), [batch, n_head, n_ctx, head_dim])
+    batch, n_head, _, head_dim = new.shape
+    ops.inplace_custom("maxwhisper.append_to_cache", cache.device, [cache, new, positions])
+    return ops.reshape(ops.buffer_load(cache), [batch, n_head, cache.shape[3], head_dim])
 
 
 def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Attention of queries to all of their audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads side by side.
 
-    q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all float32. Returns [n_audio, n, n_state].
+    q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all of one dtype. Returns [n_audio, n, n_state].
     """
     _, n_head, _, head_dim = k.shape
     return merge_heads(attention_context(softmax(attention_scores(_in_such_heads(q, n_head, head_dim), k)), v))
@@ -308,15 +324,35 @@ def decoder_block(
 def next_token(
     logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
 ) -> tuple[TensorValue, TensorValue]:
-    """Append the likeliest token that may follow to each sequence, for the CPU: as the filters of `maxwhisper.decoding` behind the first
-    sampled token, and its `GreedyDecoder` at temperature 0.
+    """Append the likeliest token that may follow to each sequence: as the filters of `maxwhisper.decoding` behind the first sampled token,
+    and its `GreedyDecoder` at temperature 0.
 
     logits float32 [n_seq, n_vocab]; tokens int64 [n_audio, n_group, n_ctx + 1], written at n_tokens int64 [1]; sum_logprobs float64
     [n_audio, n_group], added to; mask float32 [n_vocab], -inf where a token is never allowed; rules int64 [3]: how many tokens were not
     sampled, the end's token, and the first timestamp's (n_vocab where there are no timestamps). Returns the tokens, int64 [n_seq], and how
     many are not the end's, [1].
     """
+    if not has_kernels(logits.device):
+        return next_token_by_steps(logits, tokens, sum_logprobs, mask, rules, n_tokens)
     types = [TensorType(DType.int64, [logits.shape[0]], logits.device), TensorType(DType.int64, [1], logits.device)]
     values = [logits, tokens, sum_logprobs, mask, rules, n_tokens]
     chosen, n_unfinished = ops.inplace_custom("maxwhisper.next_token", logits.device, values, types)
+    return chosen.tensor, n_unfinished.tensor
+
+
+def next_token_by_steps(
+    logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """`next_token` of MAX's reductions and small kernels that run anywhere."""
+    device, (n_seq, n_vocab) = logits.device, logits.shape
+    first_type = TensorType(DType.int64, [2, n_seq], device)  # of what is allowed: the first text, and the first timestamp
+    (first,) = ops.custom("maxwhisper.first_allowed", device, [logits, ops.buffer_load(tokens), rules, n_tokens], [first_type])
+    kinds_type = TensorType(DType.float32, [2, n_seq, n_vocab], device)  # of either kind: what is not allowed is the lowest number
+    (kinds,) = ops.custom("maxwhisper.allowed_logits", device, [logits, mask, rules, first.tensor], [kinds_type])
+    likeliest = ops.argmax(kinds.tensor)
+    top = ops.max(kinds.tensor)
+    total = ops.sum(ops.exp(kinds.tensor - top))
+    types = [TensorType(DType.int64, [n_seq], device), TensorType(DType.int64, [1], device)]
+    values = [logits, tokens, sum_logprobs, rules, n_tokens, likeliest, top, total]
+    chosen, n_unfinished = ops.inplace_custom("maxwhisper.choose_token", device, values, types)
     return chosen.tensor, n_unfinished.tensor

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
+from max.driver import Buffer
 from max.dtype import DType
+
+from maxwhisper.dtypes import bfloat16_bits
 
 LARGEST = 127
 
@@ -28,12 +31,14 @@ def scale_of(name: str) -> str:
     return name.removesuffix("weight") + "scale"
 
 
-def as_stored(weights: Mapping[str, np.ndarray], dtypes: Mapping[str, DType]) -> dict[str, np.ndarray]:
+def as_stored(weights: Mapping[str, np.ndarray], dtypes: Mapping[str, DType]) -> dict[str, np.ndarray | Buffer]:
     """Copies of weights in the dtypes that graphs hold them in, and the scales of those that are rounded."""
-    stored = dict[str, np.ndarray]()
+    stored = dict[str, np.ndarray | Buffer]()
     for name, dtype in dtypes.items():
         if dtype == DType.int8:
             stored[name], stored[scale_of(name)] = quantize(weights[name])
+        elif dtype == DType.bfloat16:
+            stored[name] = Buffer.from_numpy(bfloat16_bits(weights[name])).view(DType.bfloat16)
         else:
             stored[name] = np.array(weights[name], dtype.to_numpy(), order="C")
     return stored

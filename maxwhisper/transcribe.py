@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maxwhisper.audio import CHUNK_LENGTH, FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, log_mel_spectrogram, pad_or_trim
+from maxwhisper.audio import CHUNK_LENGTH, FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, N_SAMPLES, SAMPLE_RATE, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
 from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
@@ -72,7 +72,7 @@ def transcribe(
     attempts = options_for_each(temperature, decode_options)
     thresholds = Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold)
     rng = rng or np.random.default_rng(0)
-    mel = log_mel_spectrogram(audio, model.dims.n_mels, padding=N_SAMPLES)  # padded, so that the last window is whole
+    mel = model.log_mel_spectrogram(audio, padding=N_SAMPLES)  # padded, so that the last window is whole
     content_frames = mel.shape[-1] - N_FRAMES
 
     language = language_of(model, mel, attempts[0].language, verbose)

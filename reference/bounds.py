@@ -21,6 +21,25 @@ SINGLE_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
+class Functions:
+    """What a device's functions round besides `FUNCTION_ULPS`.
+
+    exp_argument: roundings of an exponential's argument, in units of u; quotient: roundings of a division; logarithm: absolute error of
+    log10.
+    """
+
+    exp_argument: int
+    quotient: int
+    logarithm: float
+
+
+# A GPU takes exp(x) for 2^(x log2 e), whose product rounds and whose constant is rounded; 1/x, which may be off by one in the last place,
+# and a product for a quotient; and log2, off by 2^-22 near 1 (NVIDIA, *Parallel Thread Execution ISA*: ex2, rcp, lg2.approx, the first of
+# which is off by 2^-22.5, less than `FUNCTION_ULPS`).
+FUNCTIONS = {"cpu": Functions(1, 1, 0.0), "gpu": Functions(3, 3, 2**-22 * float(np.log10(2)))}
+
+
+@dataclass(frozen=True)
 class Roundings:
     """The roundings of one op in one dtype, as unit roundoffs. Inputs are exact, but may be flushed.
 
@@ -31,12 +50,15 @@ class Roundings:
     store: float
     output: float
     tiny: float  # what underflow may add to a result
+    functions: Functions = FUNCTIONS["cpu"]
 
     @staticmethod
-    def of(dtype: np.dtype, store: np.dtype | None = None) -> "Roundings":
+    def of(dtype: np.dtype, store: np.dtype | None = None, device: str = "cpu") -> "Roundings":
         """The contract: float32 inside, one rounding at the end; `store` where intermediates are kept in another dtype."""
         single = DTYPES["float32"]
-        return Roundings(unit_roundoff(single), unit_roundoff(store or single), unit_roundoff(dtype), flushed_below(dtype))
+        return Roundings(
+            unit_roundoff(single), unit_roundoff(store or single), unit_roundoff(dtype), flushed_below(dtype), FUNCTIONS[device]
+        )
 
 
 @dataclass(frozen=True)
@@ -153,32 +175,27 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
     return a @ b if a.any() and b.any() else 0.0
 
 
-def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, roundings: Roundings, n_stored: int) -> Approx:
-    """`x @ weight + bias` of inputs, its terms, the bias among them, added in any order; partial results stored `n_stored` times.
+def affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, u: float) -> Approx:
+    """`x @ weight + bias` of inputs, its terms, the bias among them, added in any order.
 
     x [..., n, k]; weight [k, m]; bias [m].
     """
     terms = np.concatenate([x, np.ones_like(x[..., :1])], axis=-1)
     factors = np.concatenate([weight, bias[None]], axis=0)
-    total = matmul(Approx.given(terms), Approx.given(factors), roundings.accumulate)
-    if roundings.store == roundings.accumulate:
-        return total
-    magnitude = np.abs(terms) @ np.abs(factors) + total.worst
-    typical = roundings.store * np.sqrt(n_stored / 3) * np.sqrt(terms**2 @ factors**2) + n_stored * roundings.tiny
-    worst = gamma(n_stored, roundings.store) * magnitude + n_stored * roundings.tiny
-    return Approx(total.value, total.worst + worst, np.hypot(total.typical, typical))
+    return matmul(Approx.given(terms), Approx.given(factors), u)
 
 
-def exp_of_difference(x: Approx, top: np.ndarray, u: float) -> Approx:
-    """`exp(x - top)` where top >= x is exact: the argument is rounded once, and the function has `FUNCTION_ULPS`.
+def exp_of_difference(x: Approx, top: np.ndarray, roundings: Roundings) -> Approx:
+    """`exp(x - top)` where top >= x is exact: the argument is rounded, and the function has `FUNCTION_ULPS`.
 
     A shift of the argument by δ is a factor of e^δ, not 1 + δ: large scores in half precision need it.
     """
-    difference = x.value - top
+    u, difference = roundings.accumulate, x.value - top
+    of_argument = roundings.functions.exp_argument * u
     finite = np.isfinite(difference)
     argument = np.where(finite, difference, 0.0)
-    shift = np.where(finite, x.worst + u * np.abs(argument), 0.0)
-    typical_shift = np.where(finite, np.sqrt(x.typical**2 + (u * argument) ** 2 / 3), 0.0)
+    shift = np.where(finite, x.worst + of_argument * np.abs(argument), 0.0)
+    typical_shift = np.where(finite, np.sqrt(x.typical**2 + (of_argument * argument) ** 2 / 3), 0.0)
     value = np.where(finite, np.exp(argument), 0.0)
     relative = np.expm1(shift) + 2 * FUNCTION_ULPS * u * np.exp(shift)
     return Approx(value, value * relative + SINGLE_TINY, value * np.hypot(typical_shift, u) + SINGLE_TINY / 2)

@@ -26,6 +26,7 @@ from reference.table import Op, rows_on
 MODELS = ("tiny.en", "base")
 TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
 SINGLE, HALVES = ("float32",), ("float16", "bfloat16")
+COMPUTE_TYPES = (*SINGLE, *HALVES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
     parser.add_argument("--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example")
     parser.add_argument("--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS))
+    parser.add_argument("--compute_type", nargs="*", default=COMPUTE_TYPES, choices=COMPUTE_TYPES, metavar="TYPE", help="models' (all)")
     parser.add_argument("--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default")
     args = parser.parse_args(argv)
     rows = {name: op for name, op in rows_on("gpu").items() if name in args.op and not op.on_host}
@@ -43,17 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             device = absent_gpu(args.gpu)
         except WhisperError as error:
             parser.error(str(error))
-        for name, problem, seconds in compiled(rows, args.model, device):
+        for name, problem, seconds in compiled(rows, [(model, type) for model in args.model for type in args.compute_type], device):
             print(f"{args.gpu}  {name:32} {seconds:6.0f} s  {problem or 'compiled'}", flush=True)
             failures += bool(problem)
     return int(failures > 0)
 
 
-def compiled(rows: Mapping[str, type[Op]], models: Sequence[str], device: Device) -> Iterator[tuple[str, str, float]]:
+def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], device: Device) -> Iterator[tuple[str, str, float]]:
     """What was compiled for a device, what is wrong with it ("" where nothing is), and how long that took in seconds.
 
     Rows compile together, which is faster by far; where something is wrong, each by itself, to see which. Those in float32 apart from
-    those in halves: only the latter may multiply on tensor cores.
+    those in halves: only the latter may multiply on tensor cores. models: names, and what they compute in.
     """
     session = InferenceSession(devices=[device])
 
@@ -83,8 +85,9 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[str], device: Device
         yield from alone
         if not any(problem for _, problem, _ in alone):
             yield together
-    for model in models:
-        yield timed(model, partial(_compile_model, Target.of(load_checkpoint(model), device, cpu_level()), session))
+    for model, compute_type in models:
+        target = Target.of(load_checkpoint(model), device, cpu_level(), compute_type)
+        yield timed(f"{model} in {compute_type}", partial(_compile_model, target, session), may_round=compute_type in HALVES)
 
 
 def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:

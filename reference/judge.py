@@ -25,38 +25,41 @@ class Judged(NamedTuple):
     theirs: Verdict
 
 
-def witnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False) -> Judged:
+def witnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False, device: str = "cpu") -> Judged:
     """The verdict on one op's result: where PyTorch's errors are larger than typical ones, too, larger ones are excused."""
-    expected, theirs = expect(op, dtype, inputs, exact), run_torch(op, inputs)
+    expected, theirs = expect(op, dtype, inputs, exact, device), run_torch(op, inputs)
     return Judged(compare(result, expected, DTYPES[dtype], theirs), compare(theirs, expected, DTYPES[dtype]))
 
 
-def unwitnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray) -> Judged:
+def unwitnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str = "cpu") -> Judged:
     """The same in half the time: PyTorch is not asked, so nothing is excused. What passes here passes there."""
-    alone = compare(result, expect(op, dtype, inputs), DTYPES[dtype])
+    alone = compare(result, expect(op, dtype, inputs, device=device), DTYPES[dtype])
     return Judged(alone, alone)
 
 
-def judge(op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False) -> Judged:
+def judge(
+    op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False, device: str = "cpu"
+) -> Judged:
     """The verdict on an op's result; of a composed op, on all parts together, and what fails is what the first of them that does says.
 
-    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen.
+    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen. device: where it ran.
     """
     if not issubclass(op, Composed):
-        return witnessed(op, dtype, inputs, results[0], exact)
+        return witnessed(op, dtype, inputs, results[0], exact, device)
     known = dict(zip(op.inputs, inputs, strict=True))
     known |= {split(part)[0]: result for part, result in zip(op.parts, results, strict=True)}
-    parts = list(judge_each(op.parts, known, dtype))
+    parts = list(judge_each(op.parts, known, dtype, device=device))
     return Judged(*(_all_of([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
 
 
 def judge_each(
-    flow: Dataflow, known: Arrays, dtype: str = "float32", verdict: Callable[..., Judged] = witnessed
+    flow: Dataflow, known: Arrays, dtype: str = "float32", verdict: Callable[..., Judged] = witnessed, device: str = "cpu"
 ) -> Iterator[tuple[str, Judged]]:
     """In situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
 
     known: every activation, and what they were given; verdict: `witnessed` or `unwitnessed`. Raises KeyError where one is missing.
     """
+    verdict = partial(verdict, device=device)
     for name, (op, sources) in flow.items():
         inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
         heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
@@ -107,9 +110,9 @@ def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:
     )
 
 
-def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False) -> Approx:
+def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False, device: str = "cpu") -> Approx:
     """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
-    roundings = op.roundings(dtype)
+    roundings = op.roundings(dtype, device)
     with np.errstate(invalid="ignore", over="ignore"):
         expected = op.bound(roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs))
         if exact and roundings.store == roundings.accumulate:

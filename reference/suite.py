@@ -82,7 +82,7 @@ class Suite:
         op, given = TABLE[example.op], example.arrays()
         whole = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
         results = self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
-        return judge(op, example.dtype, given, results, exact=op.exact_sums and whole)
+        return judge(op, example.dtype, given, results, exact=op.exact_sums and whole, device=self.name)
 
 
 @cache

@@ -9,18 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jiwer
 import numpy as np
-import torch
 import whisper
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+from whisper.normalizers import EnglishTextNormalizer
 
 import maxwhisper
 from maxwhisper.audio import SAMPLE_RATE
@@ -50,6 +51,8 @@ REPORT = Path("report/proof.json")
 # One of each comparison that catches faults, and one that must be let alone.
 PLANTED = ("tanh GELU", "mask off by one", "a residual missing", "cache written one position off", "the decoder's block in its parts")
 ROUNDS = 5
+GREEDY: dict[str, Any] = {"language": "en", "temperature": 0.0}
+MAX_OTHER_WORDS = 0.05  # in halves
 
 
 @dataclass(frozen=True)
@@ -123,30 +126,43 @@ class Proof:
         for name in compiled.rows:
             if name in FIXED or TABLE[name].on_host or (self.device == "gpu" and issubclass(TABLE[name], Composed)):
                 continue  # PyTorch computes a composed row on the CPU
-            arrays = Example(name, "float32", real_sizes(name, dims)).arrays()
-            turns = Turns(compiled.caller(name, "float32", arrays), by_torch(TABLE[name], arrays, torch_device(self.device)))
+            dtype = TABLE[name].dtypes[0]
+            arrays = Example(name, dtype, real_sizes(name, dims)).arrays()
+            turns = Turns(compiled.caller(name, dtype, arrays), by_torch(TABLE[name], arrays, torch_device(self.device)))
             yield self._timed("op speed", name, turns)
 
+    def halves(self) -> Iterator[Line]:
+        """The same samples in half precision, which a GPU has: words beside those of float32; speed beside OpenAI Whisper's float16."""
+        words = EnglishTextNormalizer()(self._transcribe(self.programs.model)["text"])
+        for compute_type in ("float16", "bfloat16") if self.device == "gpu" else ():
+            model = maxwhisper.load_model(MODEL, self.device, compute_type=compute_type)
+            other = jiwer.wer(words, EnglishTextNormalizer()(self._transcribe(model)["text"]))
+            yield Line("halves", f"words in {compute_type}", other <= MAX_OTHER_WORDS, f"{other:.1%} others", {"other words": other})
+            yield self._timed("halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True)))
+            yield self._timed("halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True)))
+
     def model_speed(self) -> Iterator[Line]:
-        """The model's stages beside OpenAI Whisper's on the same device; and all samples by either, in float32 and float16, and batched."""
+        """The model's stages beside OpenAI Whisper's on the same device; and all samples by either."""
         model = self.programs.model
-        judge = load_openai(load_checkpoint(MODEL)).to(torch_device(self.device))
-        for stage in stages(model, judge, self.samples):
+        for stage in stages(model, self.judge, self.samples):
             yield self._timed("model speed", stage.name, Turns(stage.ours, stage.twin), stage.n)
-        options: dict[str, Any] = {"language": "en", "temperature": 0.0}
-
-        def batched() -> object:
-            return list(maxwhisper.transcribe_batched(model, [self.samples], 8, without_timestamps=True, **options))
-
-        def whole() -> object:
-            return maxwhisper.transcribe(model, self.samples, condition_on_previous_text=False, **options)
-
-        def openai(fp16: bool) -> Callable[[], object]:
-            return lambda: whisper.transcribe(judge, self.samples, fp16=fp16, condition_on_previous_text=False, **options)
-
-        yield self._timed("model speed", "file, batched", Turns(batched, openai(False)))
+        yield self._timed("model speed", "file, batched", Turns(self._batched(model), self._openai(fp16=False)))
         if self.device == "gpu":
-            yield self._timed("model speed", "file, beside float16", Turns(whole, openai(True)))
+            yield self._timed("model speed", "file, beside float16", Turns(partial(self._transcribe, model), self._openai(fp16=True)))
+
+    @cached_property
+    def judge(self) -> whisper.Whisper:
+        """OpenAI Whisper on the same device."""
+        return load_openai(load_checkpoint(MODEL)).to(torch_device(self.device))
+
+    def _transcribe(self, model: maxwhisper.Whisper) -> Any:
+        return maxwhisper.transcribe(model, self.samples, condition_on_previous_text=False, **GREEDY)
+
+    def _batched(self, model: maxwhisper.Whisper) -> Callable[[], object]:
+        return lambda: list(maxwhisper.transcribe_batched(model, [self.samples], 8, without_timestamps=True, **GREEDY))
+
+    def _openai(self, fp16: bool) -> Callable[[], object]:
+        return lambda: whisper.transcribe(self.judge, self.samples, fp16=fp16, condition_on_previous_text=False, **GREEDY)
 
     def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
         found = turns.take(ROUNDS)
@@ -164,6 +180,7 @@ PARTS: dict[str, Callable[[Proof], Iterator[Line]]] = {
     "faults": Proof.faults,
     "op speed": Proof.op_speed,
     "model speed": Proof.model_speed,
+    "halves": Proof.halves,
 }
 
 
@@ -209,18 +226,16 @@ def _table(lines: Sequence[Line], seconds: dict[str, float]) -> Table:
     table = Table("part", "passed", "", title="proof")
     for part, spent in seconds.items():
         own = [line for line in lines if line.part == part]
-        says = "\n".join(f"{line.name}: {line.says}" for line in own if part.endswith("speed"))
+        says = "\n".join(f"{line.name}: {line.says}" for line in own if line.numbers and part != "ops")
         table.add_row(f"{part}\n{spent:.0f} s", f"{sum(line.passes for line in own)} of {len(own)}", says)
     return table
 
 
 def _write(path: Path, device: str, lines: Sequence[Line], seconds: dict[str, float]) -> None:
-    gpu = torch.cuda.get_device_name() if device == "gpu" and torch.cuda.is_available() else None
     versions = {package: version(package) for package in ("max", "torch", "openai-whisper")}
     document = {
         "device": device,
-        "gpu": gpu,
-        "machine": machine(),
+        "machine": machine("cpu") | (machine("gpu") if device == "gpu" else {}),
         "versions": versions,
         "seconds": seconds,
         "lines": [asdict(line) for line in lines],

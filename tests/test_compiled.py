@@ -16,9 +16,10 @@ from conftest import Trio
 from maxwhisper import OutputError, Whisper, compiled
 from maxwhisper.checkpoint import ModelDimensions
 from maxwhisper.compiled import CPU_LEVELS, HOST, Target, cpu_level, find, folder, keep
+from maxwhisper.dtypes import DTypes
 
 DIMS = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
-TARGET = Target(DIMS, {"a.weight": DType.float16}, CPU(), "x86-64-v4")
+TARGET = Target(DIMS, DTypes({"a.weight": DType.float16}), CPU(), "x86-64-v4")
 
 
 def export(path: Path) -> None:
@@ -49,7 +50,8 @@ def test_a_damaged_file_is_not_found(content: bytes, tmp_path: Path) -> None:
     [
         {"dims": dataclasses.replace(DIMS, n_text_layer=3)},
         {"dims": dataclasses.replace(DIMS, n_vocab=51865)},
-        {"dtypes": {"a.weight": DType.float32}},
+        {"dtypes": DTypes({"a.weight": DType.float32})},
+        {"dtypes": DTypes({"a.weight": DType.float16}, DType.bfloat16)},
         {"cpu": "x86-64-v3"},
         {"cpu": HOST},
     ],
@@ -76,6 +78,8 @@ def test_every_file_that_graphs_are_made_of_counts() -> None:
     assert made_of == {
         "graphs.py",
         "ops.py",
+        "log_mel.py",
+        "audio.py",
         "quantized.py",
         *(path.name for path in (package / "kernels").iterdir() if path.suffix == ".mojo"),
     }

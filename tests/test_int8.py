@@ -13,7 +13,7 @@ from whisper.normalizers import EnglishTextNormalizer
 from conftest import Trio
 from maxwhisper import OptionError, Whisper, load_model, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.graphs import weight_dtypes
+from maxwhisper.dtypes import DTypes
 from maxwhisper.quantized import as_stored, quantize
 from reference import wiring
 from reference.capture import capture_max
@@ -47,7 +47,7 @@ def test_numbers_are_rounded_to_the_nearest(rng: np.random.Generator) -> None:
 
 
 def test_what_is_rounded(tiny_en: Trio) -> None:
-    dtypes = weight_dtypes(tiny_en.checkpoint, "int8")
+    dtypes = DTypes.of(tiny_en.checkpoint, "int8").weights
     stored = as_stored(tiny_en.checkpoint.weights, dtypes)
     narrow = {name for name, dtype in dtypes.items() if dtype == DType.int8}
     assert {"encoder.blocks.0.mlp.2.weight", "decoder.blocks.3.cross_attn.key.weight", "decoder.token_embedding.weight"} <= narrow
@@ -80,5 +80,5 @@ def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: T
 
 
 def test_compute_types_that_can_not_be_had() -> None:
-    with pytest.raises(OptionError, match="compute_type 'int4' is none of float32, int8"):
+    with pytest.raises(OptionError, match="compute_type 'int4' is none of float32, float16, bfloat16, int8"):
         load_model("tiny.en", compute_type="int4")

@@ -28,9 +28,9 @@ SUM_ERROR = 1e-4
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int]]
 
 
-@pytest.fixture(scope="module")
-def next_token(device: str) -> Step:
-    """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities, which it adds to."""
+@pytest.fixture(scope="module", params=[ops.next_token, ops.next_token_by_steps], ids=["whole", "by steps"])
+def next_token(device: str, request: pytest.FixtureRequest) -> Step:
+    """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; on a GPU it is by steps."""
     cpu = DeviceRef.CPU()
     types = [
         TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),
@@ -42,9 +42,9 @@ def next_token(device: str) -> Step:
     ]
     with Graph("next_token", input_types=types, custom_extensions=ops.kernels()) as graph:
         logits, tokens, sums, *rest = graph.inputs
-        graph.output(*ops.next_token(logits.tensor, tokens.buffer, sums.buffer, *(value.tensor for value in rest)))
+        graph.output(*request.param(logits.tensor, tokens.buffer, sums.buffer, *(value.tensor for value in rest)))
     with compiling_for(cpu_level()):
-        model = InferenceSession(devices=[CPU()]).load(graph, custom_extensions=ops.kernels())
+        model = InferenceSession(devices=[CPU()]).load(graph)
 
     def step(logits: np.ndarray, tokens: np.ndarray, sums: np.ndarray, timestamps: bool) -> tuple[list[int], int]:
         mask, n = np.zeros(N_VOCAB, np.float32), tokens.shape[1]

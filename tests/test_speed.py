@@ -12,7 +12,7 @@ from max.dtype import DType
 from conftest import Trio
 from maxwhisper import ModelDimensions, transcribe
 from maxwhisper.checkpoint import load_checkpoint, weight_shapes
-from maxwhisper.graphs import weight_dtypes
+from maxwhisper.dtypes import DTypes
 from reference.clips import packaged_clips
 from reference.speed import work
 from reference.speed.ceilings import Ceilings, Machine
@@ -27,11 +27,11 @@ TINY_EN = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
 
 def test_the_work_is_what_the_shapes_say() -> None:
     """By hand: the products of one encoder block, and all that a step reads."""
-    dtypes = dict.fromkeys(weight_shapes(TINY_EN), DType.float32)
-    one_more = work.encoder(ModelDimensions(**{**vars(TINY_EN), "n_audio_layer": 5}), dict(dtypes, **_layer(4)))
+    dtypes = DTypes(dict.fromkeys(weight_shapes(TINY_EN), DType.float32))
+    one_more = work.encoder(ModelDimensions(**{**vars(TINY_EN), "n_audio_layer": 5}), DTypes({**dtypes.weights, **_layer(4)}))
     block = one_more.operations - work.encoder(TINY_EN, dtypes).operations
     assert block == 2 * 1500 * 384 * (4 * 384 + 2 * 1536) + 2 * 2 * 1500 * 1500 * 384
-    halves = weight_dtypes(load_checkpoint("tiny.en"), keep_halves=True)
+    halves = DTypes.of(load_checkpoint("tiny.en"))
     matrices = 4 * (4 * 384**2 + 2 * 384**2 + 2 * 4 * 384**2) + 51864 * 384
     step = work.decoder(TINY_EN, halves, n=1, n_past=99)
     kept = 4 * 2 * 384 * (1500 + 100) * 4

@@ -1,1 +1,1 @@
-"""Our kernels, for the CPU."""
+"""Our kernels: for the CPU; products for a GPU; and small ones for either."""

@@ -1,35 +1,70 @@
 """Products of matrices on a GPU, by its vendor's library, in which float32 stays float32."""
 
+from _cublas.cublas import (
+    Algorithm,
+    ComputeType,
+    _convert_to_cublas_datatype,
+    _convert_to_cublas_transpose,
+    check_cublas_error,
+    cublasGemmStridedBatchedEx,
+    cublasMath_t,
+    cublasSetMathMode,
+)
 from extensibility import InputTensor, OutputTensor, register
-from layout import Coord, TileTensor, row_major
-from linalg.matmul.vendor.blas import matmul
+from linalg.matmul.vendor.blas import _get_global_handle
 from max.gpu.host import DeviceContext
+
+
+comptime Input = Pointer[NoneType, ImmutAnyOrigin]
+comptime Output = Pointer[NoneType, MutAnyOrigin]
 
 
 @register("maxwhisper.matmul")
 struct Matmul:
-    """X [batch, n, n_in] @ y [batch, n_in, n_out], or, transposed, @ y [batch, n_out, n_in].T, for each of the batch."""
+    """X [batch, n, n_in] @ y [batch, n_in, n_out], or, transposed, @ y [batch, n_out, n_in].T, for each of the batch, in one call."""
 
     @staticmethod
     def execute[
-        dtype: DType, //, transposed: Bool
+        dtype: DType, result_dtype: DType, //, transposed: Bool
     ](
-        result: OutputTensor[dtype=dtype, rank=3, ...],
+        result: OutputTensor[dtype=result_dtype, rank=3, ...],
         x: InputTensor[dtype=dtype, rank=3, ...],
         y: InputTensor[dtype=dtype, rank=3, ...],
         ctx: DeviceContext,
     ) raises:
-        var n = result.dim_size(1)
-        var n_out = result.dim_size(2)
-        var n_in = x.dim_size(2)
-        var rows = n_out if transposed else n_in
-        var columns = n_in if transposed else n_out
-        for b in range(result.dim_size(0)):
-            matmul[use_tf32=False](
-                ctx,
-                TileTensor(result.unsafe_ptr().unsafe_offset(b * n * n_out), row_major(Coord(n, n_out))),
-                TileTensor(x.unsafe_ptr().unsafe_offset(b * n * n_in), row_major(Coord(n, n_in))),
-                TileTensor(y.unsafe_ptr().unsafe_offset(b * n_in * n_out), row_major(Coord(rows, columns))),
-                c_row_major=True,
-                transpose_b=transposed,
+        var n = Int64(result.dim_size(1))
+        var n_out = Int64(result.dim_size(2))
+        var n_in = Int64(x.dim_size(2))
+        var one = Float32(1)
+        var zero = Float32(0)
+        # Columns are the library's rows, so it is asked for y.T @ x.T, which is result.T.
+        with ctx.push_context():
+            var handle = _get_global_handle[dtype](ctx)._get_cublas()
+            check_cublas_error(cublasSetMathMode(handle, cublasMath_t.CUBLAS_DEFAULT_MATH))
+            check_cublas_error(
+                cublasGemmStridedBatchedEx(
+                    handle,
+                    _convert_to_cublas_transpose(transposed),
+                    _convert_to_cublas_transpose(False),
+                    n_out,
+                    n,
+                    n_in,
+                    rebind[Input](Pointer(to=one)),
+                    rebind[Input](y.unsafe_ptr()),
+                    _convert_to_cublas_datatype[dtype](),
+                    n_in if transposed else n_out,
+                    n_in * n_out,
+                    rebind[Input](x.unsafe_ptr()),
+                    _convert_to_cublas_datatype[dtype](),
+                    n_in,
+                    n * n_in,
+                    rebind[Input](Pointer(to=zero)),
+                    rebind[Output](result.unsafe_ptr()),
+                    _convert_to_cublas_datatype[result_dtype](),
+                    n_out,
+                    n * n_out,
+                    Int64(result.dim_size(0)),
+                    ComputeType.COMPUTE_32F,
+                    Algorithm.DEFAULT,
+                )
             )

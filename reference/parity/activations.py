@@ -79,19 +79,25 @@ class Compared:
 
 
 def compare_activations(
-    flow: Dataflow, activations: Arrays, given: Arrays, exact: Arrays, peer: Arrays | None = None, only: Collection[str] | None = None
+    flow: Dataflow,
+    activations: Arrays,
+    given: Arrays,
+    exact: Arrays,
+    peer: Arrays | None = None,
+    only: Collection[str] | None = None,
+    device: str = "cpu",
 ) -> Iterator[Compared]:
     """Every activation of a data flow, in its order.
 
     activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; exact: `truth` of the same;
-    peer: another implementation's activations; only: names of the activations to compare, all by default.
+    peer: another implementation's activations; only: names of the activations to compare, all by default; device: where they were computed.
 
     Raises KeyError where an activation or an input is missing.
     """
     known = {**given, **activations}
     keys = {split(key)[0]: key for key in flow}
     wanted = {key: step for key, step in flow.items() if only is None or split(key)[0] in only}
-    for name, judged in judge_each(wanted, known):
+    for name, judged in judge_each(wanted, known, device=device):
         array, peers = activations[name], (peer or {}).get(name)
         yield Compared(
             name=name,

@@ -128,4 +128,4 @@ def log_mel_bound(samples: np.ndarray, n_mels: int) -> float:
 
 def log_mel(model: maxwhisper.Whisper, samples: np.ndarray) -> np.ndarray:
     """The spectrogram that transcription cuts its windows from."""
-    return maxwhisper.log_mel_spectrogram(samples, model.dims.n_mels, padding=N_SAMPLES)
+    return model.log_mel_spectrogram(samples, padding=N_SAMPLES)

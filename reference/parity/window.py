@@ -69,6 +69,7 @@ class Window:
 
     def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
         self.question = question
+        self.device = "cpu" if instrumented.device.is_host else "gpu"
         self.flow = wiring.of_max(instrumented.dims)
         weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
@@ -83,7 +84,7 @@ class Window:
 
     def compare(self) -> Iterator[Compared]:
         """Every activation, in data-flow order."""
-        return compare_activations(self.flow, self.max, self.given, self.exact, self.openai)
+        return compare_activations(self.flow, self.max, self.given, self.exact, self.openai, device=self.device)
 
 
 def answers(question: Question, model: maxwhisper.Whisper) -> Activations:

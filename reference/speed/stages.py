@@ -42,7 +42,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
 
     model and judge are on one device.
     """
-    dims, dtypes = model.dims, model.weight_dtypes
+    dims, dtypes = model.dims, model.dtypes
     mel = maxwhisper.pad_or_trim(maxwhisper.log_mel_spectrogram(samples, dims.n_mels), N_FRAMES)
     tokens = np.random.default_rng(0).integers(0, 50000, N_PROMPT)
     begin, next_ones = tokens[:N_STEPS], tokens[N_STEPS : 2 * N_STEPS]

@@ -1,5 +1,6 @@
 """Rows: attention whole and in its steps, the causal mask, and the cache of keys and values."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,12 +17,13 @@ from reference.dtypes import DTYPES
 from reference.table.row import FACTORS, SUMMANDS, Input, Op, row
 
 
-def softmax_bound(scores: Approx, u: float) -> Approx:
+def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
     """exp(s - max) / Σ exp(s - max): the argument's rounding u |s - max| and the function's, a sum of n, a division."""
+    u = roundings.accumulate
     top = scores.value.max(-1, keepdims=True)
     has_any = np.isfinite(top)
     with np.errstate(invalid="ignore"):
-        e = exp_of_difference(scores, np.where(has_any, top, 0.0), u)
+        e = exp_of_difference(scores, np.where(has_any, top, 0.0), roundings)
         total = e.value.sum(-1, keepdims=True)
         n = (e.value != 0).sum(-1, keepdims=True)
         total_error = e.worst.sum(-1, keepdims=True) * (1 + gamma(n, u)) + gamma(n, u) * total
@@ -29,7 +31,8 @@ def softmax_bound(scores: Approx, u: float) -> Approx:
         value = e.value / np.where(has_any, total, 1)
         low = np.maximum(total - total_error, 0)
         worst = np.where(low > 0, (e.value + e.worst) / np.where(low > 0, low, 1) - value, np.inf)
-        result = Approx(value, worst, np.hypot(e.typical, value * total_typical) / np.where(has_any, total, 1)).rounded(u)
+        result = Approx(value, worst, np.hypot(e.typical, value * total_typical) / np.where(has_any, total, 1))
+        result = result.rounded(roundings.functions.quotient * u)
     nothing = np.full_like(value, np.nan)
     return Approx(np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0))
 
@@ -47,7 +50,7 @@ class Softmax(Op):
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
-        return softmax_bound(Approx.exact(x), roundings.accumulate).rounded(roundings.output, roundings.tiny)
+        return softmax_bound(Approx.exact(x), roundings).rounded(roundings.output, roundings.tiny)
 
 
 HEADS = "batch n_head n head_dim"
@@ -122,7 +125,8 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     A block's weights are rescaled by exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to the
     range of the row's scores, so their roundings add u (range) to the exponent, and each factor `FUNCTION_ULPS` and a product; there is
     one for each block of 8 keys or more, or for each key where these are few. A mean lies among what it averages, which caps the bound:
-    the hull of v, and the roundings of both sums, of weights and of weighted values, and of the factors.
+    the hull of v, and the roundings of both sums, of weights and of weighted values, and of the factors. Weights are rounded to v's dtype,
+    whether they have been divided by their sum, or are e^(s - m) still: of the same relative error.
     """
     u = roundings.accumulate
     scores = scores_bound(q, k, u)
@@ -132,8 +136,15 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     lowest = np.where(finite, masked, np.inf).min(-1, keepdims=True)
     span = np.where(np.isfinite(highest), highest - lowest, 0.0)
     blocks = np.minimum(finite.sum(-1, keepdims=True), 8 + finite.sum(-1, keepdims=True) / 8)
-    rescaled = Approx(masked, scores.worst + u * span + blocks * (2 * FUNCTION_ULPS + 1) * u, scores.typical + u * span / 3)
-    context = matmul(softmax_bound(rescaled, u), Approx.given(v), u)
+    rescaled = Approx(
+        masked,
+        scores.worst + roundings.functions.exp_argument * u * span + blocks * (2 * FUNCTION_ULPS + 1) * u,
+        scores.typical + u * span / 3,
+    )
+    weights = softmax_bound(rescaled, roundings)
+    if roundings.store > u:
+        weights = weights.rounded(roundings.store, roundings.tiny)
+    context = matmul(weights, Approx.given(v), u)
     sums = gamma(2 * v.shape[-2] + (2 * FUNCTION_ULPS + 1) * blocks + 4, u)
     hull = np.ptp(v, axis=-2, keepdims=True) * (1 + sums) + np.abs(v).max(-2, keepdims=True) * sums
     capped = Approx(context.value, np.minimum(context.worst, hull), np.minimum(context.typical, hull))
@@ -141,7 +152,7 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
 
 
 def _torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """In float32 and rounded at the end, as the contract has it; PyTorch's own attention in halves rounds the weights, too."""
+    """In float32 and rounded at the end: PyTorch's own attention in halves rounds more than the weights."""
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
 
 
@@ -162,6 +173,7 @@ class Attention(Op):
     }
     build = staticmethod(lambda q, k, v: exchanged(ops.attention(exchanged(q), exchanged(k), exchanged(v))))
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # which graphs are built in
+    stores = True
     define = staticmethod(define.attention)
     torch = staticmethod(_torch_attention)
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
@@ -210,7 +222,7 @@ class AttentionInt8(Op):
         at = scores.value.argmax(-1, keepdims=True)  # the largest is off as well, and where others round to depends on it
         top, off, typical = (np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical))
         below = Approx(scores.value, scores.worst + off, np.hypot(scores.typical, typical))
-        shares = exp_of_difference(below, top, u) * Approx.exact(np.asarray(65535.0))
+        shares = exp_of_difference(below, top, roundings) * Approx.exact(np.asarray(65535.0))
         weights, values = shares.rounded(u).whole(), whole(v, u).transposed()
         sums, total = matmul(weights, values, 0.0), weights.value.sum(-1, keepdims=True)
         off = weights.worst.sum(-1, keepdims=True)
@@ -233,6 +245,20 @@ class AttentionBySteps(Attention):
 
 
 @row
+class FlashAttention(Attention):
+    """The same of bfloat16 by MAX's kernel for GPUs, `maxwhisper.ops.flash_attention`, in the heads of tiny.en."""
+
+    inputs = {
+        name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64")) for name, spec in Attention.inputs.items()
+    }
+    build = staticmethod(lambda q, k, v: exchanged(ops.flash_attention(exchanged(q), exchanged(k), exchanged(v))))
+    dtypes = ("bfloat16",)
+    devices = ("gpu",)
+    tight = ("v", {"batch": 1, "n": 2, "n_kv": 5}, {"q": "zeros", "v": "one_hot"})
+    long = {"batch": 1, "n": 3, "n_kv": 1500}
+
+
+@row
 class MaskedAttention(Op):
     """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
 
@@ -244,6 +270,7 @@ class MaskedAttention(Op):
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
     build = staticmethod(lambda q, k, v, mask: ops.attention_context(ops.softmax(ops.apply_mask(ops.attention_scores(q, k), mask)), v))
+    stores = True
     define = staticmethod(define.attention)
     torch = staticmethod(_torch_attention)
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 448, "head_dim": 64}

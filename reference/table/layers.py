@@ -66,21 +66,20 @@ def _torch_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 @row
 class Linear(Op):
-    """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them; the product is stored."""
+    """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them."""
 
     tight = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
     inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
     build = staticmethod(ops.linear)
     define = staticmethod(define.linear)
     torch = staticmethod(_torch_linear)
-    stores = True
     exact_sums = True
     long = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> Approx:
         bias = np.zeros(len(weight)) if bias is None else bias
-        return affine(x, weight.T, bias, roundings, n_stored=1).rounded(roundings.output, roundings.tiny)
+        return affine(x, weight.T, bias, roundings.accumulate).rounded(roundings.output, roundings.tiny)
 
 
 @row
@@ -200,14 +199,13 @@ class Gelu(Op):
 
 
 class Conv1d(Op):
-    """γ_n |x| |weight| over three taps, the bias among the terms; each tap's product and two sums of them are stored."""
+    """γ_n |x| |weight| over three taps, the bias among the terms."""
 
     inputs = {
         "x": Input("batch n_frames n_in", SUMMANDS),
         "weight": Input("n_out n_in 3", FACTORS),
         "bias": Input("n_out", ("normal", "integers")),
     }
-    stores = True
     exact_sums = True
     stride: ClassVar[int]
     long = {"batch": 1, "n_frames": 3000, "n_in": 5, "n_out": 3}
@@ -217,7 +215,7 @@ class Conv1d(Op):
         padded, n = np.pad(x, ((0, 0), (1, 1), (0, 0))), x.shape[1]
         taps = np.concatenate([padded[:, tap : tap + n : cls.stride] for tap in range(3)], axis=-1)
         kernel = np.concatenate([weight[:, :, tap].T for tap in range(3)])
-        return affine(taps, kernel, bias, roundings, n_stored=5).rounded(roundings.output, roundings.tiny)
+        return affine(taps, kernel, bias, roundings.accumulate).rounded(roundings.output, roundings.tiny)
 
 
 def _torch_conv1d(stride: int) -> Callable[..., torch.Tensor]:

@@ -28,7 +28,7 @@ class Input:
 class Op:
     """A row. Its docstring derives the bound and names its source.
 
-    dtypes: those it is proven in. stores: intermediates are kept in the dtype under test instead of float32. exact_sums: sums of small
+    dtypes: those it is proven in. stores: what lies between two kernels is in the dtype under test. exact_sums: sums of small
     integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph. tight: an input, and the
     dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate. keeps: the dtype
     that results fit into, where that is narrower than the one under test; the units are its own then. devices: where it is there at all.
@@ -54,9 +54,9 @@ class Op:
         return [cls.build(*values)]
 
     @classmethod
-    def roundings(cls, dtype: str) -> Roundings:
-        """The roundings that this op makes in a dtype."""
-        return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.stores else None)
+    def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
+        """The roundings that this op makes in a dtype, on one of `devices`."""
+        return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.stores else None, device)
 
 
 TABLE: dict[str, type[Op]] = {}

@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 from rich.table import Table
 
-from reference.speed.baseline import FOLDER, Baseline
+from reference.speed.baseline import Baseline, path_for
 from reference.speed.turns import Turns, ratio
 
 ROUNDS = 15
@@ -20,7 +20,7 @@ SHOWN = pytest.StashKey[Table]()
 @pytest.fixture(scope="session")
 def baseline(request: pytest.FixtureRequest, device: str) -> Iterator[Baseline]:
     """What is recorded for this machine; written anew in the end where `--record` asks for it."""
-    kept = Baseline(FOLDER / f"{device}.json")
+    kept = Baseline(path_for(device), device)
     yield kept
     if request.config.getoption("--record") and not request.session.testsfailed:
         kept.save({package: version(package) for package in ("max", "torch")})

@@ -54,7 +54,7 @@ def test_another_machines_ratios_say_nothing(tmp_path: Path, monkeypatch: pytest
     kept.record("op", 0.5)
     kept.save({"max": "26.7.0"})
     assert Baseline(kept.path).ratios == {"op": [0.5]}
-    monkeypatch.setattr(baseline, "machine", lambda: machine() | {"cores": 97})
+    monkeypatch.setattr(baseline, "machine", lambda device: machine(device) | {"cores": 97})
     assert Baseline(kept.path).ratios == {}
 
 

@@ -17,5 +17,6 @@ pytestmark = pytest.mark.bench
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("op", [name for name in TABLE if name not in FIXED])
 def test_op(op: str, ops_suite: Suite, beside: Beside) -> None:
-    arrays = Example(op, "float32", real_sizes(op, load_checkpoint("tiny.en").dims)).arrays()
-    beside(ops_suite.caller(op, "float32", arrays), by_torch(TABLE[op], arrays, torch_device(ops_suite.name)), op)
+    dtype = TABLE[op].dtypes[0]
+    arrays = Example(op, dtype, real_sizes(op, load_checkpoint("tiny.en").dims)).arrays()
+    beside(ops_suite.caller(op, dtype, arrays), by_torch(TABLE[op], arrays, torch_device(ops_suite.name)), op)

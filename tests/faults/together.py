@@ -67,4 +67,4 @@ def _build(sound: Whisper, prefix: str, wanted: str, module: Module) -> dict[str
 
 def _build_with(make: Callable[..., Graph], sound: Whisper) -> dict[str, list[str]]:
     with mock.patch.object(graphs, "Graph", make):
-        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims), sound.weight_dtypes)[1]
+        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims), sound.dtypes)[1]

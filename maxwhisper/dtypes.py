@@ -1,0 +1,53 @@
+"""What a model's weights are held in, and what it computes in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from max.driver import Buffer
+from max.dtype import DType
+
+from maxwhisper.checkpoint import Checkpoint
+
+COMPUTE_TYPES = ("float32", "float16", "bfloat16", "int8")
+HALVES = (DType.float16, DType.bfloat16)
+
+
+@dataclass(frozen=True)
+class DTypes:
+    """What graphs hold and compute in: each weight's dtype, and that of activations, which is also the caches'."""
+
+    weights: Mapping[str, DType]
+    activations: DType = DType.float32
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> "DTypes":
+        """float32, but for matrices. With the compute type "int8" these are rounded to 8 bits, with "float16" or "bfloat16" they are such
+        halves, as are activations then; otherwise they stay in float16 where they are stored so and `keep_halves` is asked for.
+        """
+        matrices = {name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2}
+        asked = DType[compute_type]
+        halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
+        narrow = DType.float16 if asked == DType.float32 and halves else asked
+        return cls(
+            {name: narrow if name in matrices else DType.float32 for name in checkpoint.weights},
+            asked if asked in HALVES else DType.float32,
+        )
+
+    @property
+    def cross_kv(self) -> DType:
+        """What the audio's keys and values are kept in."""
+        return DType.float16 if DType.int8 in self.weights.values() else self.activations
+
+
+def bfloat16_bits(numbers: np.ndarray) -> np.ndarray:
+    """Finite numbers rounded to bfloat16, the upper half of a float32, to nearest and ties to even; as uint16, for NumPy lacks it."""
+    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widened(halves: Buffer) -> np.ndarray:
+    """A buffer on the host, of float32 or halves, as a float32 array."""
+    if halves.dtype == DType.bfloat16:
+        return (halves.view(DType.uint16).to_numpy().astype(np.uint32) << 16).view(np.float32)
+    return halves.to_numpy().astype(np.float32, copy=False)
