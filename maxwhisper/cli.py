@@ -152,7 +152,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; detected if not given")
     add("--temperature", type=float, default=0, help="temperature to sample at; 0 takes the likeliest token")
     add("--best_of", type=_optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
-    add("--beam_size", type=_optional_int, help="number of beams; not there yet, decoding is greedy")
+    add(
+        "--beam_size",
+        type=_optional_int,
+        default=5,
+        help="number of sequences to follow at once, at temperature 0; None takes the likeliest",
+    )
+    add("--patience", type=_optional_float, help="how many times as many sequences as there are beams must end; 1 by default")
     add("--length_penalty", type=_optional_float, help="exponent of the length penalty; None divides by the length")
     add("--suppress_tokens", default="-1", help="token ids never to be chosen; -1 stands for symbols that are not spoken")
     add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")

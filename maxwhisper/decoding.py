@@ -8,7 +8,8 @@ import numpy as np
 
 from maxwhisper.audio import CHUNK_LENGTH
 from maxwhisper.errors import OptionError
-from maxwhisper.model import AudioFeatures, GreedyRules, Whisper
+from maxwhisper.model import AudioFeatures, Decoder, GreedyRules, Whisper
+from maxwhisper.search import BeamSearchDecoder, Candidate, GreedyDecoder, logsumexp, softmax
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer, language_code
 from maxwhisper.utils import compression_ratio
 
@@ -25,7 +26,8 @@ class DecodingOptions:
     temperature: float = 0.0  # 0 takes the likeliest token, more samples
     sample_len: int | None = None  # most tokens to sample, half the context by default
     best_of: int | None = None  # independent samples to choose from, if temperature > 0
-    beam_size: int | None = None  # not there yet
+    beam_size: int | None = None  # sequences that are followed at once, if temperature is 0
+    patience: float | None = None  # beams end when `beam_size * patience` sequences have, 1 by default (Kasai et al., 2022)
     length_penalty: float | None = None  # Google NMT's alpha; None divides by the length
     prompt: str | list[int] | None = None  # what was said before
     prefix: str | list[int] | None = None  # what this window starts with
@@ -36,8 +38,16 @@ class DecodingOptions:
     fp16: bool = False  # taken for compatibility; the graphs compute in float32
 
     def __post_init__(self) -> None:
-        if self.beam_size is not None:
-            raise OptionError(f"beam search (beam_size {self.beam_size}) is not there yet; leave beam_size out to decode greedily")
+        if self.beam_size is not None and self.beam_size < 1:
+            raise OptionError(f"beam_size {self.beam_size} follows no sequence; give 1 or more")
+        if self.beam_size is not None and self.best_of is not None:
+            raise OptionError("beam_size and best_of can't be given together: one searches, the other samples")
+        if self.patience is not None and self.beam_size is None:
+            raise OptionError("patience needs a beam_size, for it says how many sequences of a beam may end")
+        if self.beam_size is not None and self.patience is not None and not 0.5 < self.beam_size * self.patience < np.inf:
+            raise OptionError(f"patience {self.patience} lets none of {self.beam_size} sequences end; give about 1")
+        if self.beam_size is not None and self.temperature > 0:
+            raise OptionError("beam_size needs a temperature of 0, for a beam does not sample")
         if not 0 <= self.temperature < np.inf:
             raise OptionError(f"temperature {self.temperature} is not 0 or more")
         if self.best_of is not None and self.best_of < 1:
@@ -130,53 +140,6 @@ class ApplyTimestampRules:
             logits[begin : timestamps[-1] + (0 if opens else 1)] = -np.inf
 
 
-class GreedyDecoder:
-    """The likeliest token at temperature 0, else a sampled one."""
-
-    def __init__(self, temperature: float, eot: int, rng: np.random.Generator) -> None:
-        self.temperature = temperature
-        self.eot = eot
-        self.rng = rng
-
-    def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Append a token to each sequence and its log-probability to its sum; also tell whether all have ended.
-
-        tokens int64 [n_seq, n]; logits float32 [n_seq, n_vocab]; sum_logprobs float64 [n_seq], updated in place.
-        """
-        if self.temperature == 0:
-            chosen = logits.argmax(axis=-1)
-        else:
-            chosen = sample(logits / self.temperature, self.rng.random(len(logits)))
-        logprobs = np.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0] - logsumexp(logits)
-        ended = tokens[:, -1] == self.eot
-        sum_logprobs += np.where(ended, 0, logprobs)
-        chosen = np.where(ended, self.eot, chosen)
-        return np.column_stack([tokens, chosen]), bool((chosen == self.eot).all())
-
-
-def sample(logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """A token per row, by inverting the cumulative distribution at a draw from [0, 1).
-
-    logits float [n_seq, n_vocab]; draws float64 [n_seq]. Returns int64 [n_seq].
-    """
-    cumulative = np.cumsum(np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)), axis=-1)
-    return np.array([np.searchsorted(row, draw * row[-1], side="right") for row, draw in zip(cumulative, draws)])
-
-
-def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """`log(sum(exp(logits)))` over the last dimension; -inf where all are."""
-    top = logits.max(axis=-1)
-    shift = np.where(np.isfinite(top), top, 0)
-    with np.errstate(divide="ignore"):
-        return shift + np.log(np.exp(logits - shift[..., None]).sum(axis=-1))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """`exp(logits) / sum(exp(logits))` over the last dimension."""
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[Any, Any]:
     """The likeliest language of each window, as a token, and the probability of every language, as a dict by code.
 
@@ -211,12 +174,12 @@ class DecodingTask:
             model.is_multilingual, num_languages=model.num_languages, language=options.language or "en", task=options.task
         )
         self.n_ctx = model.dims.n_text_ctx
-        self.n_group = options.best_of or 1
+        self.n_group = options.beam_size or options.best_of or 1
         self.sample_len = options.sample_len or self.n_ctx // 2
         self.initial_tokens = self._initial_tokens()
         self.sample_begin = len(self.initial_tokens)
         self.sot_index = self.initial_tokens.index(tokenizer.sot)
-        self.token_decoder = GreedyDecoder(options.temperature, tokenizer.eot, rng or np.random.default_rng(0))
+        self.rng = rng or np.random.default_rng(0)
         self.logit_filters = self._logit_filters()
         if self.sample_begin > self.n_ctx:
             raise OptionError(f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; shorten them")
@@ -275,42 +238,45 @@ class DecodingTask:
         if self.model.is_multilingual:
             tokens[:, self.sot_index + 1] = [self.tokenizer.to_language_token(language_code(language)) for language in languages]
 
-        tokens, sum_logprobs, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
-        groups = zip(
-            languages,
-            tokens.reshape(n_audio, self.n_group, -1),
-            sum_logprobs.reshape(n_audio, self.n_group),
-            no_speech_probs,
-        )
-        return [self._best(*group) for group in groups]
+        candidates, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
+        return [self._best(*window) for window in zip(languages, candidates, no_speech_probs)]
 
-    def _sample(self, audio: AudioFeatures, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Extend tokens [n_audio * n_group, n] until all have ended; also sums of log-probabilities, and no-speech probabilities."""
+    def _token_decoder(self, decoder: Decoder) -> GreedyDecoder | BeamSearchDecoder:
+        options, eot = self.options, self.tokenizer.eot
+        if options.beam_size is not None:
+            return BeamSearchDecoder(options.beam_size, eot, decoder.rearrange, options.patience)
+        return GreedyDecoder(options.temperature, eot, self.rng)
+
+    def _sample(self, audio: AudioFeatures, tokens: np.ndarray) -> tuple[list[list[Candidate]], np.ndarray]:
+        """Extend tokens [n_audio * n_group, n] until all have ended: each window's candidates, and its no-speech probability."""
         decoder, rules = self.model.decoder(audio, self.n_group), self._rules()
+        token_decoder = self._token_decoder(decoder)
         sum_logprobs = np.zeros(len(tokens))
         shape = (audio.n_audio, self.n_group, -1)
         last = self.sample_begin - 1
-        at_sot, logits = decoder.logits(tokens.reshape(shape), rows=[self.sot_index, last]).transpose(2, 0, 1, 3)
-        no_speech_probs = softmax(at_sot[:, 0])[:, self.tokenizer.no_speech]
+        at_sot, logits = decoder.logits(tokens.reshape(shape)[:, :1], rows=[self.sot_index, last])[:, 0].swapaxes(0, 1)
+        no_speech_probs = softmax(at_sot)[:, self.tokenizer.no_speech]
+        logits = np.repeat(logits, self.n_group, axis=0)
         for i in range(self.sample_len):
             if i > 0:
                 logits = decoder.logits(tokens[:, -1:].reshape(shape))
             logits = logits.reshape(len(tokens), -1)
             for logit_filter in self.logit_filters:
                 logit_filter.apply(logits, tokens)
-            tokens, completed = self.token_decoder.update(tokens, logits, sum_logprobs)
+            tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
             if completed or tokens.shape[1] > self.n_ctx:
                 break
             if rules is not None:
                 end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
                 tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
                 break
-        return tokens, sum_logprobs, no_speech_probs
+        return token_decoder.finalize(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), self.sample_begin), no_speech_probs
 
     def _rules(self) -> GreedyRules | None:
-        """What a graph must know to choose tokens by itself; None where it can't: where tokens are sampled, or a filter is none of ours."""
+        """What a graph must know to choose tokens by itself; None where it can't: where another than the likeliest may be taken."""
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # the first of these forbids nothing but the first token
-        if not self.model.decodes_in_graph or self.options.temperature > 0 or not all(isinstance(f, known) for f in self.logit_filters):
+        searched = self.options.temperature > 0 or self.options.beam_size is not None
+        if searched or not self.model.decodes_in_graph or not all(isinstance(f, known) for f in self.logit_filters):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:
@@ -321,21 +287,18 @@ class DecodingTask:
                 timestamp_begin = self.tokenizer.timestamp_begin
         return GreedyRules(mask, self.sample_begin, self.tokenizer.eot, timestamp_begin)
 
-    def _best(self, language: str, group: np.ndarray, sum_logprobs: np.ndarray, no_speech_prob: float) -> DecodingResult:
-        """The likeliest of a group's sequences, for its length."""
-        sampled = [row[self.sample_begin :].tolist() for row in group]
-        sampled = [row[: row.index(self.tokenizer.eot)] if self.tokenizer.eot in row else row for row in sampled]
+    def _best(self, language: str, candidates: list[Candidate], no_speech_prob: float) -> DecodingResult:
+        """The likeliest of a window's candidates, for its length."""
         alpha = self.options.length_penalty
-        lengths = np.array([len(row) for row in sampled], float)
+        lengths = np.array([len(candidate.tokens) for candidate in candidates], float)
         penalties = np.maximum(lengths, 1) if alpha is None else ((5 + lengths) / 6) ** alpha
-        best = int(np.argmax(sum_logprobs / penalties))
-        tokens = sampled[best]
+        tokens, sum_logprob = candidates[np.argmax([candidate.sum_logprob for candidate in candidates] / penalties)]
         text = self.tokenizer.decode(tokens).strip()
         return DecodingResult(
             language=language,
             tokens=tokens,
             text=text,
-            avg_logprob=float(sum_logprobs[best] / (len(tokens) + 1)),
+            avg_logprob=sum_logprob / (len(tokens) + 1),
             no_speech_prob=float(no_speech_prob),
             temperature=self.options.temperature,
             compression_ratio=compression_ratio(text),

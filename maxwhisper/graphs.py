@@ -81,15 +81,17 @@ def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
     return (attn / "residual").record(x + h)
 
 
-def cached_self_attention(at: Scope, x: TensorValue, cache: Sequence[BufferValue], positions: TensorValue) -> TensorValue:
+def cached_self_attention(
+    at: Scope, x: TensorValue, cache: Sequence[BufferValue], slots: TensorValue, positions: TensorValue
+) -> TensorValue:
     """The first third of a decoder's block: layer norm, attention of each token to those up to itself, and the residual around them.
 
-    cache: a buffer of keys and one of values, in which those of x's tokens are written at their positions.
+    cache: a buffer of keys and one of values, in which those of x's tokens are written at their positions, in their slots.
     """
     attn = at / "attn"
     h = layer_norm(at / "attn_ln", x)
     q, (k, v), (k_cache, v_cache) = linear(attn / "query", h), keys_and_values(attn, h), cache
-    context = ops.cached_attention(q, k, v, k_cache, v_cache, positions)
+    context = ops.cached_attention(q, k, v, k_cache, v_cache, slots, positions)
     h = linear(attn / "out", (attn / "context").record(context))
     return (attn / "residual").record(x + h)
 
@@ -127,26 +129,36 @@ ACTIVATIONS = (
 
 
 def decoder_block(
-    at: Scope, x: TensorValue, self_kv: Sequence[BufferValue], cross_kv: Sequence[TensorValue], positions: TensorValue
+    at: Scope,
+    x: TensorValue,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
+    positions: TensorValue,
 ) -> TensorValue:
     """A block of the decoder; on the CPU all of it is one op."""
     if not ops.has_kernels(x.device):
-        return decoder_block_by_parts(at, x, self_kv, cross_kv, positions)
+        return decoder_block_by_parts(at, x, self_kv, cross_kv, slots, positions)
     norms = [at.weight(f"{norm}.{name}") for norm in NORMS for name in ("weight", "bias")]
     biases = [at.weight(f"{layer}.bias") for layer in LAYERS if layer != "attn.key"]
     matrices = [at.weight(f"{layer}.weight") for layer in LAYERS]
     scales = [scale for layer in LAYERS if (scale := (at / layer).scale()) is not None]
-    activations = ops.decoder_block(x, self_kv, positions, cross_kv, matrices, [*norms, *biases, *scales])
+    activations = ops.decoder_block(x, self_kv, slots, positions, cross_kv, matrices, [*norms, *biases, *scales])
     for name, activation in zip(ACTIVATIONS, activations):
         (at / name).record(activation)
     return activations[-1]
 
 
 def decoder_block_by_parts(
-    at: Scope, x: TensorValue, self_kv: Sequence[BufferValue], cross_kv: Sequence[TensorValue], positions: TensorValue
+    at: Scope,
+    x: TensorValue,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
+    positions: TensorValue,
 ) -> TensorValue:
     """`decoder_block` of MAX's operations."""
-    x = cached_self_attention(at, x, self_kv, positions)
+    x = cached_self_attention(at, x, self_kv, slots, positions)
     return mlp(at, cross_attention(at, x, cross_kv))
 
 
@@ -184,14 +196,15 @@ def decoder(
     dims: ModelDimensions,
     self_kv: Sequence[BufferValue],
     cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
     tokens: TensorValue,
     positions: TensorValue,
     rows: TensorValue,
 ) -> TensorValue:
     """The next tokens' logits, [n_audio, n_group, n_rows, n_vocab]; all activations have the caches' dtype.
 
-    self_kv: a key and a value buffer for each layer, [n_audio, n_group, n_text_head, n_text_ctx, head_dim]; this call's are
-    written at their positions. cross_kv: what the graph `cross_kv` returned.
+    self_kv: a key and a value buffer for each layer, [n_slots, n_text_head, n_text_ctx, head_dim]; this call's are written at their
+    positions, in their slots (`ops.cached_attention`). cross_kv: what the graph `cross_kv` returned.
     tokens int64 [n_audio, n_group, n]: the tokens that follow those already in the cache; a group shares one audio's features.
     positions int64 [n] of these tokens, in order and without gaps.
     rows int64 [n_rows]: at which of the n tokens logits are wanted (the product with the vocabulary is the dearest of all).
@@ -206,7 +219,7 @@ def decoder(
     x = (at / "positions").record(x + positional_embedding)
     for i in range(dims.n_text_layer):
         layer = slice(2 * i, 2 * i + 2)
-        x = decoder_block(at / "blocks" / i, x, self_kv[layer], cross_kv[layer], positions)
+        x = decoder_block(at / "blocks" / i, x, self_kv[layer], cross_kv[layer], slots, positions)
     x = layer_norm(at / "ln", x)
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
     n_rows = rows.shape[0]
@@ -220,6 +233,7 @@ def greedy(
     dims: ModelDimensions,
     self_kv: Sequence[BufferValue],
     cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
     tokens: BufferValue,
     sum_logprobs: BufferValue,
     mask: TensorValue,
@@ -239,7 +253,7 @@ def greedy(
         return max_ops.logical_and(n[0] < end[0], n_unfinished[0] > 0)
 
     def step(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> list[TensorValue]:
-        logits = decoder(at, dims, self_kv, cross_kv, last, n - 1, first_row)
+        logits = decoder(at, dims, self_kv, cross_kv, slots, last, n - 1, first_row)
         logits = max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab])
         chosen, n_unfinished = ops.next_token(logits, tokens, sum_logprobs, mask, rules, n)
         return [n + 1, max_ops.reshape(chosen, [n_audio, n_group, 1]), n_unfinished]
@@ -253,6 +267,7 @@ def step(
     dims: ModelDimensions,
     self_kv: Sequence[BufferValue],
     cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
     tokens: BufferValue,
     sum_logprobs: BufferValue,
     n_tokens: BufferValue,
@@ -267,7 +282,7 @@ def step(
     n = max_ops.buffer_load(n_tokens)
     first_row = max_ops.constant(np.zeros(1, np.int64), device=n.device)
     last = max_ops.gather(max_ops.buffer_load(tokens), n - 1, axis=2)
-    logits = decoder(at, dims, self_kv, cross_kv, last, n - 1, first_row)
+    logits = decoder(at, dims, self_kv, cross_kv, slots, last, n - 1, first_row)
     _, n_unfinished = ops.next_token(max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab]), tokens, sum_logprobs, mask, rules, n)
     max_ops.buffer_store(n_tokens, n + 1)
     return n_unfinished
@@ -304,7 +319,8 @@ def build_module(
     tokens = tensor(DType.int64, "n_audio", "n_group", "n")
     positions = tensor(DType.int64, "n")
     rows = tensor(DType.int64, "n_rows")
-    self_kv = BufferType(dtypes.activations, ["n_audio", "n_group", dims.n_text_head, dims.n_text_ctx, head_dim], device)
+    self_kv = BufferType(dtypes.activations, ["n_slots", dims.n_text_head, dims.n_text_ctx, head_dim], device)
+    slots = tensor(DType.int64, "n_audio", "n_group", dims.n_text_ctx)
     audio_kv = tensor(dtypes.cross_kv, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
 
     make = functools.partial(Graph, module=module, custom_extensions=ops.kernels())
@@ -322,11 +338,11 @@ def build_module(
         at = Scope(weights()) / "decoder"
         finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
 
-    with make("decoder", input_types=[tokens, positions, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+    with make("decoder", input_types=[slots, tokens, positions, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
         at = Scope(weights()) / "decoder"
-        inputs = (value.tensor for value in graph.inputs[:3])
-        buffers = [value.buffer for value in graph.inputs[3 : 3 + n_kv]]
-        audio = [value.tensor for value in graph.inputs[3 + n_kv :]]
+        inputs = (value.tensor for value in graph.inputs[:4])
+        buffers = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
+        audio = [value.tensor for value in graph.inputs[4 + n_kv :]]
         finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
 
     if not ops.has_kernels(device):
@@ -338,9 +354,9 @@ def build_module(
         sums = BufferType(DType.float64, ["n_audio", "n_group"], device)
         mask, rules, number = tensor(DType.float32, dims.n_vocab), tensor(DType.int64, 3), tensor(DType.int64, 1)
         loop: Callable[..., TensorValue] = step
-        of_loop = [sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
+        of_loop = [slots, sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
         if ops.has_kernels(device):
-            loop, of_loop = greedy, [sequences, sums, mask, rules, number, number]
+            loop, of_loop = greedy, [slots, sequences, sums, mask, rules, number, number]
         with make(loop.__name__, input_types=[*of_loop, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
             given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(of_loop, graph.inputs)]
             buffers = [value.buffer for value in graph.inputs[len(of_loop) : len(of_loop) + n_kv]]

@@ -127,15 +127,21 @@ class Whisper:
 
 
 class Decoder:
-    """Decodes token after token, remembering keys and values of those it has seen."""
+    """Decodes token after token, remembering keys and values of those it has seen.
+
+    What sequences have in common is held once: a table says in which slot of the cache each position of a sequence lies.
+    """
 
     def __init__(self, model: Whisper, audio: AudioFeatures, n_group: int) -> None:
         dims = model.dims
-        shape = (audio.n_audio, n_group, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
+        n_slots = audio.n_audio * n_group
+        shape = (n_slots, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
         self._model = model
         self._cross_kv = audio.cross_kv
         # Not of `Buffer.zeros`, which goes on zeroing while a graph writes: `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
         self._self_kv = [self._zeros(shape, model.dtypes.activations) for _ in range(2 * dims.n_text_layer)]
+        self._own_slots = np.arange(n_slots).reshape(audio.n_audio, n_group, 1)
+        self._slots = np.tile(self._own_slots, dims.n_text_ctx)
         self.n_past = 0
 
     def _zeros(self, shape: Sequence[int], dtype: DType) -> Buffer:
@@ -144,7 +150,8 @@ class Decoder:
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """Feed the tokens that come next and return what may follow them, float32 [n_audio, n_group, n_rows, n_vocab].
 
-        tokens: int [n_audio, n_group, n]; rows: for which of the n tokens logits are wanted, all by default.
+        tokens: int [n_audio, n_group, n], or [n_audio, 1, n] where all of a group's are the same; rows: for which of the n tokens logits
+        are wanted, all by default.
 
         Raises OptionError where the tokens would not fit the model's context.
         """
@@ -153,11 +160,17 @@ class Decoder:
             raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {self._model.dims.n_text_ctx}")
         positions = np.arange(self.n_past, self.n_past + n)
         wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
-        inputs = (np.ascontiguousarray(tokens, np.int64), positions, wanted)
+        n_different = tokens.shape[1]
+        inputs = (np.ascontiguousarray(self._slots[:, :n_different]), np.ascontiguousarray(tokens, np.int64), positions, wanted)
         on_device = (self._model._to_device(array) for array in inputs)
         (logits,) = self._model._run("decoder", *on_device, *self._self_kv, *self._cross_kv)
+        self._slots[:, n_different:, positions] = self._slots[:, :1, positions]
         self.n_past += n
         return logits.to(CPU()).to_numpy()
+
+    def rearrange(self, sources: np.ndarray) -> None:
+        """Let each sequence go on from what another one of its group has seen. sources: int [n_audio, n_group], places in the group."""
+        self._slots[..., : self.n_past] = np.take_along_axis(self._slots, sources[..., None], axis=1)[..., : self.n_past]
 
     def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: GreedyRules, end: int) -> np.ndarray:
         """Append the likeliest tokens until all sequences have ended or are `end` tokens long; returns them all.
@@ -169,13 +182,13 @@ class Decoder:
         room = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
         room[..., :n] = tokens
         known = np.array([rules.sample_begin, rules.eot, rules.timestamp_begin])
-        arrays = (room, sum_logprobs.copy(), rules.mask, known, np.array([n]), np.array([end]))
-        written, sums, mask, numbers, n_tokens, limit = map(self._model._to_device, arrays)
+        arrays = (self._slots, room, sum_logprobs.copy(), rules.mask, known, np.array([n]), np.array([end]))
+        slots, written, sums, mask, numbers, n_tokens, limit = map(self._model._to_device, arrays)
         kept = (*self._self_kv, *self._cross_kv)
         if "greedy" in self._model._graphs:
-            (n_tokens,) = self._model._run("greedy", written, sums, mask, numbers, n_tokens, limit, *kept)
+            (n_tokens,) = self._model._run("greedy", slots, written, sums, mask, numbers, n_tokens, limit, *kept)
         else:
-            self._take_steps(end - n, written, sums, n_tokens, mask, numbers, *kept)
+            self._take_steps(end - n, slots, written, sums, n_tokens, mask, numbers, *kept)
         n = int(n_tokens.to(CPU()).to_numpy()[0])
         sum_logprobs[:] = sums.to(CPU()).to_numpy()
         self.n_past = n - 1

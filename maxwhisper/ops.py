@@ -257,34 +257,46 @@ def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> Tensor
 
 
 def cached_attention(
-    q: TensorValue, k: TensorValue, v: TensorValue, k_cache: BufferValue, v_cache: BufferValue, positions: TensorValue
+    q: TensorValue,
+    k: TensorValue,
+    v: TensorValue,
+    k_cache: BufferValue,
+    v_cache: BufferValue,
+    slots: TensorValue,
+    positions: TensorValue,
 ) -> TensorValue:
     """Self-attention of the tokens at `positions`: their keys and values are written, in place, behind those of the tokens before, and each
     token sees all up to itself. What is not in the cache yet is masked: it must be finite.
 
-    q, k, v [n_audio * n_group, n, n_state]; caches [n_audio, n_group, n_head, n_ctx, head_dim]; all of one dtype. positions int64 [n], in
-    order and without gaps, below n_ctx. Returns [n_audio * n_group, n, n_state].
+    q, k, v [n_seq, n, n_state], of n_audio * n_group sequences; caches [n_slots, n_head, n_ctx, head_dim]; all of one dtype. slots int64
+    [n_audio, n_group, n_ctx]: in which slot a sequence's keys and values of each position lie, or are to be written, so that sequences may
+    share what they have in common. positions int64 [n], in order and without gaps, below n_ctx. Returns [n_seq, n, n_state].
     """
-    _, _, n_head, n_ctx, head_dim = k_cache.shape
+    _, n_head, n_ctx, head_dim = k_cache.shape
 
     def split(x: TensorValue) -> TensorValue:
         return _in_such_heads(x, n_head, head_dim)
 
     causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
     mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
-    weights = softmax(apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), positions)), mask))
-    return merge_heads(attention_context(weights, append_to_cache(v_cache, split(v), positions)))
+    weights = softmax(apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), slots, positions)), mask))
+    return merge_heads(attention_context(weights, append_to_cache(v_cache, split(v), slots, positions)))
 
 
-def append_to_cache(cache: BufferValue, new: TensorValue, positions: TensorValue) -> TensorValue:
+def append_to_cache(cache: BufferValue, new: TensorValue, slots: TensorValue, positions: TensorValue) -> TensorValue:
     """Write the keys or values of the tokens at `positions`, in place, and return those of all positions.
 
-    cache [n_audio, n_group, n_head, n_ctx, head_dim]; new [n_audio * n_group, n_head, n, head_dim]; positions int64 [n].
-    Returns [n_audio * n_group, n_head, n_ctx, head_dim].
+    cache, slots, positions as in `cached_attention`; new [n_seq, n_head, n, head_dim]. Returns [n_seq, n_head, n_ctx, head_dim].
     """
-    batch, n_head, _, head_dim = new.shape
-    ops.inplace_custom("maxwhisper.append_to_cache", cache.device, [cache, new, positions])
-    return ops.reshape(ops.buffer_load(cache), [batch, n_head, cache.shape[3], head_dim])
+    ops.inplace_custom("maxwhisper.append_to_cache", cache.device, [cache, new, positions, slots])
+    return read_cache(cache, slots)
+
+
+def read_cache(cache: BufferValue, slots: TensorValue) -> TensorValue:
+    """The keys or values of all positions of each sequence, [n_seq, n_head, n_ctx, head_dim]; cache and slots as in `cached_attention`."""
+    n_audio, n_group, n_ctx = slots.shape
+    of_all = TensorType(cache.dtype, [n_audio * n_group, cache.shape[1], n_ctx, cache.shape[3]], cache.device)
+    return ops.custom("maxwhisper.read_cache", cache.device, [ops.buffer_load(cache), slots], [of_all])[0].tensor
 
 
 def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
@@ -305,6 +317,7 @@ def _in_such_heads(x: TensorValue, n_head: Dim, head_dim: Dim) -> TensorValue:
 def decoder_block(
     x: TensorValue,
     self_kv: Sequence[BufferValue],
+    slots: TensorValue,
     positions: TensorValue,
     cross_kv: Sequence[TensorValue],
     matrices: Sequence[TensorValue],
@@ -312,12 +325,12 @@ def decoder_block(
 ) -> list[TensorValue]:
     """A whole block of the decoder, for the CPU: `maxwhisper.graphs` says which weights these are, and which activations come back.
 
-    x [n_audio * n_group, n, n_state]; self_kv, positions as in `cached_attention`; cross_kv as in `cross_attention`; matrices
+    x [n_audio * n_group, n, n_state]; self_kv, slots, positions as in `cached_attention`; cross_kv as in `cross_attention`; matrices
     [n_out, n_in] of one dtype, all else float32. Where that is int8, their scales [n_out] stand behind the other vectors.
     """
     wide = TensorType(x.dtype, [*x.shape[:-1], matrices[6].shape[0]], x.device)
     types = [wide if i in (13, 14) else x.type for i in range(17)]
-    values = [x, *self_kv, positions, *cross_kv, *matrices, *vectors]
+    values = [x, *self_kv, slots, positions, *cross_kv, *matrices, *vectors]
     return [value.tensor for value in ops.inplace_custom("maxwhisper.decoder_block", x.device, values, types)]
 
 

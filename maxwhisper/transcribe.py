@@ -127,8 +127,9 @@ def options_for_each(temperature: float | Sequence[float], decode_options: dict[
     temperatures = np.atleast_1d(np.asarray(temperature, float)).tolist()
     if not temperatures:
         raise OptionError("no temperature is given to decode at; give one or several")
-    greedy = {**decode_options, "best_of": None}  # where nothing is sampled, there is nothing to choose from
-    return [DecodingOptions(**(greedy if t == 0 else decode_options), temperature=t) for t in temperatures]
+    searched = {**decode_options, "best_of": None}  # where nothing is sampled, there is nothing to choose from
+    sampled = {**decode_options, "beam_size": None, "patience": None}
+    return [DecodingOptions(**(searched if t == 0 else sampled), temperature=t) for t in temperatures]
 
 
 Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens between

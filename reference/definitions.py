@@ -89,13 +89,14 @@ def causal_mask(n: int, n_kv: int | None = None) -> np.ndarray:
     return np.triu(np.full((n, n_kv), -np.inf, np.float32), 1 + n_kv - n)
 
 
-def append_to_cache(cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def append_to_cache(cache: np.ndarray, new: np.ndarray, slots: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The keys or values so far: those in the cache before the new ones, and these. mask [n, n_kv] says how many there are of each.
 
-    cache [batch, 1, n_head, n_ctx, head_dim]; new [batch, n_head, n, head_dim]. Returns [batch, n_head, n_kv, head_dim].
+    cache [batch, n_head, n_ctx, head_dim]; slots int [batch, 1, n_ctx]: in which row of it each position of a sequence lies; new [batch,
+    n_head, n, head_dim]. Returns [batch, n_head, n_kv, head_dim].
     """
     n, n_kv = mask.shape
-    return np.concatenate([cache[:, 0, :, : n_kv - n], new], axis=2)
+    return np.concatenate([np.take_along_axis(cache, slots[..., None], axis=0)[:, :, : n_kv - n], new], axis=2)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

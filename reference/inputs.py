@@ -91,6 +91,8 @@ class Example:
                 arrays.append(rng.integers(self.dims[str(spec.below)], size=shape))
             elif kind == "whole":
                 arrays.append(rng.integers(-127, 128, size=shape, dtype=np.int8))
+            elif kind == "slots":  # [n_seq, 1, n_ctx]: at each position every sequence has another one
+                arrays.append(rng.permuted(np.tile(np.arange(shape[0])[:, None, None], (1, 1, shape[2])), axis=0))
             elif kind == "causal":
                 arrays.append(causal_mask(*shape))
             else:

@@ -92,7 +92,7 @@ def test_options_are_looked_at_before_any_work() -> None:
     with pytest.raises(OptionError, match="batch_size 0"):
         transcribe_batched(None, [], 0)  # type: ignore[arg-type]  # refused before a model is looked at
     with pytest.raises(OptionError, match="beam_size"):
-        transcribe_batched(None, [], beam_size=5)  # type: ignore[arg-type]  # likewise
+        transcribe_batched(None, [], beam_size=0)  # type: ignore[arg-type]  # likewise
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:

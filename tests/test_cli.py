@@ -46,7 +46,7 @@ def test_all_formats_are_written_and_the_text_is_printed(tmp_path: Path, tiny_en
     assert run(BECKETT, "-o", str(tmp_path / "new" / "folder")) == 0
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"beckett.{extension}" for extension in FORMATS}
     result = json.loads((tmp_path / "new" / "folder" / "beckett.json").read_text())
-    assert result == transcribe(tiny_en.model, BECKETT, best_of=5)
+    assert result == transcribe(tiny_en.model, BECKETT, best_of=5, beam_size=5)
     printed = capsys.readouterr()
     for segment in result["segments"]:
         assert segment["text"].strip() in printed.out
@@ -73,7 +73,7 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
     arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
         --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False
-        --compute_type int8"""
+        --compute_type int8 --patience 1.5"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
     assert compiled_once == [("base", "cpu", "models", "int8")]
     assert seen.pop("threads") == 2
@@ -81,7 +81,8 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
     assert seen == {
         "audio": "talk.mp3",
         "best_of": 3,
-        "beam_size": None,
+        "beam_size": 5,
+        "patience": 1.5,
         "task": "translate",
         "language": "German",
         "initial_prompt": "Hallo",
@@ -114,7 +115,8 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--beam_size", "5"], "beam_size 5) is not there yet"),
+        (["--beam_size", "0"], "beam_size 0 follows no sequence"),
+        (["--patience", "0"], "patience 0.0 lets none of 5 sequences end"),
         (["--temperature", "-1"], "temperature -1.0 is not 0 or more"),
         (["--temperature", "nan"], "temperature nan is not 0 or more"),
         (["--temperature_increment_on_fallback", "0"], "is not between 0.01 and 1"),

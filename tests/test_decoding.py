@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from conftest import Trio
 from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressTokens, logsumexp, sample, softmax
+from maxwhisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressTokens
+from maxwhisper.search import logsumexp, sample, softmax
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 from tests.torch_model import TorchModel, random_model
@@ -222,7 +223,11 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"beam_size": 5}, "beam_size 5.*not there yet"),
+        ({"beam_size": 0}, "beam_size 0 follows no sequence"),
+        ({"beam_size": 5, "best_of": 5, "temperature": 1.0}, "beam_size and best_of"),
+        ({"beam_size": 5, "temperature": 1.0}, "beam_size needs a temperature of 0"),
+        ({"beam_size": 5, "patience": 0.0}, "patience 0.0 lets none of 5 sequences end"),
+        ({"patience": 2.0}, "patience needs a beam_size"),
         ({"temperature": -0.1}, "-0.1 is not 0 or more"),
         ({"temperature": np.nan}, "nan is not 0 or more"),
         ({"temperature": np.inf}, "inf is not 0 or more"),

@@ -15,7 +15,8 @@ from conftest import Trio
 from maxwhisper import decode, log_mel_spectrogram, ops
 from maxwhisper.audio import N_FRAMES, pad_or_trim
 from maxwhisper.compiled import compiling_for, cpu_level
-from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, GreedyDecoder, SuppressTokens
+from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
+from maxwhisper.search import GreedyDecoder
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 

@@ -187,7 +187,7 @@ def test_samples_that_are_no_number_are_refused(tiny_en: Trio) -> None:
     [
         ({"language": "fr"}, "knows only English, not 'fr'"),
         ({"language": "Klingon"}, "'Klingon'"),
-        ({"beam_size": 5}, "not there yet"),
+        ({"beam_size": 0}, "beam_size 0 follows no sequence"),
         ({"temperature": ()}, "no temperature"),
         ({"temperatur": 0}, "temperatur"),
     ],

@@ -58,6 +58,8 @@ class TorchModel(maxwhisper.Whisper):
             batch = torch.from_numpy(np.ascontiguousarray(mel.reshape(-1, *mel.shape[-2:])))
             return AudioFeatures(self.model.embed_audio(batch), [])
 
+    log_mel_spectrogram = maxwhisper.Whisper.log_mel_spectrogram
+
     def decoder(self, audio: Any, n_group: int = 1) -> Any:
         return TorchDecoder(self, audio.features.repeat_interleave(n_group, dim=0), n_group)
 

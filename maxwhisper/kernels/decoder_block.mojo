@@ -10,7 +10,7 @@ from max.gpu.host import DeviceContext
 from std.math import erf, sqrt
 
 from .crew import Counters, Crew
-from .few_queries import QUERIES, Numbers, attend, copy
+from .few_queries import QUERIES, Numbers, attend, attend_in_slots, copy
 from .few_rows import multiply
 from .parallel import n_workers
 from .tile import WIDTH, Floats
@@ -120,8 +120,9 @@ struct DecoderBlock:
         # attn_ln, query, key, value, context, out, residual; cross_attn_ln, query, context, out, residual; mlp_ln, 0, gelu, 2, residual
         outputs: OutputVariadicTensors[dtype=DType.float32, rank=3, size=n_outputs, ...],
         x: InputTensor[dtype=DType.float32, rank=3, ...],  # [n_seq, n, n_state]
-        k_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],  # [n_audio, n_group, n_head, n_ctx, head_dim]
-        v_cache: MutableInputTensor[dtype=DType.float32, rank=5, ...],
+        k_cache: MutableInputTensor[dtype=DType.float32, rank=4, ...],  # [n_slots, n_head, n_ctx, head_dim]
+        v_cache: MutableInputTensor[dtype=DType.float32, rank=4, ...],
+        slots: InputTensor[dtype=DType.int64, rank=3, ...],  # [n_audio, n_group, n_ctx]
         positions: InputTensor[dtype=DType.int64, rank=1, ...],
         cross_k: InputTensor[dtype=kv_dtype, rank=4, ...],  # [n_audio, n_head, n_kv, head_dim]
         cross_v: InputTensor[dtype=kv_dtype, rank=4, ...],
@@ -140,9 +141,9 @@ struct DecoderBlock:
         var n = x.dim_size(1)
         var n_state = x.dim_size(2)
         var n_rows = x.dim_size(0) * n
-        var n_head = k_cache.dim_size(2)
-        var n_ctx = k_cache.dim_size(3)
-        var head_dim = k_cache.dim_size(4)
+        var n_head = k_cache.dim_size(1)
+        var n_ctx = k_cache.dim_size(2)
+        var head_dim = k_cache.dim_size(3)
         var n_heads = x.dim_size(0) * n_head  # of all sequences
         var n_audio_heads = cross_k.dim_size(0) * n_head
         var n_kv = cross_k.dim_size(2)
@@ -151,6 +152,7 @@ struct DecoderBlock:
         var n_past = Int(positions.unsafe_ptr().unsafe_load(0))
         var keys = rebind[Floats](k_cache.unsafe_ptr())
         var values = rebind[Floats](v_cache.unsafe_ptr())
+        var places = rebind[Pointer[Int64, MutAnyOrigin]](slots.unsafe_ptr())
         var audio_keys = rebind[Numbers[kv_dtype]](cross_k.unsafe_ptr())
         var audio_values = rebind[Numbers[kv_dtype]](cross_v.unsafe_ptr())
         var inputs = x.unsafe_ptr()
@@ -180,7 +182,7 @@ struct DecoderBlock:
 
         def work(core: Int) {
             imm n, imm n_state, imm n_rows, imm n_head, imm n_ctx, imm head_dim, imm n_heads, imm n_audio_heads, imm n_kv, imm n_queries,
-            imm n_mlp, imm n_past, imm keys, imm values, imm audio_keys, imm audio_values, imm inputs, imm n_tasks, imm counters,
+            imm n_mlp, imm n_past, imm keys, imm values, imm places, imm audio_keys, imm audio_values, imm inputs, imm n_tasks, imm counters,
             imm o, imm b, imm s, imm w
         }:
             var crew = Crew(rebind[Counters](counters))
@@ -203,15 +205,26 @@ struct DecoderBlock:
             part = crew.first(n_heads)
             while part >= 0:
                 var sequence, head = divmod(part, n_head)
-                var own_keys = keys.unsafe_offset(part * n_ctx * head_dim)
-                var own_values = values.unsafe_offset(part * n_ctx * head_dim)
+                var own = places.unsafe_offset(sequence * n_ctx)
+                var head_keys = keys.unsafe_offset(head * n_ctx * head_dim)
+                var head_values = values.unsafe_offset(head * n_ctx * head_dim)
+                var slot_size = n_state * n_ctx
                 for i in range(n):
                     var at = (sequence * n + i) * n_state + head * head_dim
                     var position = n_past + i
-                    copy(own_keys.unsafe_offset(position * head_dim), o[2].unsafe_offset(at), head_dim)
-                    copy(own_values.unsafe_offset(position * head_dim), o[3].unsafe_offset(at), head_dim)
-                    attend[1](
-                        o[4].unsafe_offset(at), o[1].unsafe_offset(at), n_state, own_keys, own_values, position + 1, head_dim, weights
+                    var to = Int(own.unsafe_load(position)) * slot_size + position * head_dim
+                    copy(head_keys.unsafe_offset(to), o[2].unsafe_offset(at), head_dim)
+                    copy(head_values.unsafe_offset(to), o[3].unsafe_offset(at), head_dim)
+                    attend_in_slots(
+                        o[4].unsafe_offset(at),
+                        o[1].unsafe_offset(at),
+                        head_keys,
+                        head_values,
+                        own,
+                        slot_size,
+                        position + 1,
+                        head_dim,
+                        weights,
                     )
                 part = crew.next()
 

@@ -53,10 +53,17 @@ def exponentials(x: Floats, n: Int, head_dim: Int) -> Float32:
 
 @always_inline
 def add_up[
-    n_queries: Int, n_vectors: Int, width: Int, dtype: DType
+    n_queries: Int, n_vectors: Int, width: Int, dtype: DType, more: Bool = False
 ](context: Floats, stride: Int, weights: Floats, n_weights: Int, v: Numbers[dtype], v_stride: Int, n_kv: Int):
-    """Put weights [n_queries, n_kv] @ v, of n_vectors * width columns of v [n_kv, ...], into context; rows are n_weights, v_stride, stride apart."""
+    """Put weights [n_queries, n_kv] @ v, of n_vectors * width columns of v [n_kv, ...], into context, or, more, add it to what is there.
+
+    Rows are n_weights, v_stride, stride apart.
+    """
     var sums = Array[SIMD[DType.float32, width], n_queries * n_vectors](fill=0)
+    comptime if more:
+        comptime for i in range(n_queries):
+            comptime for j in range(n_vectors):
+                sums[i * n_vectors + j] = context.unsafe_load[width=width](i * stride + j * width)
     for key in range(n_kv):
         var row = v.unsafe_offset(key * v_stride)
         comptime for j in range(n_vectors):
@@ -90,6 +97,59 @@ def attend[
         d += 1
     comptime for i in range(n_queries):
         divide(context.unsafe_offset(i * stride), head_dim, sums[i])
+
+
+@always_inline
+def same_slot(slots: Pointer[Int64, MutAnyOrigin], start: Int, end: Int) -> Int:
+    """Up to where keys lie in the slot that the one at `start` lies in, before `end`."""
+    var here = slots.unsafe_load(start)
+    var at = start + 1
+    while at < end and slots.unsafe_load(at) == here:
+        at += 1
+    return at
+
+
+@always_inline
+def attend_in_slots(
+    context: Floats,
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    slots: Pointer[Int64, MutAnyOrigin],
+    slot_size: Int,
+    n_kv: Int,
+    head_dim: Int,
+    weights: Floats,
+):
+    """`attend` of one query to keys and values of which each lies in a slot of its own: slots [n_kv] says in which, and they are slot_size
+    apart. Neighbours mostly lie in one.
+    """
+    var start = 0
+    while start < n_kv:
+        var end = same_slot(slots, start, n_kv)
+        var here = Int(slots.unsafe_load(start)) * slot_size + start * head_dim
+        scores[1](weights.unsafe_offset(start), q, 0, k.unsafe_offset(here), end - start, head_dim)
+        start = end
+    var sum = exponentials(weights, n_kv, head_dim)
+    for d in range(head_dim):
+        context.unsafe_store(d, 0)
+    start = 0
+    while start < n_kv:
+        var end = same_slot(slots, start, n_kv)
+        var here = Int(slots.unsafe_load(start)) * slot_size + start * head_dim
+        var d = 0
+        while d + VECTORS * WIDTH <= head_dim:
+            add_up[1, VECTORS, WIDTH, more=True](
+                context.unsafe_offset(d), 0, weights.unsafe_offset(start), 0, v.unsafe_offset(here + d), head_dim, end - start
+            )
+            d += VECTORS * WIDTH
+        while d < head_dim:
+            add_up[1, 1, 1, more=True](
+                context.unsafe_offset(d), 0, weights.unsafe_offset(start), 0, v.unsafe_offset(here + d), head_dim, end - start
+            )
+            d += 1
+        start = end
+    divide(context, head_dim, sum)
 
 
 @always_inline

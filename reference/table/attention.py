@@ -297,20 +297,25 @@ def positions(mask: TensorValue) -> TensorValue:
     return max_ops.range(*ends, max_ops.constant(1, DType.int64, device=DeviceRef.CPU()), out_dim=n, dtype=DType.int64, device=mask.device)
 
 
+def _torch_cached(cache: torch.Tensor, new: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.take_along_dim(cache, slots[..., None], dim=0)[:, :, : mask.shape[1] - len(mask)], new], dim=2)
+
+
 @row
 class Cached(Op):
     """What `maxwhisper.ops.append_to_cache` returns, bit for bit: of its first n_kv rows the new ones are the last."""
 
     tight = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
-        "cache": Input("batch 1 n_head n_ctx head_dim", in_place=True),
+        "cache": Input("batch n_head n_ctx head_dim", in_place=True),
         "new": Input("batch n_head n head_dim"),
+        "slots": Input("batch 1 n_ctx", ("slots",), dtype="int64"),
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
-    build = staticmethod(lambda cache, new, mask: ops.append_to_cache(cache, new, positions(mask))[:, :, : mask.shape[1]])
+    build = staticmethod(lambda cache, new, slots, mask: ops.append_to_cache(cache, new, slots, positions(mask))[:, :, : mask.shape[1]])
     define = staticmethod(define.append_to_cache)
-    torch = staticmethod(lambda cache, new, mask: torch.cat([cache[:, 0, :, : mask.shape[1] - len(mask)], new], dim=2))
+    torch = staticmethod(_torch_cached)
 
     @staticmethod
-    def bound(roundings: Roundings, cache: np.ndarray, new: np.ndarray, mask: np.ndarray) -> Approx:
-        return Approx.exact(define.append_to_cache(cache, new, mask))
+    def bound(roundings: Roundings, cache: np.ndarray, new: np.ndarray, slots: np.ndarray, mask: np.ndarray) -> Approx:
+        return Approx.exact(define.append_to_cache(cache, new, slots, mask))

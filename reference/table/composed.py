@@ -143,21 +143,22 @@ class PositionEmbedding(Composed):
 
 def _cached_attention(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
     q, k, v = (ops.merge_heads(values[name]) for name in ("q", "k", "v"))
-    k_cache, v_cache, mask = values["k_cache"], values["v_cache"], values["mask"]
-    context = ops.cached_attention(q, k, v, k_cache, v_cache, positions(mask))
-    return {**_kept([k_cache, v_cache], mask), "context": heads_of(context, values["q"])}
+    k_cache, v_cache, slots, mask = values["k_cache"], values["v_cache"], values["slots"], values["mask"]
+    context = ops.cached_attention(q, k, v, k_cache, v_cache, slots, positions(mask))
+    return {**_kept([k_cache, v_cache], slots, mask), "context": heads_of(context, values["q"])}
 
 
-def _kept(caches: Iterable[BufferValue], mask: TensorValue) -> Mapping[str, TensorValue]:
+def _kept(caches: Iterable[BufferValue], slots: TensorValue, mask: TensorValue) -> Mapping[str, TensorValue]:
     """What a cache holds of the tokens of a causal mask."""
-    keys, kept = (max_ops.squeeze(max_ops.buffer_load(cache)[:, :, :, : mask.shape[1]], 1) for cache in caches)
+    keys, kept = (ops.read_cache(cache, slots)[:, :, : mask.shape[1]] for cache in caches)
     return {"keys": keys, "values": kept}
 
 
 CACHES = {
     "mask": Input("n n_kv", ("causal",), dtype="float32"),  # says how many tokens there are, and how many with those before
-    "k_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
-    "v_cache": Input("batch 1 n_head 448 head_dim", in_place=True),
+    "k_cache": Input("batch n_head 448 head_dim", in_place=True),
+    "v_cache": Input("batch n_head 448 head_dim", in_place=True),
+    "slots": Input("batch 1 448", ("slots",), dtype="int64"),
 }
 
 
@@ -174,8 +175,8 @@ class CachedAttention(Composed):
     }
     build = staticmethod(_cached_attention)
     parts = {
-        "keys": Step("cached", ("k_cache", "k", "mask")),
-        "values": Step("cached", ("v_cache", "v", "mask")),
+        "keys": Step("cached", ("k_cache", "k", "slots", "mask")),
+        "values": Step("cached", ("v_cache", "v", "slots", "mask")),
         "context": Step("masked_attention", ("q", "keys", "values", "mask")),
     }
 
@@ -192,9 +193,9 @@ def _decoder_block(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
     caches, audio = [values["k_cache"], values["v_cache"]], [values[name] for name in AUDIO]
     if (at / "attn" / "query").scale() is not None:
         audio = [max_ops.cast(kv, DType.float16) for kv in audio]
-    graphs.decoder_block(at, values["x"], caches, [ops.split_heads(kv, N_HEAD) for kv in audio], positions(values["mask"]))
+    graphs.decoder_block(at, values["x"], caches, [ops.split_heads(kv, N_HEAD) for kv in audio], values["slots"], positions(values["mask"]))
     halves = {f"{name}.half": max_ops.cast(kv, DType.float32) for name, kv in zip(AUDIO, audio)}
-    return {**at.activations, **halves, **_kept(caches, values["mask"])}
+    return {**at.activations, **halves, **_kept(caches, values["slots"], values["mask"])}
 
 
 def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
@@ -223,8 +224,8 @@ class DecoderBlock(Composed):
     parts = {
         **wiring.layer_norm("block.attn_ln", "x"),
         **wiring.projections("block.attn", "block.attn_ln", "block.attn_ln"),
-        "keys": Step("cached", ("k_cache", f"block.attn.key:{N_HEAD} heads", "mask")),
-        "values": Step("cached", ("v_cache", f"block.attn.value:{N_HEAD} heads", "mask")),
+        "keys": Step("cached", ("k_cache", f"block.attn.key:{N_HEAD} heads", "slots", "mask")),
+        "values": Step("cached", ("v_cache", f"block.attn.value:{N_HEAD} heads", "slots", "mask")),
         f"block.attn.context:{N_HEAD} heads": Step("masked_attention", (f"block.attn.query:{N_HEAD} heads", "keys", "values", "mask")),
         **wiring.linear("block.attn.out", "block.attn.context"),
         "block.attn.residual": Step("residual", ("x", "block.attn.out")),

@@ -92,6 +92,6 @@ FAULTS = [
         "the end's probability not counted",
         "transcribe.segments",
         "a loop that stops before it adds",
-        {"decoding.GreedyDecoder.update": end_not_counted},
+        {"search.GreedyDecoder.update": end_not_counted},
     ),
 ]

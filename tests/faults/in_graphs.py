@@ -116,10 +116,10 @@ def heads_interleaved(right: Build) -> Build:
 def cache_one_off(right: Build) -> Build:
     """New keys and values are written where the last ones are, but for the first."""
 
-    def build(cache: Any, new: TensorValue, positions: TensorValue) -> TensorValue:
+    def build(cache: Any, new: TensorValue, slots: TensorValue, positions: TensorValue) -> TensorValue:
         first = positions[0:1]
         before = max_ops.max(first - 1, 0)
-        return right(cache, new, positions - first + before)
+        return right(cache, new, slots, positions - first + before)
 
     return build
 

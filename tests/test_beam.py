@@ -1,0 +1,112 @@
+"""Beam search finds the sequences that OpenAI Whisper's finds."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import whisper
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from conftest import Trio
+from maxwhisper import DecodingResult, decode, log_mel_spectrogram, pad_or_trim, transcribe
+from maxwhisper.audio import N_FRAMES
+from maxwhisper.search import BeamSearchDecoder
+from reference.clips import english_speech, packaged_clips
+
+EOT = 7
+N_VOCAB = 12
+
+
+@given(
+    n_audio=st.integers(1, 3),
+    beam_size=st.integers(1, 5),
+    patience=st.sampled_from([None, 0.5, 1.0, 2.0]),
+    n_steps=st.integers(1, 8),
+    ending=st.sampled_from([-3.0, 0.0, 2.0]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=200, deadline=None)
+def test_it_follows_what_openais_does(n_audio: int, beam_size: int, patience: float | None, n_steps: int, ending: float, seed: int) -> None:
+    """On random logits: the same sequences in the same places, gone on from the same ones, and the same candidates in the end."""
+    assume(beam_size * (patience or 1) > 0.5)
+    rng = np.random.default_rng(seed)
+    asked, told = list[list[int]](), list[list[int]]()
+    first = np.arange(n_audio)[:, None] * beam_size
+    ours = BeamSearchDecoder(beam_size, EOT, lambda sources: asked.append((sources + first).ravel().tolist()), patience)
+    inference: Any = SimpleNamespace(rearrange_kv_cache=told.append)
+    theirs = whisper.decoding.BeamSearchDecoder(beam_size, EOT, inference, patience)
+    tokens, sums = np.tile([[1, 2]], (n_audio * beam_size, 1)), np.zeros(n_audio * beam_size)
+    their_tokens, their_sums = torch.from_numpy(tokens), torch.zeros(n_audio * beam_size)
+    for i in range(n_steps):
+        logits = rng.standard_normal((n_audio * beam_size, N_VOCAB)).astype(np.float32)
+        logits[:, EOT] += ending
+        if i == 0:  # all of a window's sequences are one
+            logits = np.repeat(logits[::beam_size], beam_size, axis=0)
+        tokens, ended = ours.update(tokens, logits, sums)
+        their_tokens, their_ended = theirs.update(their_tokens, torch.from_numpy(logits), their_sums)
+        assert tokens.tolist() == their_tokens.tolist()
+        assert ended == their_ended
+        assert np.allclose(sums, their_sums.numpy(), atol=1e-5)
+        if i > 0:  # at first it is all the same from which
+            assert asked[-1] == told[-1]
+    shape = (n_audio, beam_size, -1)
+    candidates = ours.finalize(tokens.reshape(shape), sums.reshape(shape[:2]), sample_begin=2)
+    their_candidates, their_totals = theirs.finalize(their_tokens.reshape(shape), their_sums.reshape(shape[:2]))
+    for mine, others, totals in zip(candidates, their_candidates, their_totals, strict=True):
+        assert [[1, 2, *candidate.tokens, EOT] for candidate in mine] == [other.tolist() for other in others]
+        assert np.allclose([candidate.sum_logprob for candidate in mine], totals, atol=1e-5)
+
+
+def decoded(trio: Trio, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]]:
+    """Our results on windows [n_audio, n_mels, 3000] together, and OpenAI Whisper's, which takes them one by one only."""
+    ours = decode(trio.model, mel, **options)
+    assert isinstance(ours, list)
+    their_options = whisper.DecodingOptions(**options, fp16=False)
+    return [(result, trio.judge.decode(torch.from_numpy(window), their_options)) for result, window in zip(ours, mel, strict=True)]
+
+
+def assert_same(ours: DecodingResult, theirs: Any) -> None:
+    assert ours.tokens == theirs.tokens
+    assert ours.text == theirs.text
+    assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam_size": 5},
+        {"beam_size": 2, "patience": 2.0},
+        {"beam_size": 3, "length_penalty": 0.6},
+        {"beam_size": 5, "without_timestamps": True},
+        {"beam_size": 4, "prompt": [400] * 220, "sample_len": 20},
+    ],
+)
+def test_windows_together(tiny_en: Trio, options: dict[str, Any]) -> None:
+    """A person who speaks, and one who counts, at once."""
+    clips = packaged_clips()
+    mel = np.stack([pad_or_trim(log_mel_spectrogram(clips[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)])
+    for ours, theirs in decoded(tiny_en, mel, language="en", **options):
+        assert_same(ours, theirs)
+
+
+ENGLISH = next(name for name, clip in packaged_clips().items() if clip.language == "en" and name != "beckett")
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_clips() if name != "beckett"][::4])
+def test_other_languages(base: Trio, name: str) -> None:
+    clip = packaged_clips()[name]
+    mel = pad_or_trim(log_mel_spectrogram(clip.samples), N_FRAMES)[None]
+    ((ours, theirs),) = decoded(base, mel, beam_size=5, language=clip.language)
+    assert_same(ours, theirs)
+
+
+def test_several_windows(tiny_en: Trio) -> None:
+    samples = english_speech()
+    options: dict[str, Any] = {"beam_size": 5, "temperature": 0.0, "language": "en"}
+    ours = transcribe(tiny_en.model, samples, **options)
+    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, **options)
+    assert [segment["tokens"] for segment in ours["segments"]] == [segment["tokens"] for segment in theirs["segments"]]
+    assert ours["text"] == theirs["text"]
