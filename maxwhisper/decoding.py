@@ -258,15 +258,19 @@ class DecodingTask:
         no_speech_probs = softmax(at_sot)[:, self.tokenizer.no_speech]
         logits = np.repeat(logits, self.n_group, axis=0)
         for i in range(self.sample_len):
-            if i > 0:
-                logits = decoder.logits(tokens[:, -1:].reshape(shape))
-            logits = logits.reshape(len(tokens), -1)
-            for logit_filter in self.logit_filters:
-                logit_filter.apply(logits, tokens)
-            tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
+            if i > 0 and rules is not None and isinstance(token_decoder, BeamSearchDecoder):
+                likeliest = decoder.likeliest(tokens.reshape(shape), rules)
+                tokens, completed = token_decoder.follow(tokens, *likeliest, sum_logprobs)
+            else:
+                if i > 0:
+                    logits = decoder.logits(tokens[:, -1:].reshape(shape))
+                logits = logits.reshape(len(tokens), -1)
+                for logit_filter in self.logit_filters:
+                    logit_filter.apply(logits, tokens)
+                tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
             if completed or tokens.shape[1] > self.n_ctx:
                 break
-            if rules is not None:
+            if rules is not None and isinstance(token_decoder, GreedyDecoder):
                 end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
                 tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
                 break
@@ -275,8 +279,8 @@ class DecodingTask:
     def _rules(self) -> GreedyRules | None:
         """What a graph must know to choose tokens by itself; None where it can't: where another than the likeliest may be taken."""
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # the first of these forbids nothing but the first token
-        searched = self.options.temperature > 0 or self.options.beam_size is not None
-        if searched or not self.model.decodes_in_graph or not all(isinstance(f, known) for f in self.logit_filters):
+        in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
+        if not in_graph or self.options.temperature > 0 or not all(isinstance(f, known) for f in self.logit_filters):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:

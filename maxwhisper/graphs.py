@@ -9,6 +9,7 @@ ends; on a GPU `step` takes one, of which everything stays there, so that no ste
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from max.dtype import DType
@@ -262,6 +263,27 @@ def greedy(
     return max_ops.while_loop([n_tokens, last, max_ops.broadcast_to(n_tokens, [1])], go_on, step)[0]
 
 
+def beams(
+    at: Scope,
+    dims: ModelDimensions,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
+    tokens: TensorValue,
+    mask: TensorValue,
+    rules: TensorValue,
+) -> list[TensorValue]:
+    """The tokens that may follow in a beam search, and their log-probabilities: `ops.likeliest_tokens`.
+
+    tokens int64 [n_audio, n_group, n]: all so far, the last of them not yet in the cache. The others as in `decoder` and `ops.next_token`.
+    """
+    n_audio, n_group, n = tokens.shape
+    first_row = max_ops.constant(np.zeros(1, np.int64), device=tokens.device)
+    position = max_ops.reshape(max_ops.cast(TensorValue(n - 1), DType.int64), [1])
+    logits = decoder(at, dims, self_kv, cross_kv, slots, max_ops.gather(tokens, position, axis=2), position, first_row)
+    return ops.likeliest_tokens(max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab]), tokens, mask, rules)
+
+
 def step(
     at: Scope,
     dims: ModelDimensions,
@@ -294,8 +316,8 @@ def build_module(
     """All graphs in one module, so that they compile together and share their kernels.
 
     Each activation named in `capture` becomes an extra output of the graph that computes it, behind the graph's own, in data-flow
-    order; `greedy` and `step`, of which nobody asks for any, are there only where none is. dtypes: all float32 by default. Returns the
-    module and, for each graph, the names of its extra outputs.
+    order; `greedy`, `beams` and `step`, of which nobody asks for any, are there only where none is. dtypes: all float32 by default.
+    Returns the module and, for each graph, the names of its extra outputs.
 
     Raises ValueError for names that no graph computes.
     """
@@ -353,15 +375,19 @@ def build_module(
         sequences = BufferType(DType.int64, ["n_audio", "n_group", dims.n_text_ctx + 1], device)
         sums = BufferType(DType.float64, ["n_audio", "n_group"], device)
         mask, rules, number = tensor(DType.float32, dims.n_vocab), tensor(DType.int64, 3), tensor(DType.int64, 1)
-        loop: Callable[..., TensorValue] = step
-        of_loop = [slots, sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
+        so_far = tensor(DType.int64, "n_audio", "n_group", "n")
+        loops: dict[Callable[..., Any], list[TensorType | BufferType]] = {
+            step: [slots, sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
+        }
         if ops.has_kernels(device):
-            loop, of_loop = greedy, [slots, sequences, sums, mask, rules, number, number]
-        with make(loop.__name__, input_types=[*of_loop, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
-            given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(of_loop, graph.inputs)]
-            buffers = [value.buffer for value in graph.inputs[len(of_loop) : len(of_loop) + n_kv]]
-            audio = [value.tensor for value in graph.inputs[len(of_loop) + n_kv :]]
-            graph.output(loop(Scope(weights()) / "decoder", dims, buffers, audio, *given))
+            loops = {greedy: [slots, sequences, sums, mask, rules, number, number], beams: [slots, so_far, mask, rules]}
+        for loop, types in loops.items():
+            with make(loop.__name__, input_types=[*types, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+                given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(types, graph.inputs)]
+                buffers = [value.buffer for value in graph.inputs[len(types) : len(types) + n_kv]]
+                audio = [value.tensor for value in graph.inputs[len(types) + n_kv :]]
+                found = loop(Scope(weights()) / "decoder", dims, buffers, audio, *given)
+                graph.output(*(found if isinstance(found, list) else [found]))
 
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")

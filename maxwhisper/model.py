@@ -98,6 +98,11 @@ class Whisper:
         bands = [self._run("log_mel", self._to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0] for start in starts]
         return np.concatenate([some.to(CPU()).to_numpy() for some in bands], axis=1)
 
+    @property
+    def searches_in_graph(self) -> bool:
+        """Whether decoders have `likeliest`: on the CPU, where no activations are captured."""
+        return "beams" in self._graphs
+
     def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
         """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
 
@@ -193,6 +198,17 @@ class Decoder:
         sum_logprobs[:] = sums.to(CPU()).to_numpy()
         self.n_past = n - 1
         return written.to(CPU()).to_numpy()[..., :n]
+
+    def likeliest(self, tokens: np.ndarray, rules: GreedyRules) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest tokens that may follow each sequence, int64 [n_seq, n_group + 1], and their log-probabilities, float32.
+
+        tokens: int [n_audio, n_group, n], all so far, of which the last has not been fed yet; only where `searches_in_graph`.
+        """
+        known = np.array([rules.sample_begin, rules.eot, rules.timestamp_begin])
+        inputs = map(self._model._to_device, (self._slots, np.ascontiguousarray(tokens, np.int64), rules.mask, known))
+        found, logprobs = self._model._run("beams", *inputs, *self._self_kv, *self._cross_kv)
+        self.n_past = tokens.shape[-1]
+        return found.to_numpy(), logprobs.to_numpy()
 
     def _take_steps(self, n_most: int, *inputs: Buffer) -> None:
         """Steps of which none waits for the one before: the device has all that they need, and is asked now and then if all has ended."""

@@ -353,6 +353,17 @@ def next_token(
     return chosen.tensor, n_unfinished.tensor
 
 
+def likeliest_tokens(logits: TensorValue, tokens: TensorValue, mask: TensorValue, rules: TensorValue) -> list[TensorValue]:
+    """Of each sequence the likeliest tokens that may follow, one more than a group has sequences, and their log-probabilities; for the CPU.
+
+    logits, mask, rules as in `next_token`; tokens int64 [n_audio, n_group, n], all so far. Returns int64 and float32 [n_seq, n_group + 1],
+    the likeliest first; where fewer are allowed, others stand in at -inf.
+    """
+    shape = [logits.shape[0], tokens.shape[1] + 1]
+    types = [TensorType(dtype, shape, logits.device) for dtype in (DType.int64, DType.float32)]
+    return [value.tensor for value in ops.custom("maxwhisper.likeliest_tokens", logits.device, [logits, tokens, mask, rules], types)]
+
+
 def next_token_by_steps(
     logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
 ) -> tuple[TensorValue, TensorValue]:

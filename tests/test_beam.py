@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import Trio
-from maxwhisper import DecodingResult, decode, log_mel_spectrogram, pad_or_trim, transcribe
+from maxwhisper import DecodingResult, Whisper, decode, log_mel_spectrogram, pad_or_trim, transcribe
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.search import BeamSearchDecoder
+from maxwhisper.search import BeamSearchDecoder, top
 from reference.clips import english_speech, packaged_clips
 
 EOT = 7
@@ -58,6 +58,28 @@ def test_it_follows_what_openais_does(n_audio: int, beam_size: int, patience: fl
     for mine, others, totals in zip(candidates, their_candidates, their_totals, strict=True):
         assert [[1, 2, *candidate.tokens, EOT] for candidate in mine] == [other.tolist() for other in others]
         assert np.allclose([candidate.sum_logprob for candidate in mine], totals, atol=1e-5)
+
+
+def test_none_is_taken_twice_though_all_others_are_forbidden() -> None:
+    logits = np.full((2, 9), -np.inf, np.float32)
+    logits[0, 5], logits[1, [2, 0]] = 1, [3, 4]
+    assert top(logits, 4).tolist() == [[5, 0, 1, 2], [0, 2, 1, 3]]
+
+
+def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step in NumPy the same sequences come out, up to a window's very end, where hardly a timestamp is left."""
+    mel = np.stack([pad_or_trim(log_mel_spectrogram(packaged_clips()[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)])
+    audio = tiny_en.model.embed_audio(mel)
+    prefix = [50363, 843, 523, 51860]  # the last second of 30
+    for options in ({}, {"without_timestamps": True}, {"prefix": prefix}, {"suppress_tokens": None, "sample_len": 9}):
+        with monkeypatch.context() as patch:
+            patch.setattr(Whisper, "searches_in_graph", property(lambda model: False))
+            slow = decode(tiny_en.model, audio, beam_size=5, **options)
+        fast = decode(tiny_en.model, audio, beam_size=5, **options)
+        assert isinstance(fast, list) and isinstance(slow, list)
+        for a, b in zip(fast, slow, strict=True):
+            assert a.tokens == b.tokens
+            assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=1e-4)
 
 
 def decoded(trio: Trio, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]]:

@@ -1,6 +1,7 @@
 """The graph chooses the tokens that the filters of `maxwhisper.decoding` and its greedy decoder choose, and ends where they do."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from maxwhisper import decode, log_mel_spectrogram, ops
 from maxwhisper.audio import N_FRAMES, pad_or_trim
 from maxwhisper.compiled import compiling_for, cpu_level
 from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
-from maxwhisper.search import GreedyDecoder
+from maxwhisper.search import GreedyDecoder, logsumexp, top
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 
@@ -82,6 +83,49 @@ def histories(draw: st.DrawFn) -> list[list[int]]:
     sequences = draw(st.lists(st.composite(_history)(), min_size=1, max_size=3))
     n = max(map(len, sequences))
     return [sequence + [TOKENIZER.eot] * (n - len(sequence)) for sequence in sequences]
+
+
+@pytest.fixture(scope="module")
+def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]:
+    """`ops.likeliest_tokens` alone: logits [n_seq, n_vocab] and tokens so far [n_seq, n], of one window."""
+    cpu = DeviceRef.CPU()
+    types = [
+        TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),
+        TensorType(DType.int64, [1, "n_seq", "n"], cpu),
+        TensorType(DType.float32, ["n_vocab"], cpu),
+        TensorType(DType.int64, [3], cpu),
+    ]
+    with Graph("likeliest_tokens", input_types=types, custom_extensions=ops.kernels()) as graph:
+        graph.output(*ops.likeliest_tokens(*(value.tensor for value in graph.inputs)))
+    with compiling_for(cpu_level()):
+        model = InferenceSession(devices=[CPU()]).load(graph)
+
+    def find(logits: np.ndarray, tokens: np.ndarray, timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros(N_VOCAB, np.float32)
+        mask[NEVER.suppressed] = -np.inf
+        mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
+        rules = np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
+        found, logprobs = model.execute(logits, tokens[None], mask, rules)
+        return found.to_numpy(), logprobs.to_numpy()
+
+    return find
+
+
+@given(said=histories(), seed=st.integers(0, 2**16), lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]), timestamps=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_it_finds_the_likeliest_that_filters_allow(likeliest: Any, said: list[list[int]], seed: int, lean: float, timestamps: bool) -> None:
+    logits = 3 * np.random.default_rng(seed).standard_normal((len(said), N_VOCAB)).astype(np.float32)
+    logits[:, TOKENIZER.timestamp_begin :] += lean
+    tokens = np.array([[*PROMPT, *sequence] for sequence in said])
+    found, logprobs = likeliest(logits, tokens, timestamps)
+    NEVER.apply(logits, tokens)
+    if timestamps:
+        ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(logits, tokens)
+    allowed = np.isfinite(logits).any(axis=1)  # after the last timestamp of all there may be none left
+    expected = top(logits, len(said) + 1)
+    expected_logprobs = np.take_along_axis(logits, expected, axis=-1) - logsumexp(logits)[:, None]
+    assert found[allowed].tolist() == expected[allowed].tolist()
+    assert np.allclose(logprobs[allowed], expected_logprobs[allowed], rtol=0, atol=SUM_ERROR)
 
 
 @given(said=histories(), seed=st.integers(0, 2**16), lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]), timestamps=st.booleans())

@@ -15,6 +15,7 @@ from .parallel import n_workers
 from .tile import WIDTH, Floats
 
 comptime ROWS = 4  # of x in a tile
+comptime BEAMS = 5  # as many as a beam search has by default, in a tile of their own: one alone would wait for each of its sums
 comptime LINE[dtype: DType] = max(1, 64 // (WIDTH * size_of[dtype]()))  # vectors in a cache line
 comptime AHEAD = 4096  # elements of the weights, fetched before they are needed
 
@@ -58,7 +59,13 @@ def all_rows[
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int):
     """Multiply all n rows of x with n_outputs rows of weight."""
     var i = 0
-    while i + ROWS <= n:
+    while n - i >= 2 * ROWS or n - i == ROWS:
+        tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
+        i += ROWS
+    if n - i == BEAMS:
+        tile[BEAMS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
+        i += BEAMS
+    elif n - i > ROWS:
         tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += ROWS
     while i < n:

@@ -3,9 +3,10 @@
 from extensibility import InputTensor, OutputTensor, register
 from extensibility import _MutableInputTensor as MutableInputTensor
 from layout import Coord
-from max.algorithm import elementwise
+from max.algorithm import elementwise, sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import exp, log
+from std.utils.numerics import inf
 
 from .tile import WIDTH, Floats
 
@@ -133,6 +134,89 @@ struct NextToken:
             before.unsafe_store(known.n, Int64(chosen))
             next.unsafe_ptr().unsafe_store(row, Int64(chosen))
         n_unfinished.unsafe_ptr().unsafe_store(0, Int64(unfinished))
+
+
+@always_inline
+def keep_largest(ids: Tokens, values: Floats, n: Int, logits: Floats, mask: Floats, start: Int, end: Int):
+    """Put logits + mask from start to end among the n largest so far, which are in descending order; of equal ones the first."""
+    var i = start
+    while i < end:
+        var width = WIDTH if i + WIDTH <= end else 1
+        var worth_a_look = True
+        if width == WIDTH:
+            var here = logits.unsafe_load[width=WIDTH](i) + mask.unsafe_load[width=WIDTH](i)
+            worth_a_look = here.reduce_max() > values.unsafe_load(n - 1)
+        if worth_a_look:
+            for token in range(i, i + width):
+                var value = logits.unsafe_load(token) + mask.unsafe_load(token)
+                if value > values.unsafe_load(n - 1):
+                    var place = n - 1
+                    while place > 0 and values.unsafe_load(place - 1) < value:
+                        values.unsafe_store(place, values.unsafe_load(place - 1))
+                        ids.unsafe_store(place, ids.unsafe_load(place - 1))
+                        place -= 1
+                    values.unsafe_store(place, value)
+                    ids.unsafe_store(place, Int64(token))
+        i += width
+
+
+@register("maxwhisper.likeliest_tokens")
+struct LikeliestTokens:
+    """Of each sequence the likeliest tokens that may follow, as `maxwhisper.decoding`'s filters have it, and their log-probabilities."""
+
+    @staticmethod
+    def execute(
+        ids: OutputTensor[dtype=DType.int64, rank=2, ...],  # [n_seq, n_group + 1], the likeliest first
+        logprobs: OutputTensor[dtype=DType.float32, rank=2, ...],
+        logits: InputTensor[dtype=DType.float32, rank=2, ...],  # as in `NextToken`, as are the others
+        tokens: InputTensor[dtype=DType.int64, rank=3, ...],  # [n_audio, n_group, n]
+        mask: InputTensor[dtype=DType.float32, rank=1, ...],
+        rules: InputTensor[dtype=DType.int64, rank=1, ...],
+        ctx: DeviceContext,
+    ) raises:
+        var n_vocab = logits.dim_size(1)
+        var n = tokens.dim_size(2)
+        var n_kept = ids.dim_size(1)
+        var numbers = rebind[Tokens](rules.unsafe_ptr())
+        var known = Rules(Int(numbers.unsafe_load(0)), Int(numbers.unsafe_load(1)), Int(numbers.unsafe_load(2)), n)
+        var never = rebind[Floats](mask.unsafe_ptr())
+        var all_tokens = rebind[Tokens](tokens.unsafe_ptr())
+        var all_logits = rebind[Floats](logits.unsafe_ptr())
+        var all_ids = rebind[Tokens](ids.unsafe_ptr())
+        var all_values = rebind[Floats](logprobs.unsafe_ptr())
+
+        def of_sequence(row: Int) {
+            imm n_vocab, imm n, imm n_kept, imm known, imm never, imm all_tokens, imm all_logits, imm all_ids, imm all_values
+        }:
+            var here = all_logits.unsafe_offset(row * n_vocab)
+            var found = all_ids.unsafe_offset(row * n_kept)
+            var values = all_values.unsafe_offset(row * n_kept)
+            var first_text, first_timestamp = first_allowed(all_tokens.unsafe_offset(row * n), known, n_vocab)
+            var likeliest_text = largest(here, never, first_text, known.begin)
+            var top = max(likeliest_text, largest(here, never, first_timestamp, n_vocab))
+            var total = exponentials(here, never, first_timestamp, n_vocab, top)
+            for i in range(n_kept):
+                found.unsafe_store(i, -1)
+                values.unsafe_store(i, Float32.MIN)
+            if not (first_timestamp < n_vocab and log(total) + top > likeliest_text):
+                total += exponentials(here, never, first_text, known.begin, top)
+                keep_largest(found, values, n_kept, here, never, first_text, known.begin)
+            keep_largest(found, values, n_kept, here, never, first_timestamp, n_vocab)
+            var spare = 0
+            for i in range(n_kept):
+                if found.unsafe_load(i) >= 0:
+                    values.unsafe_store(i, values.unsafe_load(i) - (top + log(total)))
+                    continue
+                var is_taken = True  # fewer are allowed: others stand in, that are not
+                while is_taken:
+                    is_taken = False
+                    for j in range(i):
+                        is_taken = is_taken or Int(found.unsafe_load(j)) == spare
+                    spare += 1
+                found.unsafe_store(i, Int64(spare - 1))
+                values.unsafe_store(i, -inf[DType.float32]())
+
+        sync_parallelize(of_sequence, logits.dim_size(0))
 
 
 @register("maxwhisper.first_allowed")

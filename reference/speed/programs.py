@@ -1,6 +1,7 @@
 """The programs that are compared, each as a function that loads a model and returns one that turns samples into text.
 
-All decode greedily, without falling back to sampling and without the text before as a prompt, so that each does the same work every time.
+All decode greedily, or with as many beams as their names say, without falling back to sampling and without the text before as a prompt, so
+that each does the same work every time.
 Each is imported only where it runs, so that no other one's memory is counted.
 """
 
@@ -25,7 +26,9 @@ class Question:
     n_threads: int
 
 
-def maxwhisper(compute_type: str = "float32", batch_size: int | None = None) -> Callable[[Question], Transcribe]:
+def maxwhisper(
+    compute_type: str = "float32", batch_size: int | None = None, beam_size: int | None = None
+) -> Callable[[Question], Transcribe]:
     """Ours."""
 
     def load(question: Question) -> Transcribe:
@@ -33,7 +36,7 @@ def maxwhisper(compute_type: str = "float32", batch_size: int | None = None) -> 
 
         maxwhisper.set_num_threads(question.n_threads)
         model = maxwhisper.load_model(question.model, compute_type=compute_type)
-        options: dict[str, Any] = {"language": question.language, "temperature": 0.0}
+        options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
             return lambda samples: str(maxwhisper.transcribe(model, samples, condition_on_previous_text=False, **options)["text"])
         return lambda samples: "".join(
@@ -55,7 +58,7 @@ def openai_whisper(question: Question) -> Transcribe:
     return lambda samples: str(whisper.transcribe(model, samples, **options)["text"])
 
 
-def faster_whisper(compute_type: str, batch_size: int | None = None) -> Callable[[Question], Transcribe]:
+def faster_whisper(compute_type: str, batch_size: int | None = None, beam_size: int = 1) -> Callable[[Question], Transcribe]:
     """SYSTRAN's, on CTranslate2; in batches it splits where a voice-activity model hears a pause."""
 
     def load(question: Question) -> Transcribe:
@@ -65,7 +68,7 @@ def faster_whisper(compute_type: str, batch_size: int | None = None) -> Callable
         if not folder.exists():
             raise LookupError(f"{question.model} comes in no package in CTranslate2's format, only tiny.en and base do")
         model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=question.n_threads)
-        options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": 1}
+        options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
             return lambda samples: "".join(s.text for s in model.transcribe(samples, condition_on_previous_text=False, **options)[0])
         pipeline = BatchedInferencePipeline(model)
@@ -93,6 +96,10 @@ PROGRAMS: dict[str, Callable[[Question], Transcribe]] = {
     "whisper.cpp, float16": whisper_cpp,
     "faster-whisper, float32": faster_whisper("float32"),
     "faster-whisper, int8": faster_whisper("int8"),
+    "maxwhisper, 5 beams": maxwhisper(beam_size=5),
+    "maxwhisper, int8, 5 beams": maxwhisper("int8", beam_size=5),
+    "faster-whisper, float32, 5 beams": faster_whisper("float32", beam_size=5),
+    "faster-whisper, int8, 5 beams": faster_whisper("int8", beam_size=5),
     "maxwhisper, batched": maxwhisper(batch_size=8),
     "maxwhisper, int8, batched": maxwhisper("int8", batch_size=8),
     "faster-whisper, float32, batched": faster_whisper("float32", batch_size=8),
