@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", type=_bool, default=True, metavar="{True,False}", help="print the text as it is recognised")
     add("--task", default="transcribe", choices=["transcribe", "translate"], help="write what was said, or translate it to English")
     add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; detected if not given")
-    add("--temperature", type=float, default=0, help="temperature to sample at; 0 takes the likeliest token")
+    add("--temperature", type=float, default=0, help="temperature to sample at; 0 searches with --beam_size")
     add("--best_of", type=_optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
     add(
         "--beam_size",
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--suppress_tokens", default="-1", help="token ids never to be chosen; -1 stands for symbols that are not spoken")
     add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")
     add("--condition_on_previous_text", type=_bool, default=True, metavar="{True,False}", help="prompt each window with the text before it")
-    add("--fp16", type=_bool, default=False, metavar="{True,False}", help="taken for compatibility; the model computes in float32")
+    add("--fp16", type=_bool, default=False, metavar="{True,False}", help="taken for compatibility; see --compute_type")
     add("--temperature_increment_on_fallback", type=_optional_float, default=0.2, help="how much hotter to try again; None never does")
     add("--compression_ratio_threshold", type=_optional_float, default=2.4, help="try again where the text repeats itself more than this")
     add("--logprob_threshold", type=_optional_float, default=-1.0, help="try again where tokens are on average less likely than this")

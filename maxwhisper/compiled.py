@@ -28,7 +28,7 @@ from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.graphs import build_module
 
 PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
-SOURCES = ("graphs.py", "ops.py", "log_mel.py", "audio.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
+SOURCES = ("graphs.py", "ops.py", "dtypes.py", "log_mel.py", "audio.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
 HOST = "host"  # the very processor of the machine that compiles
 # Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
 CPU_LEVELS = {

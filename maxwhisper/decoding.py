@@ -26,7 +26,7 @@ class DecodingOptions:
     temperature: float = 0.0  # 0 takes the likeliest token, more samples
     sample_len: int | None = None  # most tokens to sample, half the context by default
     best_of: int | None = None  # independent samples to choose from, if temperature > 0
-    beam_size: int | None = None  # sequences that are followed at once, if temperature is 0
+    beam_size: int | None = None  # sequences that are followed at once, whatever the temperature
     patience: float | None = None  # beams end when `beam_size * patience` sequences have, 1 by default (Kasai et al., 2022)
     length_penalty: float | None = None  # Google NMT's alpha; None divides by the length
     prompt: str | list[int] | None = None  # what was said before
@@ -35,7 +35,7 @@ class DecodingOptions:
     suppress_blank: bool = True
     without_timestamps: bool = False
     max_initial_timestamp: float | None = 1.0
-    fp16: bool = False  # taken for compatibility; the graphs compute in float32
+    fp16: bool = False  # taken for compatibility; a model computes in its `compute_type`
 
     def __post_init__(self) -> None:
         if self.beam_size is not None and self.beam_size < 1:
@@ -44,10 +44,8 @@ class DecodingOptions:
             raise OptionError("beam_size and best_of can't be given together: one searches, the other samples")
         if self.patience is not None and self.beam_size is None:
             raise OptionError("patience needs a beam_size, for it says how many sequences of a beam may end")
-        if self.beam_size is not None and self.patience is not None and not 0.5 < self.beam_size * self.patience < np.inf:
+        if self.beam_size is not None and not 0.5 < self.beam_size * (self.patience or 1.0) < np.inf:
             raise OptionError(f"patience {self.patience} lets none of {self.beam_size} sequences end; give about 1")
-        if self.beam_size is not None and self.temperature > 0:
-            raise OptionError("beam_size needs a temperature of 0, for a beam does not sample")
         if not 0 <= self.temperature < np.inf:
             raise OptionError(f"temperature {self.temperature} is not 0 or more")
         if self.best_of is not None and self.best_of < 1:
@@ -280,7 +278,8 @@ class DecodingTask:
         """What a graph must know to choose tokens by itself; None where it can't: where another than the likeliest may be taken."""
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # the first of these forbids nothing but the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
-        if not in_graph or self.options.temperature > 0 or not all(isinstance(f, known) for f in self.logit_filters):
+        sampled = self.options.temperature > 0 and self.options.beam_size is None
+        if not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:

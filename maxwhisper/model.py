@@ -72,6 +72,11 @@ class Whisper:
         self._graphs = session.init_all(compiled, weights_registry=self._weights)
 
     @property
+    def device_name(self) -> str:
+        """Where it runs: "cpu" or "gpu"."""
+        return "cpu" if self.device.is_host else "gpu"
+
+    @property
     def is_multilingual(self) -> bool:
         return self.dims.n_vocab >= 51865
 

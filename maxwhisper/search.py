@@ -53,6 +53,7 @@ class BeamSearchDecoder:
         self.rearrange = rearrange
         self.max_candidates = round(beam_size * (patience or 1.0))
         self.finished: list[dict[tuple[int, ...], float]] = []
+        self.left: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of windows that are done: tokens and sums of what had not ended
 
     def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
         """As `GreedyDecoder.update`; sequences [n_audio * beam_size, n] may change places, and those that have ended leave."""
@@ -82,8 +83,12 @@ class BeamSearchDecoder:
                     self.finished[i][sequence] = total
         self.rearrange(rows)
         before = np.take_along_axis(tokens.reshape(n_audio, self.beam_size, -1), rows[:, :, None], axis=1)
-        grown = np.concatenate([before, next_tokens[:, :, None]], axis=-1).reshape(len(tokens), -1)
-        return grown, all(len(found) >= self.max_candidates for found in self.finished)
+        grown = np.concatenate([before, next_tokens[:, :, None]], axis=-1)
+        sums = sum_logprobs.reshape(n_audio, -1)
+        for i, found in enumerate(self.finished):
+            if len(found) >= self.max_candidates and i not in self.left:
+                self.left[i] = grown[i], sums[i].copy()
+        return grown.reshape(len(tokens), -1), len(self.left) == n_audio
 
     def _ranked(self, tokens: np.ndarray, likeliest: np.ndarray, totals: np.ndarray) -> Iterator[tuple[float, int, int]]:
         """Sum, row and token of each sequence that there may be next, the likeliest first, and none twice, as at first all are alike."""
@@ -97,9 +102,10 @@ class BeamSearchDecoder:
 
     def finalize(self, tokens: np.ndarray, sum_logprobs: np.ndarray, sample_begin: int) -> list[list[Candidate]]:
         """Each window's candidates: those that ended, and the likeliest of the others where these are fewer than the beam."""
-        for found, group, sums in zip(self.finished, tokens.tolist(), sum_logprobs):
+        for i, found in enumerate(self.finished):
+            group, sums = self.left.get(i, (tokens[i], sum_logprobs[i]))
             for j in np.argsort(-sums, kind="stable")[: max(0, self.beam_size - len(found))]:
-                found[(*group[j], self.eot)] = float(sums[j])
+                found[(*group[j].tolist(), self.eot)] = float(sums[j])
         return [[_candidate(list(tokens), total, sample_begin, self.eot) for tokens, total in found.items()] for found in self.finished]
 
 

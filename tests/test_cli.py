@@ -116,7 +116,7 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
     ("arguments", "match"),
     [
         (["--beam_size", "0"], "beam_size 0 follows no sequence"),
-        (["--patience", "0"], "patience 0.0 lets none of 5 sequences end"),
+        (["--patience", "0.05"], "patience 0.05 lets none of 5 sequences end"),
         (["--temperature", "-1"], "temperature -1.0 is not 0 or more"),
         (["--temperature", "nan"], "temperature nan is not 0 or more"),
         (["--temperature_increment_on_fallback", "0"], "is not between 0.01 and 1"),

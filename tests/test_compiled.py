@@ -78,6 +78,7 @@ def test_every_file_that_graphs_are_made_of_counts() -> None:
     assert made_of == {
         "graphs.py",
         "ops.py",
+        "dtypes.py",
         "log_mel.py",
         "audio.py",
         "quantized.py",

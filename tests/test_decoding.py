@@ -225,8 +225,7 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
     [
         ({"beam_size": 0}, "beam_size 0 follows no sequence"),
         ({"beam_size": 5, "best_of": 5, "temperature": 1.0}, "beam_size and best_of"),
-        ({"beam_size": 5, "temperature": 1.0}, "beam_size needs a temperature of 0"),
-        ({"beam_size": 5, "patience": 0.0}, "patience 0.0 lets none of 5 sequences end"),
+        ({"beam_size": 5, "patience": 0.05}, "patience 0.05 lets none of 5 sequences end"),
         ({"patience": 2.0}, "patience needs a beam_size"),
         ({"temperature": -0.1}, "-0.1 is not 0 or more"),
         ({"temperature": np.nan}, "nan is not 0 or more"),

@@ -16,8 +16,19 @@ from max.engine import CompiledModel, InferenceSession
 from whisper.normalizers import EnglishTextNormalizer
 
 from conftest import Trio
-from maxwhisper import DecodingResult, OptionError, Whisper, decode, load_model, log_mel_spectrogram, ops, pad_or_trim, transcribe
-from maxwhisper.audio import N_FRAMES
+from maxwhisper import (
+    AudioError,
+    DecodingResult,
+    OptionError,
+    Whisper,
+    decode,
+    load_model,
+    log_mel_spectrogram,
+    ops,
+    pad_or_trim,
+    transcribe,
+)
+from maxwhisper.audio import N_FRAMES, N_SAMPLES
 from maxwhisper.compiled import Target, compile_graphs
 from maxwhisper.dtypes import bfloat16_bits
 from reference.capture import capture_max, names
@@ -52,7 +63,7 @@ def without_kernels(tiny_en: Trio) -> Load:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"without_timestamps": True}, {"suppress_tokens": None}, {"sample_len": 7}, {"prompt": [400] * 220}]
+    "options", [{}, {"without_timestamps": True}, {"suppress_tokens": None}, {"sample_len": 7}, {"prompt": [400] * 220}, {"beam_size": 5}]
 )
 def test_steps_that_wait_for_nothing(without_kernels: Load, tiny_en: Trio, options: dict[str, Any]) -> None:
     """Two windows at once, one of them silent: what our kernels decode in one call."""
@@ -70,6 +81,18 @@ def test_steps_that_wait_for_nothing(without_kernels: Load, tiny_en: Trio, optio
         assert ours.tokens == expected.tokens
         assert ours.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
         assert ours.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
+
+
+def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is computed otherwise; and a piece's first and last frames are no others. (How far each may be from float64 is a row.)"""
+    monkeypatch.setattr("maxwhisper.model._FRAMES_AT_ONCE", 333)
+    samples = packaged_clips()["beckett"].samples
+    for padding in (0, N_SAMPLES):
+        ours, hosts = (of(samples, padding=padding) for of in (without_kernels().log_mel_spectrogram, log_mel_spectrogram))
+        assert ours.shape == hosts.shape
+        assert np.abs(ours - hosts).max() <= 2e-5
+    with pytest.raises(AudioError, match="200 samples are too few"):
+        without_kernels().log_mel_spectrogram(np.zeros(200, np.float32))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -128,7 +128,7 @@ def test_softmax_of_nan() -> None:
     strict=True, raises=AssertionError, reason="MAX 26.7.0: max (min, argmax, top_k as well) skips NaN where NumPy and PyTorch find it"
 )
 def test_max_of_nan() -> None:
-    """Never used: tokens are chosen in NumPy."""
+    """On a GPU greedy decoding takes the largest logit so; logits that are no number it would not notice."""
     assert np.isnan(run(lambda x: ops.max(x, axis=-1), (NAN_AMONG_NUMBERS, ["n", "k"]))).all()
 
 

@@ -32,7 +32,7 @@ Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int
 
 @pytest.fixture(scope="module", params=[ops.next_token, ops.next_token_by_steps], ids=["whole", "by steps"])
 def next_token(device: str, request: pytest.FixtureRequest) -> Step:
-    """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; on a GPU it is by steps."""
+    """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; by steps as on a GPU."""
     cpu = DeviceRef.CPU()
     types = [
         TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),

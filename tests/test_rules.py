@@ -211,8 +211,9 @@ def test_each_temperature_has_its_options() -> None:
     with pytest.raises(OptionError, match=r"^no temperature is given to decode at; give one or several$"):
         options_for_each([], {})
     for temperatures in ((0, 1), ["0.0", 1.0]):
-        assert options_for_each(temperatures, {"best_of": 5, "language": "de"}) == [  # type: ignore[arg-type]
-            DecodingOptions(language="de", temperature=0.0),
+        asked = {"best_of": 5, "beam_size": 3, "patience": 2.0, "language": "de"}
+        assert options_for_each(temperatures, asked) == [  # type: ignore[arg-type]
+            DecodingOptions(language="de", temperature=0.0, beam_size=3, patience=2.0),
             DecodingOptions(language="de", temperature=1.0, best_of=5),
         ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import whisper
-from max.driver import Buffer
+from max.driver import CPU, Buffer
 from whisper.model import disable_sdpa
 
 import maxwhisper
@@ -52,13 +52,12 @@ class TorchModel(maxwhisper.Whisper):
         self.dims = maxwhisper.ModelDimensions(**vars(model.dims))
         self.activations = {}
         self._graphs = {}
+        self.device = CPU()
 
     def embed_audio(self, mel: np.ndarray) -> Any:
         with self.watched():
             batch = torch.from_numpy(np.ascontiguousarray(mel.reshape(-1, *mel.shape[-2:])))
             return AudioFeatures(self.model.embed_audio(batch), [])
-
-    log_mel_spectrogram = maxwhisper.Whisper.log_mel_spectrogram
 
     def decoder(self, audio: Any, n_group: int = 1) -> Any:
         return TorchDecoder(self, audio.features.repeat_interleave(n_group, dim=0), n_group)
@@ -84,7 +83,8 @@ class TorchDecoder:
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """float32 [n_audio, n_group, n_rows, n_vocab]."""
-        new = torch.from_numpy(tokens.reshape(len(self.features), -1))
+        of_all = np.broadcast_to(tokens, (len(tokens), self.n_group, tokens.shape[-1])).copy()  # one may stand for a whole group
+        new = torch.from_numpy(of_all.reshape(len(self.features), -1))
         with self.model.watched():
             self.cache, hooks = self.model.model.install_kv_cache_hooks(self.cache)
             try:

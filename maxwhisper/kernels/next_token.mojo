@@ -15,7 +15,7 @@ comptime Tokens = Pointer[Int64, MutAnyOrigin]
 
 @always_inline
 def largest(logits: Floats, mask: Floats, start: Int, end: Int) -> Float32:
-    """Of logits + mask from start to end; the lowest number there is if there are none."""
+    """Of logits + mask from start to end; -inf if there are none."""
     var all_largest = SIMD[DType.float32, WIDTH](Float32.MIN)
     var i = start
     while i + WIDTH <= end:
@@ -256,7 +256,7 @@ struct FirstAllowed:
 
 @register("maxwhisper.allowed_logits")
 struct AllowedLogits:
-    """Logits + mask of texts, and of timestamps, and the lowest number in place of those that may not follow."""
+    """Logits + mask of texts, and of timestamps, and the lowest finite number in place of those that may not follow."""
 
     @staticmethod
     def execute[
@@ -287,7 +287,7 @@ struct AllowedLogits:
             var is_of_kind = token < begin if kind == 0 else True
             var allowed = is_of_kind and token >= Int(firsts.unsafe_load(kind * (n // n_vocab) + row))
             var value = here.unsafe_load(at) + never.unsafe_load(token)
-            to.unsafe_store(kind * n + at, max(value, Float32.MIN) if allowed else Float32.MIN)
+            to.unsafe_store(kind * n + at, max(value, Float32.MIN_FINITE) if allowed else Float32.MIN_FINITE)
 
         elementwise[1, target=target](pick, Coord(2 * n), ctx)
 
@@ -352,7 +352,7 @@ struct ChooseToken:
                 var text = tops.unsafe_load(row)
                 var timestamp = tops.unsafe_load(n_seq + row)
                 var timestamps = timestamp + log(totals.unsafe_load(n_seq + row))
-                var any_timestamp = timestamp > Float32.MIN
+                var any_timestamp = timestamp > Float32.MIN_FINITE
                 var chosen = Int(best.unsafe_load(row))
                 var all_texts = text + log(totals.unsafe_load(row))
                 var everything = timestamps

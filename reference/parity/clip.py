@@ -110,7 +110,8 @@ def compare_clip(
     sha256 = hashlib.sha256(clip.path.read_bytes()).hexdigest()
     report = ClipReport(clip, samples, sha256, ours, theirs, seconds, comparison)
 
-    report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, stages.log_mel(programs.model, samples))]
+    device, log_mel = programs.model.device_name, stages.log_mel(programs.model, samples)
+    report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, log_mel, device)]
     if not theirs.windows:
         report.before.append(
             Stage("transcribe.window.0", False, f"{len(samples)} samples are too few to be transcribed: nothing was compared")
@@ -123,7 +124,7 @@ def compare_clip(
         attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)
         outputs = production_outputs(question, programs.model, window)
         report.windows.append(WindowReport(index, question, attention, activations, outputs))
-    bound = stages.log_mel_bound(samples, programs.model.dims.n_mels)
+    bound = stages.log_mel_bound(samples, programs.model.dims.n_mels, device)
     report.after = [
         *stages.judge_tokens(ours, theirs, programs.tokenizer.eot),
         *stages.judge_windows(ours, theirs, comparison, bound),

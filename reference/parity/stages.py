@@ -57,10 +57,10 @@ def judge_samples(path: Path, samples: np.ndarray) -> Stage:
     return Stage(name, off <= limit, f"off by {off:.2g} from libsndfile's, at most {limit:.2g} allowed")
 
 
-def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray) -> Stage:
+def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray, device: str = "cpu") -> Stage:
     """`log_mel`: the whole spectrogram [n_mels, n_frames] of samples with 30 s of silence behind, as transcription sees it."""
     op = LOG_MELS[len(log_mel)]
-    ours, _ = judge(op, "float32", [np.pad(samples, (0, N_SAMPLES))], [log_mel])
+    ours, _ = judge(op, "float32", [np.pad(samples, (0, N_SAMPLES))], [log_mel], device=device)
     return Stage("log_mel", ours.passes, str(ours))
 
 
@@ -121,9 +121,9 @@ def _judge_ways(ours: Transcription, theirs: Transcription, comparison: Comparis
         return
 
 
-def log_mel_bound(samples: np.ndarray, n_mels: int) -> float:
+def log_mel_bound(samples: np.ndarray, n_mels: int, device: str = "cpu") -> float:
     """How far a sound log-mel spectrogram may be from float64, at most."""
-    return float(expect(LOG_MELS[n_mels], "float32", [np.pad(samples, (0, N_SAMPLES))]).worst.max())
+    return float(expect(LOG_MELS[n_mels], "float32", [np.pad(samples, (0, N_SAMPLES))], device=device).worst.max())
 
 
 def log_mel(model: maxwhisper.Whisper, samples: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class Window:
 
     def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
         self.question = question
-        self.device = "cpu" if instrumented.device.is_host else "gpu"
+        self.device = instrumented.device_name
         self.flow = wiring.of_max(instrumented.dims)
         weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}

@@ -9,7 +9,7 @@ import maxwhisper
 from maxwhisper.audio import mel_filters
 from maxwhisper.log_mel import log_mel_bands
 from reference import definitions as define
-from reference.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, gamma, matmul
+from reference.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY, Approx, Roundings, gamma, matmul
 from reference.table.row import Input, Op, row
 
 
@@ -68,6 +68,8 @@ class LogMel(Op):
         stages = np.log2(define.N_FFT) + 1
         worst = np.sqrt(define.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
         typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
+        if roundings.functions == FUNCTIONS["gpu"]:  # there it is `LogMelBands`
+            worst, typical = (np.maximum(*errors) for errors in zip((worst, typical), _products_bound(frames * define.HANN, u)))
         log_mel = bands_bound(Approx(magnitude, worst, typical), filters, roundings)
         clamped = log_mel.maximum((log_mel.largest() + Approx.exact(np.asarray(-8.0))).rounded(u))
         return (clamped + Approx.exact(np.asarray(4.0))).rounded(u) * Approx.exact(np.asarray(0.25))
@@ -88,6 +90,12 @@ def _torch_bands(hops: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     frames = torch.cat([hops, rest]).flatten().unfold(0, define.N_FFT, define.HOP_LENGTH)[: len(hops)]
     power = torch.fft.rfft(frames * torch.hann_window(define.N_FFT)).abs() ** 2
     return torch.log10((torch.from_numpy(mel_filters(80)) @ power.T).clamp(min=1e-10))
+
+
+def _products_bound(windowed: np.ndarray, u: float) -> tuple[np.ndarray, np.ndarray]:
+    """How far the frequencies of frames may be off, at worst and typically: see `LogMelBands`."""
+    worst = 2 * gamma(72, u) * np.abs(windowed).sum(-1, keepdims=True) + SINGLE_TINY
+    return worst, 4 * u * np.linalg.norm(windowed, axis=-1, keepdims=True) + SINGLE_TINY
 
 
 @row
@@ -119,8 +127,7 @@ class LogMelBands(Op):
     def bound(roundings: Roundings, hops: np.ndarray, rest: np.ndarray) -> Approx:
         u, windowed = roundings.accumulate, _frames(hops, rest) * define.HANN
         magnitude = np.abs(np.fft.rfft(windowed))
-        worst = 2 * gamma(72, u) * np.abs(windowed).sum(-1, keepdims=True) + SINGLE_TINY
-        typical = 4 * u * np.linalg.norm(windowed, axis=-1, keepdims=True) + SINGLE_TINY
+        worst, typical = _products_bound(windowed, u)
         return bands_bound(Approx(magnitude, worst + 0 * magnitude, typical + 0 * magnitude), mel_filters(80).astype(np.float64), roundings)
 
 
