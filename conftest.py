@@ -34,11 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs compiled graphs, and skip rows that the device lacks."""
     device = config.getoption("--device")
+    missing = TABLE.keys() - rows_on(device).keys()
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("compiles")
             op = item.callspec.params.get("op") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-            if op in TABLE.keys() - rows_on(device).keys():
+            if op in missing:
                 item.add_marker(pytest.mark.skip(reason=f"{op} is not there on the {device}"))
 
 

@@ -1,7 +1,6 @@
 """Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -89,20 +88,20 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels >= _LOG_MEL, _LOG_HZ * np.exp(_LOG_STEP * (mels - _LOG_MEL)), _HZ_PER_MEL * mels)
 
 
-def log_mel_spectrogram(
-    audio: str | os.PathLike[str] | np.ndarray,
-    n_mels: int = 80,
-    padding: int = 0,
-    bands: Callable[[np.ndarray, int], np.ndarray] | None = None,
-) -> np.ndarray:
+def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int = 80, padding: int = 0) -> np.ndarray:
     """The log-mel spectrogram that Whisper hears: float32 [n_mels, n_frames], one frame each 10 ms.
 
     audio: a file, or float samples [n_samples] at 16 kHz; padding: zero samples appended. As `whisper.log_mel_spectrogram`: a short-time
     Fourier transform with a periodic Hann window of 25 ms, centred and reflected at the ends; power; mel bands; log10, no lower than
-    1e-10 nor 8 below the maximum; then (x + 4) / 4. bands: computes `log_mel_bands`, elsewhere.
+    1e-10 nor 8 below the maximum; then (x + 4) / 4.
 
     Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
     """
+    return scaled(log_mel_bands(reflected(audio, padding), n_mels))
+
+
+def reflected(audio: str | os.PathLike[str] | np.ndarray, padding: int) -> np.ndarray:
+    """The samples that frames are cut from, float32 [n_samples + padding + 400], reflected at the ends. Raises as `log_mel_spectrogram`."""
     samples = as_samples(audio)
     half, n_samples = N_FFT // 2, len(samples) + padding
     if n_samples <= half:
@@ -110,7 +109,11 @@ def log_mel_spectrogram(
     padded = np.pad(samples, (half, padding + half))  # one copy of all samples; the ends are reflected in place
     padded[:half] = np.pad(padded[half : 2 * half + 1], (half, 0), mode="reflect")[:half]
     padded[-half:] = np.pad(padded[-2 * half - 1 : -half], (0, half), mode="reflect")[-half:]
-    log_mel = (bands or log_mel_bands)(padded, n_mels)
+    return padded
+
+
+def scaled(log_mel: np.ndarray) -> np.ndarray:
+    """`log_mel_bands` of all frames as Whisper hears them, in place: no lower than 8 below the maximum, then (x + 4) / 4."""
     np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
     log_mel += 4.0
     log_mel /= 4.0

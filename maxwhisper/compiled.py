@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from max.driver import Device, get_virtual_cpu_target, set_virtual_cpu_target
-from max.dtype import DType
 from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
@@ -83,7 +82,7 @@ class Target:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
         if compute_type == "int8" and not device.is_host:
             raise OptionError("compute_type 'int8' is there for the CPU only; leave it out, or use the device 'cpu'")
-        if DType[compute_type] in HALVES and ops.has_kernels(DeviceRef.from_device(device)):
+        if compute_type in HALVES and ops.has_kernels(DeviceRef.from_device(device)):
             raise OptionError(f"compute_type {compute_type!r} is there for GPUs only; leave it out, or take 'int8', which is faster here")
         return cls(checkpoint.dims, DTypes.of(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
 

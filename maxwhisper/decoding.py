@@ -8,7 +8,7 @@ import numpy as np
 
 from maxwhisper.audio import CHUNK_LENGTH
 from maxwhisper.errors import OptionError
-from maxwhisper.model import AudioFeatures, Decoder, GreedyRules, Whisper
+from maxwhisper.model import AudioFeatures, Decoder, TokenRules, Whisper
 from maxwhisper.search import BeamSearchDecoder, Candidate, GreedyDecoder, logsumexp, softmax
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer, language_code
 from maxwhisper.utils import compression_ratio
@@ -254,27 +254,26 @@ class DecodingTask:
         last = self.sample_begin - 1
         at_sot, logits = decoder.logits(tokens.reshape(shape)[:, :1], rows=[self.sot_index, last])[:, 0].swapaxes(0, 1)
         no_speech_probs = softmax(at_sot)[:, self.tokenizer.no_speech]
-        logits = np.repeat(logits, self.n_group, axis=0)
-        for i in range(self.sample_len):
-            if i > 0 and rules is not None and isinstance(token_decoder, BeamSearchDecoder):
-                likeliest = decoder.likeliest(tokens.reshape(shape), rules)
-                tokens, completed = token_decoder.follow(tokens, *likeliest, sum_logprobs)
+
+        def choose(logits: np.ndarray) -> tuple[np.ndarray, bool]:
+            logits = logits.reshape(len(tokens), -1)
+            for logit_filter in self.logit_filters:
+                logit_filter.apply(logits, tokens)
+            return token_decoder.update(tokens, logits, sum_logprobs)
+
+        end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
+        tokens, completed = choose(np.repeat(logits, self.n_group, axis=0))
+        while not completed and tokens.shape[1] < end:
+            if rules is None:
+                tokens, completed = choose(decoder.logits(tokens[:, -1:].reshape(shape)))
+            elif isinstance(token_decoder, BeamSearchDecoder):
+                tokens, completed = token_decoder.follow(tokens, *decoder.likeliest(tokens.reshape(shape), rules), sum_logprobs)
             else:
-                if i > 0:
-                    logits = decoder.logits(tokens[:, -1:].reshape(shape))
-                logits = logits.reshape(len(tokens), -1)
-                for logit_filter in self.logit_filters:
-                    logit_filter.apply(logits, tokens)
-                tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
-            if completed or tokens.shape[1] > self.n_ctx:
-                break
-            if rules is not None and isinstance(token_decoder, GreedyDecoder):
-                end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
                 tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
-                break
+                completed = True
         return token_decoder.finalize(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), self.sample_begin), no_speech_probs
 
-    def _rules(self) -> GreedyRules | None:
+    def _rules(self) -> TokenRules | None:
         """What a graph must know to choose tokens by itself; None where it can't: where another than the likeliest may be taken."""
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # the first of these forbids nothing but the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
@@ -288,7 +287,7 @@ class DecodingTask:
             elif isinstance(logit_filter, ApplyTimestampRules):
                 mask[self.tokenizer.no_timestamps] = -np.inf
                 timestamp_begin = self.tokenizer.timestamp_begin
-        return GreedyRules(mask, self.sample_begin, self.tokenizer.eot, timestamp_begin)
+        return TokenRules(mask, self.sample_begin, self.tokenizer.eot, timestamp_begin)
 
     def _best(self, language: str, candidates: list[Candidate], no_speech_prob: float) -> DecodingResult:
         """The likeliest of a window's candidates, for its length."""

@@ -9,8 +9,8 @@ from max.dtype import DType
 
 from maxwhisper.checkpoint import Checkpoint
 
-COMPUTE_TYPES = ("float32", "float16", "bfloat16", "int8")
-HALVES = (DType.float16, DType.bfloat16)
+HALVES = ("float16", "bfloat16")
+COMPUTE_TYPES = ("float32", *HALVES, "int8")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DTypes:
         narrow = DType.float16 if asked == DType.float32 and halves else asked
         return cls(
             {name: narrow if name in matrices else DType.float32 for name in checkpoint.weights},
-            asked if asked in HALVES else DType.float32,
+            asked if compute_type in HALVES else DType.float32,
         )
 
     @property

@@ -9,7 +9,6 @@ ends; on a GPU `step` takes one, of which everything stays there, so that no ste
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from max.dtype import DType
@@ -229,85 +228,74 @@ def decoder(
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
-def greedy(
+# The logits [n_seq, n_vocab] behind a token of each sequence, int64 [n_audio, n_group, 1], at a position, int64 [1].
+Behind = Callable[[TensorValue, TensorValue], TensorValue]
+
+
+def behind(
     at: Scope,
     dims: ModelDimensions,
     self_kv: Sequence[BufferValue],
     cross_kv: Sequence[TensorValue],
     slots: TensorValue,
+    last: TensorValue,
+    position: TensorValue,
+) -> TensorValue:
+    """`decoder` of a single token; with all but the last two arguments bound it is what `greedy`, `beams` and `step` go on by."""
+    n_audio, n_group, _ = last.shape
+    first_row = max_ops.constant(np.zeros(1, np.int64), device=last.device)
+    logits = decoder(at, dims, self_kv, cross_kv, slots, last, position, first_row)
+    return max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab])
+
+
+def greedy(
+    logits_behind: Behind,
     tokens: BufferValue,
     sum_logprobs: BufferValue,
     mask: TensorValue,
     rules: TensorValue,
     n_tokens: TensorValue,
     end: TensorValue,
-) -> TensorValue:
+) -> list[TensorValue]:
     """Tokens behind those that are there, until all sequences have ended or there are `end` tokens; returns how many there are, int64 [1].
 
     tokens int64 [n_audio, n_group, n_ctx + 1], of which n_tokens int64 [1] are there, the last of them not yet in the cache; end int64 [1].
-    The others as in `decoder` and `ops.next_token`.
+    The others as in `ops.next_token`.
     """
     n_audio, n_group, _ = tokens.shape
-    first_row = max_ops.constant(np.zeros(1, np.int64), device=n_tokens.device)
 
     def go_on(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> TensorValue:
         return max_ops.logical_and(n[0] < end[0], n_unfinished[0] > 0)
 
-    def step(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> list[TensorValue]:
-        logits = decoder(at, dims, self_kv, cross_kv, slots, last, n - 1, first_row)
-        logits = max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab])
-        chosen, n_unfinished = ops.next_token(logits, tokens, sum_logprobs, mask, rules, n)
+    def next_one(n: TensorValue, last: TensorValue, n_unfinished: TensorValue) -> list[TensorValue]:
+        chosen, n_unfinished = ops.next_token(logits_behind(last, n - 1), tokens, sum_logprobs, mask, rules, n)
         return [n + 1, max_ops.reshape(chosen, [n_audio, n_group, 1]), n_unfinished]
 
     last = max_ops.gather(max_ops.buffer_load(tokens), n_tokens - 1, axis=2)
-    return max_ops.while_loop([n_tokens, last, max_ops.broadcast_to(n_tokens, [1])], go_on, step)[0]
+    return max_ops.while_loop([n_tokens, last, max_ops.broadcast_to(n_tokens, [1])], go_on, next_one)[:1]
 
 
-def beams(
-    at: Scope,
-    dims: ModelDimensions,
-    self_kv: Sequence[BufferValue],
-    cross_kv: Sequence[TensorValue],
-    slots: TensorValue,
-    tokens: TensorValue,
-    mask: TensorValue,
-    rules: TensorValue,
-) -> list[TensorValue]:
+def beams(logits_behind: Behind, tokens: TensorValue, mask: TensorValue, rules: TensorValue) -> list[TensorValue]:
     """The tokens that may follow in a beam search, and their log-probabilities: `ops.likeliest_tokens`.
 
-    tokens int64 [n_audio, n_group, n]: all so far, the last of them not yet in the cache. The others as in `decoder` and `ops.next_token`.
+    tokens int64 [n_audio, n_group, n]: all so far, the last of them not yet in the cache.
     """
-    n_audio, n_group, n = tokens.shape
-    first_row = max_ops.constant(np.zeros(1, np.int64), device=tokens.device)
-    position = max_ops.reshape(max_ops.cast(TensorValue(n - 1), DType.int64), [1])
-    logits = decoder(at, dims, self_kv, cross_kv, slots, max_ops.gather(tokens, position, axis=2), position, first_row)
-    return ops.likeliest_tokens(max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab]), tokens, mask, rules)
+    position = max_ops.reshape(max_ops.cast(TensorValue(tokens.shape[2] - 1), DType.int64), [1])
+    return ops.likeliest_tokens(logits_behind(max_ops.gather(tokens, position, axis=2), position), tokens, mask, rules)
 
 
 def step(
-    at: Scope,
-    dims: ModelDimensions,
-    self_kv: Sequence[BufferValue],
-    cross_kv: Sequence[TensorValue],
-    slots: TensorValue,
-    tokens: BufferValue,
-    sum_logprobs: BufferValue,
-    n_tokens: BufferValue,
-    mask: TensorValue,
-    rules: TensorValue,
-) -> TensorValue:
+    logits_behind: Behind, tokens: BufferValue, sum_logprobs: BufferValue, n_tokens: BufferValue, mask: TensorValue, rules: TensorValue
+) -> list[TensorValue]:
     """One more token behind those that are there; returns how many sequences have not ended, int64 [1].
 
     n_tokens int64 [1]: how many there are, one more afterwards. The others as in `greedy`.
     """
-    n_audio, n_group, _ = tokens.shape
     n = max_ops.buffer_load(n_tokens)
-    first_row = max_ops.constant(np.zeros(1, np.int64), device=n.device)
     last = max_ops.gather(max_ops.buffer_load(tokens), n - 1, axis=2)
-    logits = decoder(at, dims, self_kv, cross_kv, slots, last, n - 1, first_row)
-    _, n_unfinished = ops.next_token(max_ops.reshape(logits, [n_audio * n_group, dims.n_vocab]), tokens, sum_logprobs, mask, rules, n)
+    _, n_unfinished = ops.next_token(logits_behind(last, n - 1), tokens, sum_logprobs, mask, rules, n)
     max_ops.buffer_store(n_tokens, n + 1)
-    return n_unfinished
+    return [n_unfinished]
 
 
 def build_module(
@@ -344,8 +332,13 @@ def build_module(
     self_kv = BufferType(dtypes.activations, ["n_slots", dims.n_text_head, dims.n_text_ctx, head_dim], device)
     slots = tensor(DType.int64, "n_audio", "n_group", dims.n_text_ctx)
     audio_kv = tensor(dtypes.cross_kv, "n_audio", dims.n_text_head, dims.n_audio_ctx, head_dim)
+    kept = [*[self_kv] * n_kv, *[audio_kv] * n_kv]  # the last inputs of every graph that decodes
 
     make = functools.partial(Graph, module=module, custom_extensions=ops.kernels())
+
+    def kept_of(graph: Graph) -> tuple[list[BufferValue], list[TensorValue]]:
+        values = graph.inputs[-len(kept) :]
+        return [value.buffer for value in values[:n_kv]], [value.tensor for value in values[n_kv:]]
 
     def finish(graph: Graph, outputs: list[TensorValue], at: Scope) -> None:
         extra = {name: value for name, value in at.activations.items() if name in wanted}
@@ -360,12 +353,10 @@ def build_module(
         at = Scope(weights()) / "decoder"
         finish(graph, cross_kv(at, dims, graph.inputs[0].tensor), at)
 
-    with make("decoder", input_types=[slots, tokens, positions, rows, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
+    with make("decoder", input_types=[slots, tokens, positions, rows, *kept]) as graph:
         at = Scope(weights()) / "decoder"
-        inputs = (value.tensor for value in graph.inputs[:4])
-        buffers = [value.buffer for value in graph.inputs[4 : 4 + n_kv]]
-        audio = [value.tensor for value in graph.inputs[4 + n_kv :]]
-        finish(graph, [decoder(at, dims, buffers, audio, *inputs)], at)
+        inputs = (value.tensor for value in graph.inputs[: -len(kept)])
+        finish(graph, [decoder(at, dims, *kept_of(graph), *inputs)], at)
 
     if not ops.has_kernels(device):
         with make("log_mel", input_types=[tensor(DType.float32, "n_hops", HOP_LENGTH)]) as graph:
@@ -375,19 +366,18 @@ def build_module(
         sequences = BufferType(DType.int64, ["n_audio", "n_group", dims.n_text_ctx + 1], device)
         sums = BufferType(DType.float64, ["n_audio", "n_group"], device)
         mask, rules, number = tensor(DType.float32, dims.n_vocab), tensor(DType.int64, 3), tensor(DType.int64, 1)
-        so_far = tensor(DType.int64, "n_audio", "n_group", "n")
-        loops: dict[Callable[..., Any], list[TensorType | BufferType]] = {
-            step: [slots, sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
+        loops: dict[Callable[..., list[TensorValue]], list[TensorType | BufferType]] = {
+            step: [sequences, sums, BufferType(DType.int64, [1], device), mask, rules]
         }
         if ops.has_kernels(device):
-            loops = {greedy: [slots, sequences, sums, mask, rules, number, number], beams: [slots, so_far, mask, rules]}
+            loops = {greedy: [sequences, sums, mask, rules, number, number], beams: [tokens, mask, rules]}
         for loop, types in loops.items():
-            with make(loop.__name__, input_types=[*types, *[self_kv] * n_kv, *[audio_kv] * n_kv]) as graph:
-                given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(types, graph.inputs)]
-                buffers = [value.buffer for value in graph.inputs[len(types) : len(types) + n_kv]]
-                audio = [value.tensor for value in graph.inputs[len(types) + n_kv :]]
-                found = loop(Scope(weights()) / "decoder", dims, buffers, audio, *given)
-                graph.output(*(found if isinstance(found, list) else [found]))
+            with make(loop.__name__, input_types=[slots, *types, *kept]) as graph:
+                first, *rest = graph.inputs
+                buffers, audio = kept_of(graph)
+                given = [value.buffer if isinstance(type, BufferType) else value.tensor for type, value in zip(types, rest)]
+                logits_behind = functools.partial(behind, Scope(weights()) / "decoder", dims, buffers, audio, first.tensor)
+                graph.output(*loop(logits_behind, *given))
 
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")

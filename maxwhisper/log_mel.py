@@ -28,8 +28,8 @@ def log_mel_bands(hops: TensorValue, n_mels: int) -> TensorValue:
     power = ops.reshape(_power(ops.reshape(windowed, [n, ROOT, ROOT])), [n, N_HIGH * ROOT])
     filters = np.pad(mel_filters(n_mels), ((0, 0), (0, N_HIGH * ROOT - N_FFT // 2 - 1)))
     mel = matmul(power, _constant(filters.T, device))
-    floor = ops.constant(1e-10, DType.float32, device=device)
-    return ops.transpose(ops.log(ops.max(mel, floor)) * ops.constant(1 / np.log(10), DType.float32, device=device), 0, 1)
+    floor, per_decade = (_constant(np.asarray(value), device) for value in (1e-10, 1 / np.log(10)))
+    return ops.transpose(ops.log(ops.max(mel, floor)) * per_decade, 0, 1)
 
 
 def _power(x: TensorValue) -> TensorValue:

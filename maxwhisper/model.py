@@ -12,7 +12,7 @@ from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
 
-from maxwhisper.audio import HOP_LENGTH, N_FFT, log_mel_spectrogram
+from maxwhisper.audio import HOP_LENGTH, N_FFT, log_mel_bands, reflected, scaled
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.devices import find_device
@@ -40,13 +40,18 @@ class AudioFeatures:
 
 
 @dataclass(frozen=True)
-class GreedyRules:
-    """Which tokens may follow which, as `maxwhisper.ops.next_token` takes it."""
+class TokenRules:
+    """Which tokens may follow which, as `maxwhisper.ops.next_token` and `likeliest_tokens` take it."""
 
     mask: np.ndarray  # float32 [n_vocab], -inf for tokens that are never allowed
     sample_begin: int  # how many tokens were not sampled
     eot: int
     timestamp_begin: int  # n_vocab where there are no timestamps
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """All but the mask, int64 [3]."""
+        return np.array([self.sample_begin, self.eot, self.timestamp_begin])
 
 
 class Whisper:
@@ -89,11 +94,17 @@ class Whisper:
         """Whether decoders have `greedy`: where no activations are captured."""
         return not self._graphs.keys().isdisjoint(("greedy", "step"))
 
+    @property
+    def searches_in_graph(self) -> bool:
+        """Whether decoders have `likeliest`: on the CPU, where no activations are captured."""
+        return "beams" in self._graphs
+
     def log_mel_spectrogram(self, audio: str | os.PathLike[str] | np.ndarray, padding: int = 0) -> np.ndarray:
         """What this model hears, float32 [n_mels, n_frames]: `maxwhisper.log_mel_spectrogram`, on a GPU where the model is on one."""
-        return log_mel_spectrogram(audio, self.dims.n_mels, padding, self._log_mel_bands if "log_mel" in self._graphs else None)
+        padded = reflected(audio, padding)
+        return scaled(self._log_mel_bands(padded) if "log_mel" in self._graphs else log_mel_bands(padded, self.dims.n_mels))
 
-    def _log_mel_bands(self, padded: np.ndarray, n_mels: int) -> np.ndarray:
+    def _log_mel_bands(self, padded: np.ndarray) -> np.ndarray:
         """On the device, some frames at a time, so that a long recording's fit there."""
         n_frames = (len(padded) - N_FFT) // HOP_LENGTH
         hops = np.zeros((n_frames + N_AHEAD, HOP_LENGTH), np.float32)
@@ -102,11 +113,6 @@ class Whisper:
         starts = range(0, n_frames, _FRAMES_AT_ONCE)
         bands = [self._run("log_mel", self._to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0] for start in starts]
         return np.concatenate([some.to(CPU()).to_numpy() for some in bands], axis=1)
-
-    @property
-    def searches_in_graph(self) -> bool:
-        """Whether decoders have `likeliest`: on the CPU, where no activations are captured."""
-        return "beams" in self._graphs
 
     def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
         """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
@@ -150,8 +156,7 @@ class Decoder:
         self._cross_kv = audio.cross_kv
         # Not of `Buffer.zeros`, which goes on zeroing while a graph writes: `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
         self._self_kv = [self._zeros(shape, model.dtypes.activations) for _ in range(2 * dims.n_text_layer)]
-        self._own_slots = np.arange(n_slots).reshape(audio.n_audio, n_group, 1)
-        self._slots = np.tile(self._own_slots, dims.n_text_ctx)
+        self._slots = np.tile(np.arange(n_slots).reshape(audio.n_audio, n_group, 1), dims.n_text_ctx)
         self.n_past = 0
 
     def _zeros(self, shape: Sequence[int], dtype: DType) -> Buffer:
@@ -182,7 +187,7 @@ class Decoder:
         """Let each sequence go on from what another one of its group has seen. sources: int [n_audio, n_group], places in the group."""
         self._slots[..., : self.n_past] = np.take_along_axis(self._slots, sources[..., None], axis=1)[..., : self.n_past]
 
-    def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: GreedyRules, end: int) -> np.ndarray:
+    def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: TokenRules, end: int) -> np.ndarray:
         """Append the likeliest tokens until all sequences have ended or are `end` tokens long; returns them all.
 
         tokens: int [n_audio, n_group, n], of which the last has not been fed yet; sum_logprobs: float64 [n_audio, n_group], added to in
@@ -191,8 +196,7 @@ class Decoder:
         n, n_ctx = tokens.shape[-1], self._model.dims.n_text_ctx
         room = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
         room[..., :n] = tokens
-        known = np.array([rules.sample_begin, rules.eot, rules.timestamp_begin])
-        arrays = (self._slots, room, sum_logprobs.copy(), rules.mask, known, np.array([n]), np.array([end]))
+        arrays = (self._slots, room, sum_logprobs.copy(), rules.mask, rules.numbers, np.array([n]), np.array([end]))
         slots, written, sums, mask, numbers, n_tokens, limit = map(self._model._to_device, arrays)
         kept = (*self._self_kv, *self._cross_kv)
         if "greedy" in self._model._graphs:
@@ -204,13 +208,12 @@ class Decoder:
         self.n_past = n - 1
         return written.to(CPU()).to_numpy()[..., :n]
 
-    def likeliest(self, tokens: np.ndarray, rules: GreedyRules) -> tuple[np.ndarray, np.ndarray]:
+    def likeliest(self, tokens: np.ndarray, rules: TokenRules) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest tokens that may follow each sequence, int64 [n_seq, n_group + 1], and their log-probabilities, float32.
 
         tokens: int [n_audio, n_group, n], all so far, of which the last has not been fed yet; only where `searches_in_graph`.
         """
-        known = np.array([rules.sample_begin, rules.eot, rules.timestamp_begin])
-        inputs = map(self._model._to_device, (self._slots, np.ascontiguousarray(tokens, np.int64), rules.mask, known))
+        inputs = map(self._model._to_device, (self._slots, np.ascontiguousarray(tokens, np.int64), rules.mask, rules.numbers))
         found, logprobs = self._model._run("beams", *inputs, *self._self_kv, *self._cross_kv)
         self.n_past = tokens.shape[-1]
         return found.to_numpy(), logprobs.to_numpy()

@@ -68,19 +68,16 @@ class BeamSearchDecoder:
         rows, next_tokens = np.empty((n_audio, self.beam_size), np.int64), np.empty((n_audio, self.beam_size), np.int64)
         for i in range(n_audio):
             group = slice(i * self.beam_size, (i + 1) * self.beam_size)
-            ended = dict[tuple[int, ...], float]()
             kept = 0
             for total, row, token in self._ranked(tokens[group], likeliest[group], totals[group]):
                 if token == self.eot:
-                    ended[(*tokens[group][row].tolist(), token)] = total
+                    if len(self.finished[i]) < self.max_candidates:
+                        self.finished[i][(*tokens[group][row].tolist(), token)] = total
                     continue
                 rows[i, kept], next_tokens[i, kept], sum_logprobs[group][kept] = row, token, total
                 kept += 1
                 if kept == self.beam_size:
                     break
-            for sequence, total in ended.items():  # the likeliest first
-                if len(self.finished[i]) < self.max_candidates:
-                    self.finished[i][sequence] = total
         self.rearrange(rows)
         before = np.take_along_axis(tokens.reshape(n_audio, self.beam_size, -1), rows[:, :, None], axis=1)
         grown = np.concatenate([before, next_tokens[:, :, None]], axis=-1)

@@ -18,6 +18,7 @@ from maxwhisper import WhisperError, available_models
 from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, compiling_for, cpu_level
 from maxwhisper.devices import absent_gpu
+from maxwhisper.dtypes import HALVES
 from maxwhisper.ops import kernels
 from reference.sass import kernels_on_tensor_cores
 from reference.suite import build_module
@@ -25,7 +26,7 @@ from reference.table import Op, rows_on
 
 MODELS = ("tiny.en", "base")
 TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
-SINGLE, HALVES = ("float32",), ("float16", "bfloat16")
+SINGLE = ("float32",)
 COMPUTE_TYPES = (*SINGLE, *HALVES)
 
 

@@ -27,6 +27,7 @@ import maxwhisper
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.devices import find_device
+from maxwhisper.dtypes import HALVES
 from reference.clips import Clip, english_speech, packaged_clips
 from reference.fuzz import fuzz
 from reference.golden import recall, transcript_cases
@@ -133,10 +134,13 @@ class Proof:
 
     def halves(self) -> Iterator[Line]:
         """The same samples in half precision, which a GPU has: words beside those of float32; speed beside OpenAI Whisper's float16."""
-        words = EnglishTextNormalizer()(self._transcribe(self.programs.model)["text"])
-        for compute_type in ("float16", "bfloat16") if self.device == "gpu" else ():
+        if self.device != "gpu":
+            return
+        normal = EnglishTextNormalizer()
+        words = normal(self._transcribe(self.programs.model)["text"])
+        for compute_type in HALVES:
             model = maxwhisper.load_model(MODEL, self.device, compute_type=compute_type)
-            other = jiwer.wer(words, EnglishTextNormalizer()(self._transcribe(model)["text"]))
+            other = jiwer.wer(words, normal(self._transcribe(model)["text"]))
             yield Line("halves", f"words in {compute_type}", other <= MAX_OTHER_WORDS, f"{other:.1%} others", {"other words": other})
             yield self._timed("halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True)))
             yield self._timed("halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True)))

@@ -30,6 +30,14 @@ SUM_ERROR = 1e-4
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int]]
 
 
+def mask_and_rules(timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What either op is told of the vocabulary."""
+    mask = np.zeros(N_VOCAB, np.float32)
+    mask[NEVER.suppressed] = -np.inf
+    mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
+    return mask, np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
+
+
 @pytest.fixture(scope="module", params=[ops.next_token, ops.next_token_by_steps], ids=["whole", "by steps"])
 def next_token(device: str, request: pytest.FixtureRequest) -> Step:
     """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; by steps as on a GPU."""
@@ -49,14 +57,11 @@ def next_token(device: str, request: pytest.FixtureRequest) -> Step:
         model = InferenceSession(devices=[CPU()]).load(graph)
 
     def step(logits: np.ndarray, tokens: np.ndarray, sums: np.ndarray, timestamps: bool) -> tuple[list[int], int]:
-        mask, n = np.zeros(N_VOCAB, np.float32), tokens.shape[1]
-        mask[NEVER.suppressed] = -np.inf
-        mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
+        n = tokens.shape[1]
         room = np.zeros((len(tokens), 1, N_CTX + 1), np.int64)
         room[:, 0, :n] = tokens
         written, added = Buffer.from_numpy(room), Buffer.from_numpy(sums[:, None].copy())
-        rules = np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
-        chosen, n_unfinished = model.execute(logits, written, added, mask, rules, np.array([n]))
+        chosen, n_unfinished = model.execute(logits, written, added, *mask_and_rules(timestamps), np.array([n]))
         sums[:] = added.to_numpy()[:, 0]
         assert np.array_equal(written.to_numpy()[:, 0, : n + 1], np.column_stack([tokens, chosen.to_numpy()]))
         return chosen.to_numpy().tolist(), int(n_unfinished.to_numpy()[0])
@@ -101,11 +106,7 @@ def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.
         model = InferenceSession(devices=[CPU()]).load(graph)
 
     def find(logits: np.ndarray, tokens: np.ndarray, timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
-        mask = np.zeros(N_VOCAB, np.float32)
-        mask[NEVER.suppressed] = -np.inf
-        mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
-        rules = np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
-        found, logprobs = model.execute(logits, tokens[None], mask, rules)
+        found, logprobs = model.execute(logits, tokens[None], *mask_and_rules(timestamps))
         return found.to_numpy(), logprobs.to_numpy()
 
     return find

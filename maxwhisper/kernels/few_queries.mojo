@@ -77,6 +77,20 @@ def add_up[
 
 
 @always_inline
+def add_up_all[
+    n_queries: Int, dtype: DType, more: Bool = False
+](context: Floats, stride: Int, weights: Floats, v: Numbers[dtype], n_kv: Int, head_dim: Int):
+    """`add_up` of all columns of v [n_kv, head_dim]."""
+    var d = 0
+    while d + VECTORS * WIDTH <= head_dim:
+        add_up[n_queries, VECTORS, WIDTH, more=more](context.unsafe_offset(d), stride, weights, n_kv, v.unsafe_offset(d), head_dim, n_kv)
+        d += VECTORS * WIDTH
+    while d < head_dim:
+        add_up[n_queries, 1, 1, more=more](context.unsafe_offset(d), stride, weights, n_kv, v.unsafe_offset(d), head_dim, n_kv)
+        d += 1
+
+
+@always_inline
 def attend[
     n_queries: Int, dtype: DType
 ](context: Floats, q: Floats, stride: Int, k: Numbers[dtype], v: Numbers[dtype], n_kv: Int, head_dim: Int, weights: Floats):
@@ -88,13 +102,7 @@ def attend[
     var sums = Array[Float32, n_queries](fill=0)
     comptime for i in range(n_queries):
         sums[i] = exponentials(weights.unsafe_offset(i * n_kv), n_kv, head_dim)
-    var d = 0
-    while d + VECTORS * WIDTH <= head_dim:
-        add_up[n_queries, VECTORS, WIDTH](context.unsafe_offset(d), stride, weights, n_kv, v.unsafe_offset(d), head_dim, n_kv)
-        d += VECTORS * WIDTH
-    while d < head_dim:
-        add_up[n_queries, 1, 1](context.unsafe_offset(d), stride, weights, n_kv, v.unsafe_offset(d), head_dim, n_kv)
-        d += 1
+    add_up_all[n_queries](context, stride, weights, v, n_kv, head_dim)
     comptime for i in range(n_queries):
         divide(context.unsafe_offset(i * stride), head_dim, sums[i])
 
@@ -137,17 +145,7 @@ def attend_in_slots(
     while start < n_kv:
         var end = same_slot(slots, start, n_kv)
         var here = Int(slots.unsafe_load(start)) * slot_size + start * head_dim
-        var d = 0
-        while d + VECTORS * WIDTH <= head_dim:
-            add_up[1, VECTORS, WIDTH, more=True](
-                context.unsafe_offset(d), 0, weights.unsafe_offset(start), 0, v.unsafe_offset(here + d), head_dim, end - start
-            )
-            d += VECTORS * WIDTH
-        while d < head_dim:
-            add_up[1, 1, 1, more=True](
-                context.unsafe_offset(d), 0, weights.unsafe_offset(start), 0, v.unsafe_offset(here + d), head_dim, end - start
-            )
-            d += 1
+        add_up_all[1, more=True](context, 0, weights.unsafe_offset(start), v.unsafe_offset(here), end - start, head_dim)
         start = end
     divide(context, head_dim, sum)
 

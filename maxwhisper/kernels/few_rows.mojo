@@ -59,15 +59,12 @@ def all_rows[
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int):
     """Multiply all n rows of x with n_outputs rows of weight."""
     var i = 0
-    while n - i >= 2 * ROWS or n - i == ROWS:
+    while n - i >= ROWS and n - i != BEAMS:
         tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += ROWS
     if n - i == BEAMS:
         tile[BEAMS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += BEAMS
-    elif n - i > ROWS:
-        tile[ROWS, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
-        i += ROWS
     while i < n:
         tile[1, n_outputs, unroll, biased](y.unsafe_offset(i * n_out), x.unsafe_offset(i * n_in), weight, scale, bias, n_in, n_out)
         i += 1

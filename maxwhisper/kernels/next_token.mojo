@@ -63,8 +63,9 @@ struct Rules(ImplicitlyCopyable, RegisterPassable):
 
 
 @always_inline
-def read_rules(rules: Tokens, n_tokens: Tokens) -> Rules:
-    return Rules(Int(rules.unsafe_load(0)), Int(rules.unsafe_load(1)), Int(rules.unsafe_load(2)), Int(n_tokens.unsafe_load(0)))
+def read_rules(rules: Tokens, n: Int) -> Rules:
+    """Of rules as `maxwhisper.ops.next_token` takes them, and n tokens."""
+    return Rules(Int(rules.unsafe_load(0)), Int(rules.unsafe_load(1)), Int(rules.unsafe_load(2)), n)
 
 
 @always_inline
@@ -103,7 +104,7 @@ struct NextToken:
         ctx: DeviceContext,
     ) raises:
         var n_vocab = logits.dim_size(1)
-        var known = read_rules(rebind[Tokens](rules.unsafe_ptr()), rebind[Tokens](n_tokens.unsafe_ptr()))
+        var known = read_rules(rebind[Tokens](rules.unsafe_ptr()), Int(n_tokens.unsafe_ptr().unsafe_load(0)))
         var never = rebind[Floats](mask.unsafe_ptr())
         var unfinished = 0
         for row in range(logits.dim_size(0)):
@@ -177,8 +178,7 @@ struct LikeliestTokens:
         var n_vocab = logits.dim_size(1)
         var n = tokens.dim_size(2)
         var n_kept = ids.dim_size(1)
-        var numbers = rebind[Tokens](rules.unsafe_ptr())
-        var known = Rules(Int(numbers.unsafe_load(0)), Int(numbers.unsafe_load(1)), Int(numbers.unsafe_load(2)), n)
+        var known = read_rules(rebind[Tokens](rules.unsafe_ptr()), n)
         var never = rebind[Floats](mask.unsafe_ptr())
         var all_tokens = rebind[Tokens](tokens.unsafe_ptr())
         var all_logits = rebind[Floats](logits.unsafe_ptr())
@@ -197,7 +197,7 @@ struct LikeliestTokens:
             var total = exponentials(here, never, first_timestamp, n_vocab, top)
             for i in range(n_kept):
                 found.unsafe_store(i, -1)
-                values.unsafe_store(i, Float32.MIN)
+                values.unsafe_store(i, -inf[DType.float32]())
             if not (first_timestamp < n_vocab and log(total) + top > likeliest_text):
                 total += exponentials(here, never, first_text, known.begin, top)
                 keep_largest(found, values, n_kept, here, never, first_text, known.begin)
@@ -207,14 +207,13 @@ struct LikeliestTokens:
                 if found.unsafe_load(i) >= 0:
                     values.unsafe_store(i, values.unsafe_load(i) - (top + log(total)))
                     continue
-                var is_taken = True  # fewer are allowed: others stand in, that are not
+                var is_taken = True  # fewer are allowed: others stand in, that are not, at -inf
                 while is_taken:
                     is_taken = False
                     for j in range(i):
                         is_taken = is_taken or Int(found.unsafe_load(j)) == spare
                     spare += 1
                 found.unsafe_store(i, Int64(spare - 1))
-                values.unsafe_store(i, -inf[DType.float32]())
 
         sync_parallelize(of_sequence, logits.dim_size(0))
 
@@ -238,7 +237,7 @@ struct FirstAllowed:
         var all_tokens = rebind[Tokens](tokens.unsafe_ptr())
         var room = tokens.dim_size(2)
         var numbers = rebind[Tokens](rules.unsafe_ptr())
-        var count = rebind[Tokens](n_tokens.unsafe_ptr())
+        var count = n_tokens.unsafe_ptr()
         var n_seq = logits.dim_size(0)
         var n_vocab = logits.dim_size(1)
 
@@ -247,7 +246,7 @@ struct FirstAllowed:
             width: Int, alignment: Int = 1
         ](index: Coord) {var to, var all_tokens, var room, var numbers, var count, var n_seq, var n_vocab}:
             var row = Int(index[0].value())
-            var text, timestamp = first_allowed(all_tokens.unsafe_offset(row * room), read_rules(numbers, count), n_vocab)
+            var text, timestamp = first_allowed(all_tokens.unsafe_offset(row * room), read_rules(numbers, Int(count.unsafe_load(0))), n_vocab)
             to.unsafe_store(row, Int64(text))
             to.unsafe_store(n_seq + row, Int64(timestamp))
 
@@ -318,7 +317,7 @@ struct ChooseToken:
         var all_tokens = rebind[Tokens](tokens.unsafe_ptr())
         var sums = sum_logprobs.unsafe_ptr()
         var numbers = rebind[Tokens](rules.unsafe_ptr())
-        var count = rebind[Tokens](n_tokens.unsafe_ptr())
+        var count = n_tokens.unsafe_ptr()
         var best = likeliest.unsafe_ptr()
         var tops = top.unsafe_ptr()
         var totals = total.unsafe_ptr()
@@ -345,7 +344,7 @@ struct ChooseToken:
             var n_vocab,
         }:
             """One thread does all sequences, which are few, so that it can count those that go on."""
-            var known = read_rules(numbers, count)
+            var known = read_rules(numbers, Int(count.unsafe_load(0)))
             var unfinished = 0
             for row in range(n_seq):
                 var before = all_tokens.unsafe_offset(row * room)

@@ -10,7 +10,7 @@ import whisper
 
 import maxwhisper
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.model import GreedyRules
+from maxwhisper.model import TokenRules
 from reference.speed.ceilings import Ceilings
 from reference.speed.twins import wait_for
 from reference.speed.work import Work, cross_kv, decoder, encoder
@@ -54,7 +54,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
         model.embed_audio(mel)
         model.device.synchronize()
 
-    rules = GreedyRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
+    rules = TokenRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
 
     def steps() -> None:
         """As greedy decoding takes them, whatever is said; on a device where that is not one call, as sampling does."""

@@ -128,7 +128,7 @@ class LogMelBands(Op):
         u, windowed = roundings.accumulate, _frames(hops, rest) * define.HANN
         magnitude = np.abs(np.fft.rfft(windowed))
         worst, typical = _products_bound(windowed, u)
-        return bands_bound(Approx(magnitude, worst + 0 * magnitude, typical + 0 * magnitude), mel_filters(80).astype(np.float64), roundings)
+        return bands_bound(Approx(magnitude, worst, typical), mel_filters(80).astype(np.float64), roundings)
 
 
 LOG_MELS = {op.n_mels: op for op in (LogMel, LogMel128)}
