@@ -20,7 +20,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_"
 
 def install(session: nox.Session, *extra: str) -> None:
     """The project as it lies here, with what tests and parity need."""
-    session.install("-e", ".[test,base]", *extra)
+    session.install("-e", ".[test,base,vad,normalizers]", *extra)
     session.install("--no-deps", *SPEECH)
 
 

@@ -5,6 +5,8 @@
 >>> maxwhisper.transcribe(model, "speech.flac")["text"]
 """
 
+from importlib.metadata import version
+
 from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import ModelDimensions, available_models
@@ -12,7 +14,9 @@ from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_
 from maxwhisper.devices import set_num_threads
 from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
 from maxwhisper.model import Whisper, load_model
-from maxwhisper.transcribe import transcribe
+from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
+
+__version__ = version("maxwhisper")
 
 __all__ = [
     "AudioError",
@@ -22,11 +26,13 @@ __all__ = [
     "ModelDimensions",
     "OptionError",
     "OutputError",
+    "TranscriptionInfo",
     "Whisper",
     "WhisperError",
     "available_models",
     "decode",
     "detect_language",
+    "iter_segments",
     "load_audio",
     "load_model",
     "log_mel_spectrogram",

@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,11 +16,16 @@ HOP_LENGTH = 160
 CHUNK_LENGTH = 30  # seconds in the window that the encoder sees
 N_SAMPLES = CHUNK_LENGTH * SAMPLE_RATE
 N_FRAMES = N_SAMPLES // HOP_LENGTH
+N_SAMPLES_PER_TOKEN = 2 * HOP_LENGTH  # the encoder's second convolution takes every other frame
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+TOKENS_PER_SECOND = SAMPLE_RATE // N_SAMPLES_PER_TOKEN
+
+Audio = str | os.PathLike[str] | BinaryIO | np.ndarray  # a file, or float samples [n_samples] at 16 kHz
 
 
-def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarray:
-    """Decode a file's audio and return it as float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz.
+def load_audio(file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE) -> np.ndarray:
+    """Decode a file's audio and return it as float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz. A file that is open
+    must be one to seek in.
 
     Reads what FFmpeg's libraries read (wav, flac, mp3, ogg, m4a, mp4, webm, …) and rounds to 16 bits as `whisper.load_audio` does.
 
@@ -27,15 +33,17 @@ def load_audio(file: str | os.PathLike[str], sr: int = SAMPLE_RATE) -> np.ndarra
     """
     from maxwhisper.audio_file import read_samples  # only here: FFmpeg's libraries take 30 MB, which samples in memory don't need
 
-    return read_samples(os.fspath(file), sr)
+    return read_samples(os.fspath(file) if isinstance(file, (str, os.PathLike)) else file, sr)
 
 
-def as_samples(audio: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
+def as_samples(audio: Audio) -> np.ndarray:
     """A file's samples, or an array's as float32 [n_samples].
 
     Raises AudioError where the file can't be read, or the array is not one-dimensional, real and finite.
     """
     if isinstance(audio, (str, os.PathLike)):
+        return load_audio(audio)
+    if not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
         return load_audio(audio)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":
@@ -88,19 +96,26 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels >= _LOG_MEL, _LOG_HZ * np.exp(_LOG_STEP * (mels - _LOG_MEL)), _HZ_PER_MEL * mels)
 
 
-def log_mel_spectrogram(audio: str | os.PathLike[str] | np.ndarray, n_mels: int = 80, padding: int = 0) -> np.ndarray:
+class HostArray(np.ndarray):
+    """An array with the method by which programs for OpenAI Whisper send tensors to the model's device; `maxwhisper` does so by itself."""
+
+    def to(self, *_: object, **__: object) -> "HostArray":
+        return self
+
+
+def log_mel_spectrogram(audio: Audio, n_mels: int = 80, padding: int = 0, device: Any = None) -> HostArray:
     """The log-mel spectrogram that Whisper hears: float32 [n_mels, n_frames], one frame each 10 ms.
 
-    audio: a file, or float samples [n_samples] at 16 kHz; padding: zero samples appended. As `whisper.log_mel_spectrogram`: a short-time
+    padding: zero samples appended; device: taken for compatibility. As `whisper.log_mel_spectrogram`: a short-time
     Fourier transform with a periodic Hann window of 25 ms, centred and reflected at the ends; power; mel bands; log10, no lower than
     1e-10 nor 8 below the maximum; then (x + 4) / 4.
 
     Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
     """
-    return scaled(log_mel_bands(reflected(audio, padding), n_mels))
+    return scaled(log_mel_bands(reflected(audio, padding), n_mels)).view(HostArray)
 
 
-def reflected(audio: str | os.PathLike[str] | np.ndarray, padding: int) -> np.ndarray:
+def reflected(audio: Audio, padding: int) -> np.ndarray:
     """The samples that frames are cut from, float32 [n_samples + padding + 400], reflected at the ends. Raises as `log_mel_spectrogram`."""
     samples = as_samples(audio)
     half, n_samples = N_FFT // 2, len(samples) + padding

@@ -3,7 +3,8 @@
 import os
 import struct
 from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -15,18 +16,19 @@ _EXACT_DURATION = {"flac", "mov", "mp4", "matroska", "webm"}
 _CUT_SECONDS = 0.5  # how much less than the header says may come out of a sound file: encoders pad and players trim
 
 
-def read_samples(path: str, rate: int) -> np.ndarray:
+def read_samples(source: str | BinaryIO, rate: int) -> np.ndarray:
     """As `maxwhisper.load_audio`: float32 [n_samples] in [-1, 1], one channel, `rate` Hz."""
+    path = source if isinstance(source, str) else str(getattr(source, "name", "the audio"))
     if os.path.isdir(path):
         raise AudioError(f"{path} is a folder; name the audio files in it")
     try:
-        with av.open(path, metadata_errors="ignore") as container:
+        with av.open(source, metadata_errors="ignore") as container:
             stream = container.streams.best("audio")
             if stream is None:
                 raise AudioError(f"{path} holds no audio; give a sound or video file")
             pieces = [np.empty(0, np.int16), *_resampled(path, container, stream, rate)]
             samples = np.concatenate(pieces)
-            promised = _promised_seconds(path, container, stream, len(samples) / rate)
+            promised = _promised_seconds(source, container, stream, len(samples) / rate)
     except (av.FFmpegError, OSError) as error:
         raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
     if len(samples) == 0:
@@ -67,11 +69,11 @@ def _decoded(path: str, container: Any, stream: Any) -> Iterator[Any]:
             yield frame
 
 
-def _promised_seconds(path: str, container: Any, stream: Any, found: float) -> float:
+def _promised_seconds(source: str | BinaryIO, container: Any, stream: Any, found: float) -> float:
     """How long the audio is by the file's own header, or 0 where it doesn't say; `found` seconds were decoded."""
     formats = set(container.format.name.split(","))
-    if "wav" in formats and os.path.isfile(path):
-        return found * _wav_bytes_promised(path)
+    if "wav" in formats and (not isinstance(source, str) or os.path.isfile(source)):
+        return found * _wav_bytes_promised(source)
     if formats.isdisjoint(_EXACT_DURATION):
         return 0.0
     if stream.duration is not None:
@@ -80,14 +82,15 @@ def _promised_seconds(path: str, container: Any, stream: Any, found: float) -> f
     return (container.duration or 0) / av.time_base if alone else 0.0
 
 
-def _wav_bytes_promised(path: str) -> float:
+def _wav_bytes_promised(source: str | BinaryIO) -> float:
     """How many bytes of samples a wav file says it has, for each that is there; 0 where it was written to a pipe and doesn't know."""
-    with open(path, "rb") as file:
+    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
+        n_bytes = file.seek(0, os.SEEK_END)
         file.seek(12)  # "RIFF", a size, "WAVE"
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack("<4sI", header)
             if name == b"data":
-                there = os.path.getsize(path) - file.tell()
+                there = n_bytes - file.tell()
                 return size / there if there and size < _UNKNOWN_SIZE else 0.0
             file.seek(size + size % 2, os.SEEK_CUR)
     return 0.0

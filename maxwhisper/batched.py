@@ -5,21 +5,24 @@ of the next. Here recordings are cut beforehand, where they are quietest, into p
 decoded at once, so that weights are read once for all. A sentence that is cut in two may read otherwise.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import N_FRAMES, N_SAMPLES, pad_or_trim
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
-from maxwhisper.model import Whisper
+from maxwhisper.model import AudioFeatures, Whisper
+from maxwhisper.recording import Clip, Heard, clips_of, language_of
+from maxwhisper.segments import Segment, Thresholds, segments_of, split_at_timestamps
+from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, Spoken, WordTiming, find_alignments, place_words
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
-from maxwhisper.transcribe import Thresholds, language_of, options_for_each, segments_of, split_at_timestamps
+from maxwhisper.transcribe import options_for_each, text_of
 from maxwhisper.utils import Transcript
+from maxwhisper.vad import VadOptions
 
 EARLIEST_CUT = N_FRAMES * 13 // 15  # late, for a piece costs the encoder as much as a whole window
 PAUSE = 30  # frames, as long as a pause between words
@@ -43,14 +46,32 @@ class Piece:
 class Recording:
     """A recording under way: how many pieces are still to be decoded, and what was found in the others."""
 
+    heard: Heard
     language: str
     n_left: int
-    segments: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+
+    def last_end_before(self, seek: int) -> float:
+        """When what was said before a frame ended, in seconds; where that is not known yet, the frame's time."""
+        offset = seek * HOP_LENGTH / SAMPLE_RATE
+        return max((segment["end"] for segment in self.segments if segment["seek"] < seek), default=offset)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for all recordings."""
+
+    attempts: Sequence[DecodingOptions]
+    thresholds: Thresholds
+    punctuations: tuple[str, str] | None  # to prepend, and to append, where words are timed
+    clips: Sequence[Clip]
+    vad: VadOptions | None
+    rng: np.random.Generator
 
 
 def transcribe_batched(
     model: Whisper,
-    recordings: Iterable[str | os.PathLike[str] | np.ndarray],
+    recordings: Iterable[Audio],
     batch_size: int = 8,
     *,
     temperature: float | Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
@@ -58,6 +79,12 @@ def transcribe_batched(
     logprob_threshold: float | None = -1.0,
     no_speech_threshold: float | None = 0.6,
     initial_prompt: str | None = None,
+    word_timestamps: bool = False,
+    prepend_punctuations: str = PREPEND_PUNCTUATIONS,
+    append_punctuations: str = APPEND_PUNCTUATIONS,
+    clip_timestamps: str | Sequence[float] = "0",
+    vad_filter: bool = False,
+    vad_parameters: Mapping[str, Any] | None = None,
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> Iterator[Transcript | AudioError]:
@@ -70,58 +97,70 @@ def transcribe_batched(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size {batch_size} is less than 1")
-    attempts = options_for_each(temperature, {**decode_options, "prompt": initial_prompt})
-    thresholds = Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold)
-    return _transcribe(model, recordings, batch_size, attempts, thresholds, rng or np.random.default_rng(0))
+    settings = _Settings(
+        attempts=options_for_each(temperature, {**decode_options, "prompt": initial_prompt}),
+        thresholds=Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold),
+        punctuations=(prepend_punctuations, append_punctuations) if word_timestamps else None,
+        clips=clips_of(clip_timestamps),
+        vad=VadOptions(**vad_parameters or {}) if vad_filter else None,
+        rng=rng or np.random.default_rng(0),
+    )
+    return _transcribe(model, recordings, batch_size, settings)
 
 
-def _transcribe(
-    model: Whisper,
-    recordings: Iterable[str | os.PathLike[str] | np.ndarray],
-    batch_size: int,
-    attempts: Sequence[DecodingOptions],
-    thresholds: Thresholds,
-    rng: np.random.Generator,
-) -> Iterator[Transcript | AudioError]:
-    under_way: dict[int, Recording | AudioError] = {}  # those that are begun and not yielded yet, in order
+def _transcribe(model: Whisper, recordings: Iterable[Audio], batch_size: int, settings: _Settings) -> Iterator[Transcript | AudioError]:
+    under_way, failed = dict[int, Recording](), dict[int, AudioError]()  # those that are begun and not yielded yet
+    task = settings.attempts[0].task
 
     def pieces() -> Iterator[Piece]:
         for i, recording in enumerate(recordings):
             try:
-                mel = model.log_mel_spectrogram(recording, padding=N_SAMPLES)
+                heard = Heard.of(model, recording, settings.clips, settings.vad)
             except AudioError as error:
-                under_way[i] = error
+                failed[i] = error
                 continue
-            language = language_of(model, mel, attempts[0].language)
-            cuts = cut(mel[:, :-N_FRAMES])
-            under_way[i] = Recording(language, len(cuts) - 1)
-            yield from (Piece(i, seek, mel[:, seek:end], language) for seek, end in pairwise(cuts))
+            language, _ = language_of(model, heard, settings.attempts[0].language)
+            spans = [(start + a, start + b) for start, end in heard.clips if start < end for a, b in pairwise(cut(heard.mel[:, start:end]))]
+            under_way[i] = Recording(heard, language, len(spans))
+            yield from (Piece(i, seek, heard.mel[:, seek:end], language) for seek, end in spans)
 
     def finished() -> Iterator[Transcript | AudioError]:
-        for i, recording in list(under_way.items()):
-            if isinstance(recording, Recording) and recording.n_left:
+        for i in sorted([*under_way, *failed]):
+            if i in failed:
+                yield failed.pop(i)
+            elif under_way[i].n_left:
                 return
-            del under_way[i]
-            yield recording if isinstance(recording, AudioError) else _transcript(recording, tokenizer_for(recording.language))
+            else:
+                recording = under_way.pop(i)
+                yield _transcript(recording, tokenizer_for(recording.language))
 
     def tokenizer_for(language: str) -> Tokenizer:
-        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=attempts[0].task)
+        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=task)
 
     new, rests = pieces(), list[Piece]()
     while batch := [*rests, *islice(new, max(0, batch_size - len(rests)))]:
         batch, rests = batch[:batch_size], batch[batch_size:]
-        for piece, result in zip(batch, _decode(model, batch, attempts, thresholds, rng)):
-            recording = under_way[piece.recording]
-            assert isinstance(recording, Recording)
+        features, results = _decode(model, batch, settings)
+        found = list[list[Segment]]()
+        for piece, result in zip(batch, results):
             n_frames = advance = piece.mel.shape[1]
-            if not thresholds.call_silent(result):
+            segments = list[Segment]()
+            if not settings.thresholds.call_silent(result):
                 tokenizer = tokenizer_for(piece.language)
                 spans, advance = split_at_timestamps(result.tokens, tokenizer.timestamp_begin, n_frames, model.dims.n_audio_ctx)
-                recording.segments += segments_of(tokenizer, piece.seek, spans, result)
+                segments = segments_of(tokenizer, piece.seek, spans, result)
+            found.append(segments)
             if 0 < advance < n_frames:
                 rests.append(piece.after(advance))
             else:
-                recording.n_left -= 1
+                under_way[piece.recording].n_left -= 1
+        alignments = _align(model, features, batch, found, tokenizer_for) if settings.punctuations else []
+        for i, (piece, segments) in enumerate(zip(batch, found)):
+            recording = under_way[piece.recording]
+            if settings.punctuations:
+                end = recording.last_end_before(piece.seek)
+                place_words(segments, alignments[i], tokenizer_for(piece.language).eot, settings.punctuations, end)
+            recording.segments += segments
         yield from finished()
     yield from finished()
 
@@ -139,24 +178,41 @@ def cut(mel: np.ndarray) -> list[int]:
     return [*cuts, n_frames]
 
 
-def _decode(
-    model: Whisper, batch: Sequence[Piece], attempts: Sequence[DecodingOptions], thresholds: Thresholds, rng: np.random.Generator
-) -> list[DecodingResult]:
-    """Decode pieces together; those whose text is no good again, at the next temperature."""
-    results: dict[int, DecodingResult] = {}
-    todo = list(range(len(batch)))
-    for options in attempts:
-        features = model.embed_audio(np.stack([pad_or_trim(batch[i].mel, N_FRAMES) for i in todo]))
-        again = DecodingTask(model, options, rng).run(features, [batch[i].language for i in todo])
+def _decode(model: Whisper, batch: Sequence[Piece], settings: _Settings) -> tuple[AudioFeatures, list[DecodingResult]]:
+    """Decode pieces together; those whose text is no good again, at the next temperature. Also returns the features of them all."""
+    features, results, todo = _embed(model, batch), dict[int, DecodingResult](), list(range(len(batch)))
+    for options in settings.attempts:
+        some = features if len(todo) == len(batch) else _embed(model, [batch[i] for i in todo])
+        again = DecodingTask(model, options, settings.rng).run(some, [batch[i].language for i in todo])
         results |= dict(zip(todo, again))
-        todo = [i for i in todo if not thresholds.accept(results[i])]
+        todo = [i for i in todo if not settings.thresholds.accept(results[i])]
         if not todo:
             break
-    return [results[i] for i in range(len(batch))]
+    return features, [results[i] for i in range(len(batch))]
+
+
+def _embed(model: Whisper, pieces: Sequence[Piece]) -> AudioFeatures:
+    return model.embed_audio(np.stack([pad_or_trim(piece.mel, N_FRAMES) for piece in pieces]))
+
+
+def _align(
+    model: Whisper,
+    features: AudioFeatures,
+    batch: Sequence[Piece],
+    found: Sequence[Sequence[Segment]],
+    tokenizer_for: Callable[[str], Tokenizer],
+) -> list[list[WordTiming]]:
+    """The words of each piece's segments."""
+    spoken = []
+    for piece, segments in zip(batch, found):
+        tokenizer = tokenizer_for(piece.language)
+        text_tokens = [token for segment in segments for token in segment["tokens"] if token < tokenizer.eot]
+        spoken.append(Spoken(tokenizer, text_tokens, piece.mel.shape[1]))
+    return find_alignments(model, spoken, features)
 
 
 def _transcript(recording: Recording, tokenizer: Tokenizer) -> Transcript:
     said = (segment for segment in recording.segments if segment["text"].strip() and segment["start"] < segment["end"])
-    segments = [{"id": i, **segment} for i, segment in enumerate(sorted(said, key=lambda segment: segment["start"]))]
-    text = tokenizer.decode([token for segment in segments for token in segment["tokens"]])
-    return {"text": text, "segments": segments, "language": recording.language}
+    in_order = sorted(said, key=lambda segment: segment["start"])
+    segments = [{"id": i, **recording.heard.restored(segment)} for i, segment in enumerate(in_order)]
+    return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}

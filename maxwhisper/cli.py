@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from max.engine import InferenceSession
 
+from maxwhisper.audio import Audio
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
@@ -21,8 +23,11 @@ from maxwhisper.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import Whisper, load_model
-from maxwhisper.transcribe import options_for_each, segment_line, transcribe
-from maxwhisper.utils import FORMATS, Transcript, write_transcript
+from maxwhisper.recording import clips_of
+from maxwhisper.segments import segment_line
+from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
+from maxwhisper.transcribe import options_for_each, transcribe
+from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(**args)
     except WhisperError as error:
-        print(f"maxwhisper: {error}", file=sys.stderr)
+        _warn(error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -46,18 +51,30 @@ def _transcribe(
     model_dir: str | None,
     device: str,
     compute_type: str,
-    threads: int,
+    threads: int | None,
     output_dir: str,
     output_format: str,
     temperature: float,
     temperature_increment_on_fallback: float | None,
     language: str | None,
     batch_size: int | None,
+    highlight_words: bool,
+    max_line_width: int | None,
+    max_line_count: int | None,
+    max_words_per_line: int | None,
     **options: Any,
 ) -> int:
+    audio = [STDIN if path == "-" else path for path in audio]
     _check_outputs(audio, output_dir)
+    layout = {
+        "highlight_words": highlight_words,
+        "max_line_width": max_line_width,
+        "max_line_count": max_line_count,
+        "max_words_per_line": max_words_per_line,
+    }
+    _check_layout(layout, options["word_timestamps"])
     if model.endswith(".en") and language not in (None, "en", "English"):
-        print(f"maxwhisper: {model} knows only English; taking the audio as English, not {language}", file=sys.stderr)
+        _warn(f"{model} knows only English; taking the audio as English, not {language}")
         language = "en"
     temperatures = [temperature]
     if temperature_increment_on_fallback is not None:
@@ -69,19 +86,20 @@ def _transcribe(
 
     decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
     options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
+    clips_of(options["clip_timestamps"])
     if threads:
         set_num_threads(threads)
-    whisper = load_model(model, device, model_dir, compute_type)
+    whisper = load_model(model, device, model_dir, compute_type=compute_type)
     options |= {"temperature": temperatures, "language": language}
     results = _batched(whisper, audio, batch_size, **options) if batch_size else _one_by_one(whisper, audio, **options)
-    failed = 0
+    writer, failed = get_writer(output_format, output_dir), 0
     for path, result in zip(audio, results):
         try:
             if isinstance(result, WhisperError):
                 raise result
-            write_transcript(result, path, output_dir, output_format)
+            writer(result, path, layout)
         except WhisperError as error:
-            print(f"maxwhisper: {error}", file=sys.stderr)
+            _warn(error)
             failed += 1
     return 1 if failed else 0
 
@@ -89,18 +107,51 @@ def _transcribe(
 def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Transcript | WhisperError]:
     for path in audio:
         try:
-            yield transcribe(model, path, **options)
+            yield transcribe(model, _opened(path), **options)
         except WhisperError as error:
             yield error
 
 
-def _batched(
-    model: Whisper, audio: list[str], batch_size: int, verbose: bool, condition_on_previous_text: bool, **options: Any
-) -> Iterator[Transcript | WhisperError]:
-    for result in transcribe_batched(model, audio, batch_size, **options):
+# What is there only where windows are decoded one after the other.
+_IN_ORDER = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_silence_threshold")
+
+
+def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, **options: Any) -> Iterator[Transcript | WhisperError]:
+    for name in _IN_ORDER:
+        if options.pop(name):
+            raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
+    for name in ("condition_on_previous_text", "language_detection_segments"):
+        del options[name]
+    for result in transcribe_batched(model, map(_opened, audio), batch_size, **options):
         if verbose and not isinstance(result, WhisperError):
             print(*map(segment_line, result["segments"]), sep="\n", flush=True)
         yield result
+
+
+STDIN = "stdin"
+
+
+def _opened(path: str) -> Audio:
+    """A file's path; what `-` stands for is read whole, as most formats can't be read otherwise."""
+    if path != STDIN or os.path.exists(path):
+        return path
+    file = io.BytesIO(sys.stdin.buffer.read())
+    file.name = "standard input"
+    return file
+
+
+def _check_layout(layout: dict[str, Any], word_timestamps: bool) -> None:
+    """Find out before any work is done that subtitles can't be laid out so."""
+    if not word_timestamps and (asked := [name for name, value in layout.items() if value]):
+        raise OptionError(f"--{asked[0]} needs --word_timestamps True")
+    if layout["max_line_count"] and not layout["max_line_width"]:
+        _warn("--max_line_count is without effect where there is no --max_line_width")
+    if layout["max_words_per_line"] and layout["max_line_width"]:
+        _warn("--max_words_per_line is without effect beside --max_line_width")
+
+
+def _warn(message: object) -> None:
+    print(f"maxwhisper: {message}", file=sys.stderr)
 
 
 def _compile(model: str, model_dir: str | None, device: str, compute_type: str, cpu: str, gpu: str | None, output_dir: Path) -> int:
@@ -143,33 +194,56 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument
 
     languages = sorted(LANGUAGES) + sorted(name.title() for name in TO_LANGUAGE_CODE)
-    add("audio", nargs="+", help="audio or video files")
+    add("audio", nargs="+", help="audio or video files; - reads one from standard input")
     _add_model(add)
     add("--output_dir", "-o", default=".", help="folder for the transcripts")
     add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
-    add("--verbose", type=_bool, default=True, metavar="{True,False}", help="print the text as it is recognised")
+    _add_switch(add, "--verbose", True, "print the text as it is recognised")
     add("--task", default="transcribe", choices=["transcribe", "translate"], help="write what was said, or translate it to English")
     add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; detected if not given")
+    _add_switch(add, "--multilingual", False, "detect the language of each window anew")
+    add(
+        "--language_detection_segments",
+        type=_positive,
+        default=1,
+        help="in how many windows to look for the language, if unclear",
+    )
     add("--temperature", type=float, default=0, help="temperature to sample at; 0 searches with --beam_size")
-    add("--best_of", type=_optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
+    add("--best_of", type=optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
     add(
         "--beam_size",
-        type=_optional_int,
+        type=optional_int,
         default=5,
-        help="number of sequences to follow at once, at temperature 0; None takes the likeliest",
+        help="number of sequences followed at once, at temperature 0; None takes the likeliest",
     )
-    add("--patience", type=_optional_float, help="how many times as many sequences as there are beams must end; 1 by default")
-    add("--length_penalty", type=_optional_float, help="exponent of the length penalty; None divides by the length")
+    add("--patience", type=optional_float, help="how many times as many sequences as there are beams must end; 1 by default")
+    add("--length_penalty", type=optional_float, help="exponent of the length penalty; None divides by the length")
     add("--suppress_tokens", default="-1", help="token ids never to be chosen; -1 stands for symbols that are not spoken")
     add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")
-    add("--condition_on_previous_text", type=_bool, default=True, metavar="{True,False}", help="prompt each window with the text before it")
-    add("--fp16", type=_bool, default=False, metavar="{True,False}", help="taken for compatibility; see --compute_type")
-    add("--temperature_increment_on_fallback", type=_optional_float, default=0.2, help="how much hotter to try again; None never does")
-    add("--compression_ratio_threshold", type=_optional_float, default=2.4, help="try again where the text repeats itself more than this")
-    add("--logprob_threshold", type=_optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
-    add("--no_speech_threshold", type=_optional_float, default=0.6, help="take it for silence above this, if also unlikely")
+    _add_switch(add, "--carry_initial_prompt", False, "put --initial_prompt before every window")
+    add("--hotwords", help="words to be expected in every window")
+    _add_switch(add, "--condition_on_previous_text", True, "prompt each window with the text before it")
+    _add_switch(add, "--fp16", True, "taken for compatibility; see --compute_type")
+    add("--temperature_increment_on_fallback", type=optional_float, default=0.2, help="how much hotter to try again; None never does")
+    add("--compression_ratio_threshold", type=optional_float, default=2.4, help="try again where the text repeats itself more than this")
+    add("--logprob_threshold", type=optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
+    add("--no_speech_threshold", type=optional_float, default=0.6, help="take it for silence above this, if also unlikely")
+    _add_switch(add, "--word_timestamps", False, "say of each word when it was said, and how sure that is")
+    add("--prepend_punctuations", default=PREPEND_PUNCTUATIONS, help="marks that belong to the word behind them")
+    add("--append_punctuations", default=APPEND_PUNCTUATIONS, help="marks that belong to the word before them")
+    _add_switch(add, "--highlight_words", False, "with words: underline each in srt and vtt while it is said")
+    add("--max_line_width", type=_optional_positive, help="with words: most characters in a line of subtitles")
+    add("--max_line_count", type=_optional_positive, help="with words and --max_line_width: most lines in a subtitle")
+    add("--max_words_per_line", type=_optional_positive, help="with words, without --max_line_width: most words in a subtitle")
+    add("--clip_timestamps", default="0", help="start,end,start,end,… in seconds of what to transcribe; the last end may be left out")
+    add(
+        "--hallucination_silence_threshold",
+        type=optional_float,
+        help="with words: doubt strange ones amid silence longer than this, in s",
+    )
+    _add_switch(add, "--vad_filter", False, "leave out what holds no speech, by Silero's detector")
     add("--batch_size", type=_positive, help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm")
-    add("--threads", type=int, default=0, help="number of CPU threads; 0 uses all cores")
+    add("--threads", type=optional_int, default=0, help="number of CPU threads; 0 uses all cores")
 
     add = commands.add_parser(
         "compile",
@@ -188,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(add: Callable[..., object]) -> None:
     add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
-    add("--device", default="cpu", choices=["cpu", "gpu"], help="where to run the model")
+    add("--device", default="cpu", choices=["cpu", "gpu", "cuda"], help="where to run the model; cuda is another name of gpu")
     add(
         "--compute_type",
         default="float32",
@@ -197,10 +271,15 @@ def _add_model(add: Callable[..., object]) -> None:
     )
 
 
+def _add_switch(add: Callable[..., object], name: str, default: bool, help: str) -> None:
+    add(name, type=_bool, default=default, metavar="{True,False}", help=help)
+
+
 def _bool(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise argparse.ArgumentTypeError(f"expected True or False, got {text}")
-    return text == "True"
+    try:
+        return str2bool(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:
@@ -209,9 +288,5 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _optional_int(text: str) -> int | None:
-    return None if text == "None" else int(text)
-
-
-def _optional_float(text: str) -> float | None:
-    return None if text == "None" else float(text)
+def _optional_positive(text: str) -> int | None:
+    return None if text == "None" else _positive(text)

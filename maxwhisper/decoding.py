@@ -35,7 +35,7 @@ class DecodingOptions:
     suppress_blank: bool = True
     without_timestamps: bool = False
     max_initial_timestamp: float | None = 1.0
-    fp16: bool = False  # taken for compatibility; a model computes in its `compute_type`
+    fp16: bool = True  # taken for compatibility; a model computes in its `compute_type`
 
     def __post_init__(self) -> None:
         if self.beam_size is not None and self.beam_size < 1:
@@ -97,10 +97,10 @@ class SuppressBlank:
 class SuppressTokens:
     """These tokens never appear."""
 
-    suppressed: list[int]
+    suppress_tokens: list[int]
 
     def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
-        logits[:, self.suppressed] = -np.inf
+        logits[:, self.suppress_tokens] = -np.inf
 
 
 @dataclass(frozen=True)
@@ -138,23 +138,23 @@ class ApplyTimestampRules:
             logits[begin : timestamps[-1] + (0 if opens else 1)] = -np.inf
 
 
-def detect_language(model: Whisper, audio: np.ndarray | AudioFeatures) -> tuple[Any, Any]:
+def detect_language(model: Whisper, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
     """The likeliest language of each window, as a token, and the probability of every language, as a dict by code.
 
-    audio: log-mel windows [n_audio, n_mels, 3000] or their features; one window [n_mels, 3000] gives one token and one dict.
-    As `whisper.detect_language`.
+    mel: log-mel windows [n_audio, n_mels, 3000] or their features; one window [n_mels, 3000] gives one token and one dict. tokenizer: the
+    model's own by default. As `whisper.detect_language`.
 
     Raises OptionError for English-only models.
     """
     if not model.is_multilingual:
         raise OptionError("this model knows only English, so it can't tell languages apart; use a multilingual one, such as base")
-    features = audio if isinstance(audio, AudioFeatures) else model.embed_audio(audio)
-    tokenizer = get_tokenizer(True, num_languages=model.num_languages)
+    features = mel if isinstance(mel, AudioFeatures) else model.embed_audio(mel)
+    tokenizer = tokenizer or get_tokenizer(True, num_languages=model.num_languages)
     start = np.full((features.n_audio, 1, 1), tokenizer.sot)
     logits = model.decoder(features).logits(start)[:, 0, 0, list(tokenizer.all_language_tokens)]
     tokens = np.array(tokenizer.all_language_tokens)[logits.argmax(axis=-1)]
     probs = [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
-    return (tokens[0], probs[0]) if isinstance(audio, np.ndarray) and audio.ndim == 2 else (tokens, probs)
+    return (tokens[0], probs[0]) if isinstance(mel, np.ndarray) and mel.ndim == 2 else (tokens, probs)
 
 
 def likeliest(probs: dict[str, float]) -> str:
@@ -283,7 +283,7 @@ class DecodingTask:
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:
             if isinstance(logit_filter, SuppressTokens):
-                mask[logit_filter.suppressed] = -np.inf
+                mask[logit_filter.suppress_tokens] = -np.inf
             elif isinstance(logit_filter, ApplyTimestampRules):
                 mask[self.tokenizer.no_timestamps] = -np.inf
                 timestamp_begin = self.tokenizer.timestamp_begin
@@ -309,8 +309,9 @@ class DecodingTask:
 
 def decode(
     model: Whisper,
-    audio: np.ndarray | AudioFeatures,
+    mel: np.ndarray | AudioFeatures,
     options: DecodingOptions | None = None,
+    *,
     rng: np.random.Generator | None = None,
     **kwargs: object,
 ) -> DecodingResult | list[DecodingResult]:
@@ -322,6 +323,6 @@ def decode(
     Raises OptionError for options that can't be used.
     """
     options = replace(options or DecodingOptions(), **kwargs)  # type: ignore[arg-type]
-    features = audio if isinstance(audio, AudioFeatures) else model.embed_audio(audio)
+    features = mel if isinstance(mel, AudioFeatures) else model.embed_audio(mel)
     results = DecodingTask(model, options, rng).run(features)
-    return results[0] if isinstance(audio, np.ndarray) and audio.ndim == 2 else results
+    return results[0] if isinstance(mel, np.ndarray) and mel.ndim == 2 else results

@@ -18,15 +18,22 @@ from maxwhisper.errors import OptionError
 _max_has_started = False
 
 
-def find_device(name: str) -> Device:
-    """Raises OptionError for a name other than "cpu" and "gpu", and for "gpu" where MAX finds none."""
+def find_device(name: str | Device) -> Device:
+    """The device "cpu", "gpu", or "cuda", another name of that; "cuda:1" is the second GPU. A device is taken as it is.
+
+    Raises OptionError for other names, and where MAX finds no such GPU.
+    """
     global _max_has_started
-    if name not in ("cpu", "gpu"):
+    if isinstance(name, Device):
+        return name
+    if not re.fullmatch(r"cpu|gpu|cuda(:\d+)?", name):
         raise OptionError(f"device {name!r} is neither 'cpu' nor 'gpu'")
-    if name == "gpu" and not accelerator_count():
-        raise OptionError("MAX finds no GPU here; use the device 'cpu'")
+    number = int(name.partition(":")[2] or 0)
+    if name != "cpu" and number >= accelerator_count():
+        which = f"GPU {number}" if number else "GPU"
+        raise OptionError(f"MAX finds no {which} here; use the device 'cpu'")
     _max_has_started = True
-    return Accelerator() if name == "gpu" else CPU()
+    return CPU() if name == "cpu" else Accelerator(number)
 
 
 def set_num_threads(n: int) -> None:

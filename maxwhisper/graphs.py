@@ -228,6 +228,29 @@ def decoder(
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
+def alignment(
+    at: Scope,
+    dims: ModelDimensions,
+    self_kv: Sequence[BufferValue],
+    cross_kv: Sequence[TensorValue],
+    slots: TensorValue,
+    tokens: TensorValue,
+    positions: TensorValue,
+    rows: TensorValue,
+    heads: TensorValue,
+) -> list[TensorValue]:
+    """`decoder`, and how well each token's queries fit each frame of the audio: [n_audio, n_heads, n, n_audio_ctx], float32.
+
+    heads int64 [n_heads]: which of the decoder's, counted through all layers; a group has one sequence.
+    """
+    logits = decoder(at, dims, self_kv, cross_kv, slots, tokens, positions, rows)
+    queries = [at.activations[(at / "blocks" / i / "cross_attn" / "query").path] for i in range(dims.n_text_layer)]
+    q = max_ops.concat([ops.split_heads(query, dims.n_text_head) for query in queries], axis=1)
+    k = max_ops.concat(list(cross_kv[::2]), axis=1)
+    q, k = (max_ops.gather(x, heads, axis=1) for x in (q, max_ops.cast(k, q.dtype)))
+    return [logits, ops.attention_scores(max_ops.rebind(q, [k.shape[0], *q.shape[1:]]), k)]
+
+
 # The logits [n_seq, n_vocab] behind a token of each sequence, int64 [n_audio, n_group, 1], at a position, int64 [1].
 Behind = Callable[[TensorValue, TensorValue], TensorValue]
 
@@ -357,6 +380,10 @@ def build_module(
         at = Scope(weights()) / "decoder"
         inputs = (value.tensor for value in graph.inputs[: -len(kept)])
         finish(graph, [decoder(at, dims, *kept_of(graph), *inputs)], at)
+
+    with make("alignment", input_types=[slots, tokens, positions, rows, tensor(DType.int64, "n_heads"), *kept]) as graph:
+        inputs = (value.tensor for value in graph.inputs[: -len(kept)])
+        graph.output(*alignment(Scope(weights()) / "decoder", dims, *kept_of(graph), *inputs))
 
     if not ops.has_kernels(device):
         with make("log_mel", input_types=[tensor(DType.float32, "n_hops", HOP_LENGTH)]) as graph:

@@ -1,18 +1,22 @@
 """A Whisper model compiled and ready to run: audio in, features and logits out."""
 
+import base64
+import gzip
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
-from max.driver import CPU, Buffer
+from max.driver import CPU, Buffer, Device
 from max.dtype import DType
 from max.engine import InferenceSession
 
-from maxwhisper.audio import HOP_LENGTH, N_FFT, log_mel_bands, reflected, scaled
+from maxwhisper.audio import HOP_LENGTH, N_FFT, Audio, log_mel_bands, reflected, scaled
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.devices import find_device
@@ -38,6 +42,9 @@ class AudioFeatures:
         """The encoder's output, float32 [n_audio, n_audio_ctx, n_audio_state]."""
         return widened(self.features.to(CPU()))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.to_numpy().astype(dtype or np.float32, copy=bool(copy))
+
 
 @dataclass(frozen=True)
 class TokenRules:
@@ -57,24 +64,49 @@ class TokenRules:
 class Whisper:
     """A model's graphs, compiled for one device.
 
-    checkpoint: the weights; device: "cpu" or "gpu"; capture: names of activations that graphs return as well (`maxwhisper.graphs`), each
-    to be found in `activations` after the call that computed it; compute_type: "float32", on the CPU "int8", to round weights to 8 bits,
-    or on a GPU "float16" or "bfloat16", to hold and compute everything in that.
+    checkpoint: the weights; device: as in `load_model`; capture: names of activations that graphs return as well (`maxwhisper.graphs`), to
+    be found in `activations` after the call that computed it; compute_type: "float32", on the CPU "int8", to round weights to 8 bits, or
+    on a GPU "float16" or "bfloat16", to hold and compute everything in that.
 
     Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", capture: Sequence[str] = (), compute_type: str = "float32") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str | Device = "cpu", capture: Sequence[str] = (), compute_type: str = "float32"
+    ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
+        self.compute_type = compute_type
+        self._reload: Callable[[], Checkpoint] | None = None  # where the checkpoint may be had again
+        self.alignment_heads = checkpoint.alignment_heads  # layer and head of those that words are timed by
         self.device = find_device(device)
         target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type), InferenceSession(devices=[self.device])
         self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
         self._weights = as_stored(checkpoint.weights, self.dtypes.weights)
-        with _notice(f"compiling Whisper's graphs for the {device}, which takes minutes, but only once…"):
+        with _notice(f"compiling Whisper's graphs for the {self.device_name}, which takes minutes, but only once…"):
             compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
         self._graphs = session.init_all(compiled, weights_registry=self._weights)
+
+    def to(self, device: str | Device) -> "Whisper":
+        """The same model on another device, its graphs compiled for that; as `torch.nn.Module.to`, this object itself.
+
+        Raises OptionError where there is no such device, or the model was not made by `load_model`.
+        """
+        found = find_device(device)
+        if found == self.device:
+            return self
+        if self._reload is None:
+            raise OptionError("this model was made of a checkpoint that is gone; make another one for the device")
+        reload = self._reload
+        self.__init__(reload(), found, compute_type=self.compute_type)  # type: ignore[misc]
+        self._reload = reload
+        return self
+
+    def set_alignment_heads(self, dump: bytes) -> None:
+        """The heads that words are timed by, as OpenAI publishes them: a bool for each of all layers, by gzip and base85."""
+        n_head = self.dims.n_text_head
+        self.alignment_heads = tuple(divmod(i, n_head) for i, is_one in enumerate(gzip.decompress(base64.b85decode(dump))) if is_one)
 
     @property
     def device_name(self) -> str:
@@ -99,7 +131,7 @@ class Whisper:
         """Whether decoders have `likeliest`: on the CPU, where no activations are captured."""
         return "beams" in self._graphs
 
-    def log_mel_spectrogram(self, audio: str | os.PathLike[str] | np.ndarray, padding: int = 0) -> np.ndarray:
+    def log_mel_spectrogram(self, audio: Audio, padding: int = 0) -> np.ndarray:
         """What this model hears, float32 [n_mels, n_frames]: `maxwhisper.log_mel_spectrogram`, on a GPU where the model is on one."""
         padded = reflected(audio, padding)
         return scaled(self._log_mel_bands(padded) if "log_mel" in self._graphs else log_mel_bands(padded, self.dims.n_mels))
@@ -126,9 +158,54 @@ class Whisper:
         (features,) = self._run("encoder", self._to_device(batch))
         return AudioFeatures(features, self._run("cross_kv", features))
 
+    def features(self, array: np.ndarray) -> AudioFeatures:
+        """What `embed_audio` returned, of its numbers, float32 [n_audio, n_audio_ctx, n_audio_state].
+
+        Raises OptionError where the shape is another.
+        """
+        if array.shape[1:] != (self.dims.n_audio_ctx, self.dims.n_audio_state):
+            raise OptionError(f"audio features have shape {array.shape}, not [n, {self.dims.n_audio_ctx}, {self.dims.n_audio_state}]")
+        held = as_stored({"features": array}, {"features": self.dtypes.activations})["features"]
+        on_device = (held if isinstance(held, Buffer) else Buffer.from_numpy(held)).to(self.device)
+        return AudioFeatures(on_device, self._run("cross_kv", on_device))
+
+    def logits(self, tokens: np.ndarray, audio_features: AudioFeatures | np.ndarray) -> np.ndarray:
+        """What may follow each token, float32 [n_audio, n, n_vocab]. tokens int [n_audio, n], from the first on.
+
+        Raises OptionError where they don't fit the features, or the model's context.
+        """
+        audio = audio_features if isinstance(audio_features, AudioFeatures) else self.features(audio_features)
+        if len(tokens) != audio.n_audio:
+            raise OptionError(f"{len(tokens)} sequences of tokens, but features of {audio.n_audio} windows")
+        return self.decoder(audio).logits(np.asarray(tokens)[:, None])[:, 0]
+
     def decoder(self, audio: AudioFeatures, n_group: int = 1) -> "Decoder":
         """A decoder with an empty cache, for `n_group` sequences per window."""
         return Decoder(self, audio, n_group)
+
+    # What programs for OpenAI Whisper call on the model. These modules need this one, so they are imported late.
+
+    def __call__(self, mel: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """`logits` of log-mel windows, float32 [n_audio, n_mels, 3000]."""
+        return self.logits(tokens, self.embed_audio(mel))
+
+    def transcribe(self, audio: Audio, **options: Any) -> dict[str, Any]:
+        """`maxwhisper.transcribe`."""
+        from maxwhisper.transcribe import transcribe
+
+        return transcribe(self, audio, **options)
+
+    def decode(self, mel: np.ndarray | AudioFeatures, options: Any = None, **kwargs: Any) -> Any:
+        """`maxwhisper.decode`."""
+        from maxwhisper.decoding import decode
+
+        return decode(self, mel, options, **kwargs)
+
+    def detect_language(self, mel: np.ndarray | AudioFeatures, tokenizer: Any = None) -> Any:
+        """`maxwhisper.detect_language`."""
+        from maxwhisper.decoding import detect_language
+
+        return detect_language(self, mel, tokenizer)
 
     def _run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
         with late_timers():
@@ -170,18 +247,32 @@ class Decoder:
 
         Raises OptionError where the tokens would not fit the model's context.
         """
+        (logits,) = self._feed("decoder", tokens, rows)
+        return logits
+
+    def alignment(self, tokens: np.ndarray, rows: Sequence[int], heads: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """`logits`, and what these heads of cross-attention make of each token and frame, before softmax: float32
+        [n_audio, n_heads, n, n_audio_ctx].
+
+        heads: layer and head; a group must have one sequence.
+        """
+        numbers = np.array([layer * self._model.dims.n_text_head + head for layer, head in heads])
+        logits, scores = self._feed("alignment", tokens, rows, numbers)
+        return logits, scores
+
+    def _feed(self, graph: str, tokens: np.ndarray, rows: Sequence[int] | None, *others: np.ndarray) -> list[np.ndarray]:
         n = tokens.shape[-1]
         if not 0 < n <= self._model.dims.n_text_ctx - self.n_past:
             raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {self._model.dims.n_text_ctx}")
         positions = np.arange(self.n_past, self.n_past + n)
         wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
         n_different = tokens.shape[1]
-        inputs = (np.ascontiguousarray(self._slots[:, :n_different]), np.ascontiguousarray(tokens, np.int64), positions, wanted)
+        inputs = (np.ascontiguousarray(self._slots[:, :n_different]), np.ascontiguousarray(tokens, np.int64), positions, wanted, *others)
         on_device = (self._model._to_device(array) for array in inputs)
-        (logits,) = self._model._run("decoder", *on_device, *self._self_kv, *self._cross_kv)
+        outputs = self._model._run(graph, *on_device, *self._self_kv, *self._cross_kv)
         self._slots[:, n_different:, positions] = self._slots[:, :1, positions]
         self.n_past += n
-        return logits.to(CPU()).to_numpy()
+        return [output.to(CPU()).to_numpy() for output in outputs]
 
     def rearrange(self, sources: np.ndarray) -> None:
         """Let each sequence go on from what another one of its group has seen. sources: int [n_audio, n_group], places in the group."""
@@ -232,20 +323,26 @@ _STEPS_UNASKED = 8  # some are in vain where a text ends, which costs less than 
 
 def load_model(
     name: str | os.PathLike[str] = "tiny.en",
-    device: str = "cpu",
+    device: str | Device | None = None,
     download_root: str | os.PathLike[str] | None = None,
+    in_memory: bool = False,
+    *,
     compute_type: str = "float32",
 ) -> Whisper:
-    """Load a model by its official name, or from a file or folder, and compile it for a device ("cpu" or "gpu").
+    """Load a model by its official name, or from a file or folder, and compile it for a device: "cpu", the default, or "gpu" or "cuda".
 
     `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
     Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; on the CPU "int8"
     rounds the weights of linear layers to 8 bits, and in the encoder what they are multiplied with, too; on a GPU "float16" and "bfloat16"
-    hold and compute all in that. Those are faster, and now and then give another word.
+    hold and compute all in that. Those are faster, and now and then give another word. in_memory: taken for compatibility; weights always
+    are.
 
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """
-    return Whisper(load_checkpoint(name, download_root), device, compute_type=compute_type)
+    reload = partial(load_checkpoint, name, download_root)
+    model = Whisper(reload(), device or "cpu", compute_type=compute_type)
+    model._reload = reload
+    return model
 
 
 @contextmanager

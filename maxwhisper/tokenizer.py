@@ -1,6 +1,7 @@
 """Whisper's tokenizer: OpenAI's two vocabularies, their special tokens, and the prompts made of those."""
 
 import binascii
+import string
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -119,6 +120,13 @@ class Tokenizer:
     def sot_sequence_including_notimestamps(self) -> tuple[int, ...]:
         return (*self.sot_sequence, self.no_timestamps)
 
+    @cached_property
+    def language_token(self) -> int:
+        """Raises OptionError for English-only models, whose prompt has none."""
+        if self.language is None:
+            raise OptionError("an English-only model's prompt names no language")
+        return self.to_language_token(self.language)
+
     def to_language_token(self, language: str) -> int:
         """Raises OptionError where the model's vocabulary lacks the language."""
         if language not in self.all_language_codes:
@@ -150,6 +158,44 @@ class Tokenizer:
                 if len(tokens) == 1 or symbol in musical:
                     found.add(tokens[0])
         return tuple(sorted(found))
+
+    def split_to_word_tokens(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
+        """Words, and the tokens of each; characters in languages that don't part words by spaces."""
+        if self.language in ("zh", "ja", "th", "lo", "my", "yue"):
+            return self.split_tokens_on_unicode(tokens)
+        return self.split_tokens_on_spaces(tokens)
+
+    def split_tokens_on_unicode(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
+        """The shortest runs of tokens that are whole characters, as text and as tokens."""
+        whole = self.decode_with_timestamps(tokens)
+        words, word_tokens, run = list[str](), list[list[int]](), list[int]()
+        n_done = 0
+        for token in tokens:
+            run.append(token)
+            text = self.decode_with_timestamps(run)
+            where = text.find(_REPLACEMENT)
+            if where < 0 or whole[n_done + where : n_done + where + 1] == _REPLACEMENT:  # what the model said may be no character, too
+                words.append(text)
+                word_tokens.append(run)
+                n_done += len(text)
+                run = []
+        return words, word_tokens
+
+    def split_tokens_on_spaces(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
+        """Words with the space before them; punctuation and special tokens stand alone."""
+        words, word_tokens = list[str](), list[list[int]]()
+        for text, run in zip(*self.split_tokens_on_unicode(tokens)):
+            alone = run[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
+            if alone or not words:
+                words.append(text)
+                word_tokens.append(run)
+            else:
+                words[-1] += text
+                word_tokens[-1] += run
+        return words, word_tokens
+
+
+_REPLACEMENT = "\ufffd"  # what stands for bytes that are no character
 
 
 @lru_cache

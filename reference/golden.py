@@ -49,7 +49,9 @@ class TranscriptCase:
 
 @cache
 def transcript_cases() -> dict[str, TranscriptCase]:
-    """The greedy transcripts that are kept, by name: nine languages with base, and English over several windows with tiny.en."""
+    """The transcripts that are kept, by name: greedy ones of nine languages with base, and English over several windows with tiny.en, by
+    beams with timed words, too.
+    """
     cases = [
         TranscriptCase(f"{clip} {task}", "base", (clip,), {"task": task, "temperature": 0.0})
         for clip in packaged_clips()
@@ -61,6 +63,8 @@ def transcript_cases() -> dict[str, TranscriptCase]:
         TranscriptCase(f"joined {name}", "tiny.en", joined, {"condition_on_previous_text": condition, "temperature": 0.0})
         for name, condition in (("conditioned", True), ("unconditioned", False))
     ]
+    beams = {"beam_size": 5, "word_timestamps": True, "temperature": 0.0}
+    cases += [TranscriptCase("joined beams", "tiny.en", joined, beams), TranscriptCase("beams in French", "base", ("fr/pangrama",), beams)]
     return {case.name: case for case in cases}
 
 

@@ -23,7 +23,11 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     torch.backends.cuda.matmul.allow_tf32 = False
     MultiHeadAttention.use_sdpa = True
     dims = whisper.model.ModelDimensions(**vars(checkpoint.dims))
-    return _build(dims, {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()})
+    model = _build(dims, {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()})
+    heads = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
+    heads[tuple(zip(*checkpoint.alignment_heads))] = True
+    model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
+    return model
 
 
 # What reads the channels of the residual stream, and what writes them, at either end of the names.

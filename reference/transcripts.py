@@ -13,11 +13,15 @@ import torch
 import whisper
 
 import maxwhisper
+from reference.beams import BeamWitness
 from reference.numpy_whisper import NumpyWhisper
 
 # Fields of a segment that must be equal, and those that are computed in floating point, with how far they may differ.
 EQUAL_FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature")
 CLOSE_FIELDS = {"avg_logprob": 1e-3, "compression_ratio": 1e-3, "no_speech_prob": 1e-3}
+# Of a word, and where words are timed, of a segment; a window that begins where a word ends begins elsewhere, too.
+CLOSE_TIMES = {"start": 0.02, "end": 0.02}
+CLOSE_WORD_FIELDS = {**CLOSE_TIMES, "probability": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Window:
     logits: Sequence[np.ndarray] = ()  # of MAX, at each step, before any token is forbidden
     allowed: Sequence[np.ndarray] = ()  # by MAX's rules, at each step: a bit for each token
     filters: Sequence[Any] = ()  # of OpenAI Whisper, which forbid tokens
+    search: BeamWitness | None = None  # of MAX
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,14 @@ def transcribe_with_max(model: maxwhisper.Whisper, samples: np.ndarray, **option
         return embed(mel)
 
     class Watched(module.DecodingTask):
+        search: BeamWitness | None = None
+
+        def _token_decoder(self, decoder: Any) -> Any:
+            found, options = super()._token_decoder(decoder), self.options
+            if options.beam_size is not None:
+                self.search = found = BeamWitness(found, options.patience, options.length_penalty)
+            return found
+
         def run(self, audio: Any) -> Any:
             logits: list[np.ndarray] = []
             allowed: list[np.ndarray] = []
@@ -60,7 +73,11 @@ def transcribe_with_max(model: maxwhisper.Whisper, samples: np.ndarray, **option
             behind = SimpleNamespace(apply=lambda found, tokens: allowed.append(np.packbits(found[0] != -np.inf)))
             self.logit_filters[:] = [before, *self.logit_filters, behind]
             (result,) = super().run(audio)
-            windows.append(Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits, allowed))
+            if self.search is not None:
+                self.search.ranked(result.tokens)
+                logits, allowed = [], []  # of the first of the beams, which says nothing
+            seen = Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits, allowed, search=self.search)
+            windows.append(seen)
             return [result]
 
     with _replaced(module, "DecodingTask", Watched), _replaced(model, "embed_audio", embed_audio):
@@ -173,23 +190,40 @@ def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list
     if ours["language"] != theirs["language"]:
         before.append(f"language: {ours['language']!r}, OpenAI {theirs['language']!r}")
     found = before
+    timed = any(segment.get("words") for segment in theirs["segments"])
     for a, b in zip(ours["segments"], theirs["segments"]):
         if a.keys() != b.keys():
             found.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
             continue
         if a["tokens"] != b["tokens"]:
             found = after
-        for name in EQUAL_FIELDS:
-            if a[name] != b[name]:
-                found.append(f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}")
-        for name, limit in CLOSE_FIELDS.items():
-            if not abs(a[name] - b[name]) <= limit:
-                found.append(f"segment {b['id']} {name}: {a[name]:.6f}, OpenAI {b[name]:.6f}")
+        close = {**CLOSE_FIELDS, **(CLOSE_TIMES if timed else {})}
+        found += (
+            f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}"
+            for name in EQUAL_FIELDS
+            if name not in close and a[name] != b[name]
+        )
+        found += _far_apart(f"segment {b['id']}", a, b, close)
+        found += _different_words(f"segment {b['id']}", a.get("words", []), b.get("words", []))
     if len(ours["segments"]) != len(theirs["segments"]):
         after.append(f"{len(ours['segments'])} segments, OpenAI {len(theirs['segments'])}")
     if ours["text"] != theirs["text"]:
         after.append(f"text: {ours['text']!r}, OpenAI {theirs['text']!r}")
     return before, after
+
+
+def _far_apart(what: str, ours: dict[str, Any], theirs: dict[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
+    for name, limit in limits.items():
+        if not abs(ours[name] - theirs[name]) <= limit + 1e-9:
+            yield f"{what} {name}: {ours[name]:.6f}, OpenAI {theirs[name]:.6f}"
+
+
+def _different_words(what: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if [word["word"] for word in ours] != [word["word"] for word in theirs]:
+        yield f"{what} words: {[word['word'] for word in ours]}, OpenAI {[word['word'] for word in theirs]}"
+        return
+    for i, (a, b) in enumerate(zip(ours, theirs)):
+        yield from _far_apart(f"{what} word {i} {b['word']!r}", a, b, CLOSE_WORD_FIELDS)
 
 
 def _first_token_difference(

@@ -342,6 +342,7 @@ def test_openais_cache_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.M
 
     known = replace(catalog.OFFICIAL["large"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setitem(catalog.OFFICIAL, "large", known)
+    monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "large", ((0, 1),))
     assert_same(load_checkpoint("large", tmp_path), checkpoint)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(tmp_path, tmp_path / "cache" / "whisper", ignore=shutil.ignore_patterns("cache"))
@@ -367,8 +368,28 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 is not there"):
+        load_checkpoint("turbo", tmp_path / "empty")
+    asked.clear()
+    monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "turbo", ((0, 1),))
     assert_same(load_checkpoint("turbo", tmp_path / "empty"), checkpoint)
+    assert load_checkpoint("turbo", tmp_path / "empty").alignment_heads == ((0, 1),)
+    del asked[2:]
     assert asked == [("openai/whisper-large-v3-turbo", True), ("openai/whisper-large-v3-turbo", False)]
+
+
+def test_alignment_heads_are_read_or_those_of_the_upper_half(tmp_path: Path) -> None:
+    folder = write_huggingface(tmp_path, random_checkpoint(SMALL))
+    config = folder / "generation_config.json"
+    half = [(layer, head) for layer in range(SMALL.n_text_layer // 2, SMALL.n_text_layer) for head in range(SMALL.n_text_head)]
+    assert read_checkpoint(folder).alignment_heads == tuple(half)
+    config.write_text('{"alignment_heads": null}')
+    assert read_checkpoint(folder).alignment_heads == tuple(half)
+    config.write_text('{"alignment_heads": [[0, 1]]}')
+    assert read_checkpoint(folder).alignment_heads == ((0, 1),)
+    for text, match in (("{", "damaged"), ('{"alignment_heads": [1]}', "damaged"), ('{"alignment_heads": [[9, 9]]}', "is not there")):
+        config.write_text(text)
+        refused(folder, match=match)
 
 
 def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,22 @@
 """The command line: what it writes, what it prints, and how it fails."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import Trio
-from maxwhisper import cli, transcribe
+from maxwhisper import cli, load_audio, transcribe
+from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.timing import PREPEND_PUNCTUATIONS
 from maxwhisper.utils import FORMATS
 from reference.clips import packaged_clips
 from tests.checkpoint_writers import random_checkpoint, write_openai
+from tests.test_audio import write_audio
 from tests.test_checkpoints import SMALL
 
 BECKETT = str(packaged_clips()["beckett"].path)
@@ -23,8 +28,8 @@ def compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> list[tuple]
     """The model that other tests use too; what was asked for is noted."""
     asked = []
 
-    def load_model(*arguments: object) -> object:
-        asked.append(arguments)
+    def load_model(*arguments: object, **options: object) -> object:
+        asked.append((*arguments, options))
         return tiny_en.model
 
     monkeypatch.setattr("maxwhisper.cli.load_model", load_model)
@@ -73,9 +78,10 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
     arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
         --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False
-        --compute_type int8 --patience 1.5"""
+        --compute_type int8 --patience 1.5 --carry_initial_prompt True --word_timestamps True --append_punctuations . --hotwords Tag
+        --clip_timestamps 1,2 --hallucination_silence_threshold 2 --vad_filter True --multilingual True --language_detection_segments 3"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
-    assert compiled_once == [("base", "cpu", "models", "int8")]
+    assert compiled_once == [("base", "cpu", "models", {"compute_type": "int8"})]
     assert seen.pop("threads") == 2
     assert seen.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
     assert seen == {
@@ -93,7 +99,17 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         "suppress_tokens": "1,2",
         "length_penalty": 0.5,
         "verbose": False,
-        "fp16": False,
+        "fp16": True,
+        "carry_initial_prompt": True,
+        "word_timestamps": True,
+        "prepend_punctuations": PREPEND_PUNCTUATIONS,
+        "append_punctuations": ".",
+        "hotwords": "Tag",
+        "clip_timestamps": "1,2",
+        "hallucination_silence_threshold": 2.0,
+        "vad_filter": True,
+        "multilingual": True,
+        "language_detection_segments": 3,
     }
     assert run("talk.mp3", "-o", str(tmp_path), "--temperature_increment_on_fallback", "None") == 0
     assert seen["temperature"] == [0.0]
@@ -104,6 +120,43 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Capt
     assert run(COUNTING, str(tmp_path / "notes.wav"), BECKETT, "-o", str(tmp_path / "out"), "-f", "txt") == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"counting.txt", "beckett.txt"}
     assert "notes.wav can't be read as audio" in failure(capsys)
+
+
+@pytest.mark.parametrize("extension", ["wav", "mp3", "m4a"])
+def test_standard_input_is_read(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_audio(tmp_path / f"speech.{extension}", load_audio(COUNTING)[None], SAMPLE_RATE)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(source.read_bytes())))
+    assert run("-", "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
+    assert run(str(source), "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
+    assert (tmp_path / "out" / "stdin.txt").read_text() == (tmp_path / "out" / "speech.txt").read_text()
+    for nothing, match in ((b"", "standard input can't be read as audio"), (b"no sound", "standard input can't be read as audio")):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(nothing)))
+        assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 1
+        assert match in failure(capsys)
+    cut = write_audio(tmp_path / "cut.wav", load_audio(BECKETT)[None], SAMPLE_RATE).read_bytes()[:-100_000]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(cut)))
+    assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 1
+    assert "standard input is cut short" in failure(capsys)
+
+
+def test_subtitles_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--word_timestamps", "True", "-o", str(tmp_path), "-f", "srt"]
+    assert run(BECKETT, *words, "--max_words_per_line", "1", "--max_line_width", "20", "--max_line_count", "1") == 0
+    assert "--max_words_per_line is without effect" in failure(capsys)
+    lines = (tmp_path / "beckett.srt").read_text().split("\n\n")
+    assert max(len(line) for subtitle in lines for line in subtitle.split("\n")[2:]) <= 20
+    assert run(BECKETT, *words, "--highlight_words", "True", "--max_line_count", "1") == 0
+    assert "--max_line_count is without effect" in failure(capsys)
+    assert "<u>" in (tmp_path / "beckett.srt").read_text()
+
+
+def test_words_of_many_windows_at_once(tmp_path: Path) -> None:
+    assert run(BECKETT, COUNTING, "--word_timestamps", "True", "--batch_size", "2", "-o", str(tmp_path), "-f", "json") == 0
+    for name in ("beckett", "counting"):
+        segments = json.loads((tmp_path / f"{name}.json").read_text())["segments"]
+        assert all(segment["words"] for segment in segments)
 
 
 def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +178,11 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["--suppress_tokens", "x"], "'x' is no comma-separated list"),
         (["--suppress_tokens", "60000"], "tokens that the vocabulary of 51864 lacks"),
         (["--threads", "-1"], "-1 threads can't be used"),
+        (["--clip_timestamps", "3,x"], "'3,x' are no numbers"),
+        (["--clip_timestamps", "3,2"], "'3,2' are not start,end"),
+        (["--highlight_words", "True"], "--highlight_words needs --word_timestamps True"),
+        (["--max_line_width", "10"], "--max_line_width needs --word_timestamps True"),
+        (["--hotwords", "Beckett", "--batch_size", "2"], "--hotwords can't be had with --batch_size"),
         (["missing.wav"], "missing.wav can't be read"),
         (["."], ". is a folder"),
         (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),

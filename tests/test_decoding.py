@@ -75,7 +75,7 @@ def test_the_suppressed_tokens_are_openais(suppress: Any, tiny_en: Trio) -> None
     options = {"suppress_tokens": suppress, "without_timestamps": True, "suppress_blank": False}
     ours = DecodingTask(tiny_en.model, DecodingOptions(**options)).logit_filters
     theirs = whisper.decoding.DecodingTask(tiny_en.judge, whisper.DecodingOptions(**options, fp16=False)).logit_filters
-    assert [list(f.suppressed) for f in ours if isinstance(f, SuppressTokens)] == [list(f.suppress_tokens) for f in theirs]
+    assert [list(f.suppress_tokens) for f in ours if isinstance(f, SuppressTokens)] == [list(f.suppress_tokens) for f in theirs]
 
 
 # Numbers.

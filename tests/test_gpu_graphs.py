@@ -37,6 +37,7 @@ from reference.dtypes import DTYPES
 from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
 from reference.wiring import of_max
+from tests.test_timing import time_shifts
 
 Load = Callable[..., Whisper]
 SAID = [50363, 843, 523, 616, 5891, 3399, 11]
@@ -125,6 +126,13 @@ def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: s
     other_words = jiwer.wer(normal(theirs), normal(ours))
     print(f"{dtype}: {other_words:.1%} other words")
     assert other_words <= MAX_OTHER_WORDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+def test_words_are_timed_alike(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+    shifts = time_shifts(without_kernels(dtype), tiny_en.model)
+    print(f"{dtype}: words shifted by {shifts}")
+    assert shifts.max() <= (0.02 if dtype == "float32" else 0.1)
 
 
 def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:

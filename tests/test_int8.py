@@ -21,6 +21,7 @@ from reference.clips import english_speech, packaged_clips
 from reference.dataflow import split
 from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
+from tests.test_timing import time_shifts
 
 MAX_OTHER_WORDS = 0.06  # faster-whisper's int8 differs in 0.064 from OpenAI Whisper on 161 s of speech
 PROMPT = [50257, 50362]
@@ -77,6 +78,13 @@ def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: T
     (batched,) = transcribe_batched(model, [samples], temperature=0.0)
     assert isinstance(batched, dict)
     assert jiwer.wer(normal(theirs), normal(batched["text"])) <= 3 * MAX_OTHER_WORDS  # cut elsewhere, so other words at cuts
+
+
+def test_words_are_timed_alike(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
+    shifts = time_shifts(rounded(False), tiny_en.model)
+    print(f"words shifted by {shifts}")
+    assert np.quantile(shifts, 0.9) <= 0.02
+    assert shifts.max() <= 0.5  # a word that ends in a pause may end elsewhere in it
 
 
 def test_compute_types_that_can_not_be_had() -> None:

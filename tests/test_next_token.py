@@ -33,7 +33,7 @@ Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int
 def mask_and_rules(timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
     """What either op is told of the vocabulary."""
     mask = np.zeros(N_VOCAB, np.float32)
-    mask[NEVER.suppressed] = -np.inf
+    mask[NEVER.suppress_tokens] = -np.inf
     mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
     return mask, np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
 

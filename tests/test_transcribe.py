@@ -12,7 +12,7 @@ import whisper
 from conftest import Trio, remembering
 from maxwhisper import AudioError, OptionError, transcribe
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.transcribe import split_at_timestamps
+from maxwhisper.segments import split_at_timestamps
 from reference.clips import all_clips, packaged_clips
 from reference.golden import TranscriptCase, recall, transcript_cases
 from reference.transcripts import Comparison, compare, differences, n_steps, transcribe_with_max, transcribe_with_openai
@@ -67,10 +67,11 @@ def test_english(name: str, tiny_en: Trio, ledger: Any) -> None:
 def test_kept_transcripts_cover_every_language_and_several_windows() -> None:
     cases = transcript_cases().values()
     spoken = {(clip.name, task) for clip in packaged_clips().values() if clip.name != "beckett" for task in ("transcribe", "translate")}
-    assert {(case.clips[0], case.options["task"]) for case in cases if case.model == "base"} == spoken
+    assert {(case.clips[0], case.options["task"]) for case in cases if "task" in case.options} == spoken
     assert len({name.split("/")[0] for name, _ in spoken}) == 9
     joined = [case for case in cases if case.model == "tiny.en"]
-    assert [case.options["condition_on_previous_text"] for case in joined] == [True, False]
+    assert [case.options.get("condition_on_previous_text") for case in joined] == [True, False, None]
+    assert {case.model for case in cases if case.options.get("beam_size") and case.options["word_timestamps"]} == {"tiny.en", "base"}
     assert all(len(case.samples) > 70 * SAMPLE_RATE for case in joined)
 
 

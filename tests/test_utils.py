@@ -1,16 +1,18 @@
 """Transcripts are written as OpenAI Whisper writes them."""
 
+import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import whisper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maxwhisper import OptionError, OutputError
-from maxwhisper.utils import FORMATS, compression_ratio, format_timestamp, write_transcript
+from maxwhisper import OptionError, OutputError, utils
+from maxwhisper.utils import FORMATS, compression_ratio, format_timestamp, get_writer
 
 RESULT = {
     "text": " One --> two.\tThree.",
@@ -29,14 +31,64 @@ def test_every_format_is_openais_to_the_byte(result: dict, extension: str, tmp_p
     whisper.utils.get_writer(extension, str(tmp_path))(result, "talk.mp3")
     expected = (tmp_path / f"talk.{extension}").read_bytes()
     (tmp_path / "ours").mkdir()
-    assert write_transcript(result, "recordings/talk.mp3", tmp_path / "ours", extension) == [tmp_path / "ours" / f"talk.{extension}"]
+    get_writer(extension, tmp_path / "ours")(result, "recordings/talk.mp3")
     assert (tmp_path / "ours" / f"talk.{extension}").read_bytes() == expected
 
 
 def test_all_formats_at_once(tmp_path: Path) -> None:
-    write_transcript(RESULT, "talk.mp3", tmp_path)
+    get_writer("all", tmp_path)(RESULT, "talk.mp3")
     assert {path.name for path in tmp_path.iterdir()} == {f"talk.{extension}" for extension in FORMATS}
     assert json.loads((tmp_path / "talk.json").read_text()) == RESULT
+
+
+words = st.lists(
+    st.tuples(st.sampled_from([" one", " two", " -->", "ish", " (three)", " four,", " ", "five"]), st.integers(0, 500), st.integers(0, 60)),
+    max_size=8,
+)
+
+
+def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
+    """A transcript with words, some of them after a pause."""
+    segments, now = list[dict[str, Any]](), 0
+    for some in texts:
+        timings = []
+        for text, pause, duration in some:
+            timings.append({"word": text, "start": (now + pause) / 100, "end": (now + pause + duration) / 100})
+            now += pause + duration
+        text = "".join(text for text, _, _ in some)
+        segments.append({"start": timings[0]["start"] if timings else now, "end": now / 100, "text": text, "words": timings})
+    return {"segments": segments}
+
+
+@given(
+    texts=st.lists(words, max_size=4),
+    layout=st.fixed_dictionaries(
+        {
+            "max_line_width": st.sampled_from([None, 5, 12, 40]),
+            "max_line_count": st.sampled_from([None, 1, 2]),
+            "highlight_words": st.booleans(),
+            "max_words_per_line": st.sampled_from([None, 1, 3]),
+        }
+    ),
+    how=st.sampled_from(["options", "keywords"]),
+)
+def test_words_are_laid_out_as_by_openai(texts: list[list[tuple[str, int, int]]], layout: dict[str, Any], how: str) -> None:
+    arguments: dict[str, Any] = {"options": layout} if how == "options" else layout
+    for name in ("WriteSRT", "WriteVTT"):
+        written = []
+        for module in (utils, whisper.utils):
+            file = io.StringIO()
+            getattr(module, name)("").write_result(timed(texts), file, **arguments)
+            written.append(file.getvalue())
+        assert written[0] == written[1]
+
+
+def test_a_segment_without_text_does_not_hide_the_others() -> None:
+    """It has `words`, though none is timed; upstream then looks for everyone's."""
+    segments = [{"start": 0.0, "end": 0.0, "text": "", "words": []}, {"start": 0.0, "end": 1.0, "text": " One."}]
+    file = io.StringIO()
+    utils.WriteVTT("").write_result({"segments": segments}, file)
+    assert "One." in file.getvalue()
 
 
 @given(seconds=st.floats(0, 1e6), hours=st.booleans(), marker=st.sampled_from([".", ","]))
@@ -56,12 +108,12 @@ def test_compression_ratio_is_openais(text: str) -> None:
 
 def test_unknown_formats_are_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"^output format 'pdf' is none of txt, vtt, srt, tsv, json, all$"):
-        write_transcript(RESULT, "talk.mp3", tmp_path, "pdf")
+        get_writer("pdf", tmp_path)
 
 
 def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="--output_dir"):
-        write_transcript(RESULT, "talk.mp3", tmp_path / "missing", "txt")
+        get_writer("txt", tmp_path / "missing")(RESULT, "talk.mp3")
 
     (tmp_path / "talk.txt").write_text("what was here before")
 
@@ -72,6 +124,6 @@ def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "write_text", write_text)
     with pytest.raises(OutputError, match=r"talk\.txt can't be written \(No space left"):
-        write_transcript(RESULT, "talk.mp3", tmp_path, "txt")
+        get_writer("txt", tmp_path)(RESULT, "talk.mp3")
     assert (tmp_path / "talk.txt").read_text() == "what was here before"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.txt"]

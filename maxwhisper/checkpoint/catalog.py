@@ -3,9 +3,10 @@
 import hashlib
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
 from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
 from maxwhisper.checkpoint.huggingface import read_huggingface
@@ -80,16 +81,20 @@ def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | o
     official = OFFICIAL.get(str(name_or_path))
     if official is None:
         return read_checkpoint(Path(name_or_path))
+    return replace(_read_official(str(name_or_path), official, download_root), alignment_heads=ALIGNMENT_HEADS[str(name_or_path)])
+
+
+def _read_official(name: str, official: Official, download_root: str | os.PathLike[str] | None) -> Checkpoint:
     if official.packaged and all(importlib.util.find_spec(package) for package, _ in official.packaged.parts):
         return _read_packaged(official.packaged)
-    pt = _openai_cache(download_root) / f"{_PT_NAMES.get(str(name_or_path), name_or_path)}.pt"
+    pt = _openai_cache(download_root) / f"{_PT_NAMES.get(name, name)}.pt"
     if pt.is_file():
         with pt.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != official.sha256:
             raise CheckpointError(f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew")
         return read_openai(pt)
-    return read_checkpoint(_from_hub(str(name_or_path), official))
+    return read_checkpoint(_from_hub(name, official))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

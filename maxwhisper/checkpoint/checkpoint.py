@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maxwhisper.checkpoint.alignment_heads import Heads, all_of_upper_half
 from maxwhisper.checkpoint.dimensions import ModelDimensions, weight_shapes
 from maxwhisper.errors import CheckpointError
 
@@ -17,14 +18,16 @@ MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFErr
 class Checkpoint:
     """A model as stored: its sizes, and its weights under OpenAI's names, in the precision of the file.
 
-    Weights are float16, float32 or float64 arrays; bfloat16 is widened to float32, which loses nothing.
+    Weights are float16, float32 or float64 arrays; bfloat16 is widened to float32, which loses nothing. Alignment heads are those of the
+    upper half of the layers, where nobody says better.
 
-    Raises CheckpointError where the sizes are no Whisper's, or a weight is missing, left over, or of another shape.
+    Raises CheckpointError where the sizes are no Whisper's, a weight is missing, left over, or of another shape, or a head is not there.
     """
 
     dims: ModelDimensions
     weights: dict[str, np.ndarray]
     source: str
+    alignment_heads: Heads = ()
 
     def __post_init__(self) -> None:
         d = self.dims
@@ -56,6 +59,11 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.source}: {name} is stored as {self.weights[name].dtype}; only floating-point weights can be read"
                 )
+        if not self.alignment_heads:
+            object.__setattr__(self, "alignment_heads", all_of_upper_half(d.n_text_layer, d.n_text_head))
+        for layer, head in self.alignment_heads:
+            if not (0 <= layer < d.n_text_layer and 0 <= head < d.n_text_head):
+                raise CheckpointError(f"{self.source}: alignment head {head} of layer {layer} is not there")
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:

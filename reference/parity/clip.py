@@ -12,7 +12,7 @@ import numpy as np
 import whisper
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-from maxwhisper import Whisper
+from maxwhisper import Whisper, iter_segments
 from maxwhisper.checkpoint import Checkpoint
 from reference.capture import names
 from reference.clips import Clip
@@ -22,6 +22,7 @@ from reference.parity import stages
 from reference.parity.activations import Compared
 from reference.parity.stages import Stage
 from reference.parity.window import Output, Question, Window, production_outputs
+from reference.parity.words import judge_words, watching_words
 from reference.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
 
 
@@ -128,5 +129,16 @@ def compare_clip(
     report.after = [
         *stages.judge_tokens(ours, theirs, programs.tokenizer.eot),
         *stages.judge_windows(ours, theirs, comparison, bound),
+        *_judge_words(samples, programs, n_windows),
     ]
     return report
+
+
+def _judge_words(samples: np.ndarray, programs: Programs, n_windows: int) -> Iterator[Stage]:
+    """How words are timed in the first windows."""
+    with watching_words() as found:
+        segments, _ = iter_segments(programs.model, samples, temperature=0.0, word_timestamps=True)
+        while len(found) < n_windows and next(segments, None):
+            pass
+    for timed in found:
+        yield from judge_words(timed, programs.judge, programs.truth)

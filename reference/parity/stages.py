@@ -66,10 +66,13 @@ def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray, device: str = "cpu")
 
 def judge_tokens(ours: Transcription, theirs: Transcription, eot: int) -> Iterator[Stage]:
     """`decoding.step.K.…`, where a window's first choice is not what OpenAI Whisper's rules make of MAX's own logits: `allowed`, where
-    other tokens are forbidden, and `token`, where another is chosen.
+    other tokens are forbidden, `token`, where another is chosen, and `beams`, where others are followed; `decoding.candidates` and
+    `decoding.rank`, where other sequences are found, or another one of them is taken.
     """
     for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
-        if a.initial_tokens == b.initial_tokens and a.temperature == 0:
+        if a.search is not None:
+            yield from (Stage(name, False, f"window {i}: {says}") for name, says in a.search.differences.items())
+        elif a.initial_tokens == b.initial_tokens and a.temperature == 0:
             yield from _judge_steps(i, a, b, eot)
 
 

@@ -1,8 +1,10 @@
 """Faults anywhere, on real weights and real speech: what OpenAI Whisper says differs, and what usual tests would have said."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from reference.openai import load_openai
 from reference.parity import stages
 from reference.parity.stages import Stage
 from reference.parity.window import Question, answers
+from reference.parity.words import judge_words, watching_words
 from reference.transcripts import Transcription, compare, transcribe_with_max, transcribe_with_openai
 
 STARTS = (0, N_FRAMES)  # of the windows whose stage outputs are compared
@@ -59,17 +62,28 @@ class EndToEnd:
         self.judge = load_openai(checkpoint)
         self.tokenizer = whisper.tokenizer.get_tokenizer(self.judge.is_multilingual, num_languages=self.judge.num_languages)
         self.samples, self.log_mel = self.hear()
-        self.theirs = transcribe_with_openai(self.judge, self.samples, **OPTIONS)
+        self._asked = dict[str, Transcription]()
+        self.theirs = self.ask()
         self.bound = stages.log_mel_bound(self.samples, checkpoint.dims.n_mels)
         self.questions = [self._question(i, mel) for i, mel in enumerate(_windows(self.log_mel))]
         self.right = [_openai_answers(self.judge, question) for question in self.questions]
         self.sound = [answers(question, sound) for question in self.questions]
         self._checkpoint = checkpoint
 
+    @cached_property
+    def _truth(self) -> NumpyWhisper:
+        return NumpyWhisper(self._checkpoint)
+
     def _question(self, i: int, mel: np.ndarray) -> Question:
         seen = self.theirs.windows[i]
         question = Question.about(mel, seen.initial_tokens, seen.tokens, self.tokenizer, self.judge.dims.n_text_ctx)
         return replace(question, forced=question.forced[:N_STEPS])
+
+    def ask(self, **options: Any) -> Transcription:
+        """OpenAI Whisper's transcript, with further options."""
+        if str(options) not in self._asked:
+            self._asked[str(options)] = transcribe_with_openai(self.judge, self.samples, **OPTIONS, **options)
+        return self._asked[str(options)]
 
     def hear(self) -> tuple[np.ndarray, np.ndarray]:
         """The recording's samples, and its spectrogram. The fault must be planted, as for all that follows."""
@@ -91,7 +105,9 @@ class EndToEnd:
                 return Contrast(stage, cosine, all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs))
         return None
 
-    def listen(self, model: Whisper, samples: np.ndarray, log_mel: np.ndarray, is_control: bool, is_explained: bool) -> Heard:
+    def listen(
+        self, model: Whisper, samples: np.ndarray, log_mel: np.ndarray, options: Mapping[str, Any], is_control: bool, is_explained: bool
+    ) -> Heard:
         """All stages outside the network.
 
         Of a control, differences may be put down to rounding. Where the network explains what is wrong, token rules are not asked.
@@ -102,17 +118,21 @@ class EndToEnd:
         if not np.array_equal(log_mel, self.log_mel):
             before.append(stages.judge_log_mel(samples, log_mel))
         try:
-            ours = transcribe_with_max(model, samples, **OPTIONS)
+            with watching_words() as timed:
+                ours = transcribe_with_max(model, samples, **OPTIONS, **options)
         except (WhisperError, ValueError):  # more tokens, or another position, than there is room for
             return Heard(_first(before), "", "transcribe", True, 1.0)
-        truth = NumpyWhisper(self._checkpoint) if is_control else None
-        comparison = compare(ours, self.theirs, model, self.judge, truth)
+        truth = self._truth if is_control else None
+        theirs = self.ask(**options)
+        comparison = compare(ours, theirs, model, self.judge, truth)
+        rules = stages.judge_tokens(ours, theirs, self.tokenizer.eot)
+        words = (stage for some in timed for stage in judge_words(some, self.judge, self._truth))
         return Heard(
             before=_first(before),
-            rules="" if is_explained else _first(stages.judge_tokens(ours, self.theirs, self.tokenizer.eot)),
-            ways=_first(stages.judge_windows(ours, self.theirs, comparison, self.bound)),
+            rules="" if is_explained else _first(chain(rules, words)),
+            ways=_first(stages.judge_windows(ours, theirs, comparison, self.bound)),
             differs=not comparison.passes,
-            words=_words(ours, self.theirs),
+            words=_words(ours, theirs),
         )
 
 
@@ -127,7 +147,7 @@ def _log_mel(samples: np.ndarray, n_mels: int) -> np.ndarray:
 
 def _windows(log_mel: np.ndarray) -> list[np.ndarray]:
     """As transcription cuts them."""
-    module, n = import_module("maxwhisper.transcribe"), log_mel.shape[1] - N_FRAMES
+    module, n = import_module("maxwhisper.recording"), log_mel.shape[1] - N_FRAMES
     return [module.pad_or_trim(log_mel[:, start : min(start + N_FRAMES, n)], N_FRAMES) for start in STARTS]
 
 

@@ -115,6 +115,6 @@ FAULTS = [
         "window padded at the front",
         "transcribe.window.1.log_mel",  # the first one is full
         "left-padding, as language models batch",
-        {"transcribe.pad_or_trim": instead(padded_in_front)},
+        {"recording.pad_or_trim": instead(padded_in_front)},
     ),
 ]

@@ -86,7 +86,7 @@ FAULTS = [
         "timestamps taken for 10 ms",
         "transcribe.segments",
         "frames of the spectrogram taken for the encoder's",
-        {"transcribe.CHUNK_LENGTH": lambda right: right // 2},
+        {"segments.CHUNK_LENGTH": lambda right: right // 2},
     ),
     Fault(
         "the end's probability not counted",

@@ -22,7 +22,7 @@ class Fault:
     there. weights: what the checkpoint's become, in float32; they are stored as before.
     op: the row of the table that shows it alone, if one does.
     model: which real weights it is planted into. looks_like: what parity must say that it resembles. knows: the judge has the changed
-    weights, too. by_torch: OpenAI Whisper computes the network, in MAX's place.
+    weights, too. options: how to transcribe, where it shows in no other way. by_torch: OpenAI Whisper computes the network, in MAX's place.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Fault:
     model: str = "tiny.en"
     looks_like: str = ""
     knows: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     by_torch: bool = False
 
     @property

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults import in_search
 from tests.faults.credential import README, markdown
 from tests.faults.recording import write_recording
 from tests.faults.table import CONTROLS, FAULTS, OF_OPS
@@ -26,6 +27,7 @@ QUICK = [
     "timestamp rules skipped",
     "text before the window forgotten",
     "on by a whole window always",
+    *(fault.name for fault in in_search.FAULTS),
 ]
 QUICK_CONTROLS = ["garbage beyond the valid length", "spectrum in float64", "log-sum-exp pair by pair"]
 

@@ -112,14 +112,15 @@ class Trials:
         isolated = self.isolated.finds(fault) if fault.op else None
         model = self.faulty(fault)
         known = _widened(fault.checkpoint(self.checkpoint(MODEL))) if fault.knows else self.right_weights
-        end_to_end = self.end_to_end(fault.model)
+        end_to_end, in_situ = self.end_to_end(fault.model), self.in_situ  # of the sound models, before anything is planted
         with fault.planted(), mock.patch.object(model, "embed_audio", remembering(model.embed_audio)):
-            seen = self.in_situ.ask(model) if fault.model == MODEL else []
-            culprit = self.in_situ.culprit(seen, known)
+            seen = in_situ.ask(model) if fault.model == MODEL else []
+            culprit = in_situ.culprit(seen, known)
             samples, log_mel = end_to_end.hear()
             contrast = end_to_end.contrast(model, log_mel, seen)
             seen.clear()  # gigabytes
-            heard = end_to_end.listen(model, samples, log_mel, is_control=not fault.blames, is_explained=culprit is not None)
+            unblamed = {"is_control": not fault.blames, "is_explained": culprit is not None}
+            heard = end_to_end.listen(model, samples, log_mel, fault.options, **unblamed)
             model.activations.clear()
         blamed = [heard.before, culprit.name if culprit else "", heard.rules, heard.ways]
         return Outcome(

@@ -41,6 +41,8 @@ def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     assert len(seen.question.forced) >= 64
     assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
     assert len(seen.outputs) == 2
+    steps = ("scores", "weights", "standardized", "filtered", "matrix", "path", "probabilities", "times", "segments")
+    assert [stage.name for stage in clip.after] == [f"words.{step}" for step in steps]
 
 
 def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:

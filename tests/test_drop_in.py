@@ -1,0 +1,283 @@
+"""`import maxwhisper as whisper` carries a program over: the same names, the same arguments, the same results."""
+
+import argparse
+import ast
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import whisper
+from hypothesis import given
+from hypothesis import strategies as st
+
+import maxwhisper
+from conftest import Trio
+from maxwhisper import OptionError, Whisper, cli
+from maxwhisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
+from reference.clips import packaged_clips
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+MISSING = object()
+MODULES = ("", "audio", "decoding", "tokenizer", "normalizers", "timing", "utils")
+
+
+def listed(what: str) -> set[str]:
+    """Names in the first column of a table of the README."""
+    _, _, rest = README.partition(f"<!-- {what} -->")
+    table, end, _ = rest.partition(f"<!-- end of {what} -->")
+    assert end, f"the README has no list of {what}"
+    return {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+
+
+def public_names(module: ModuleType) -> Iterator[str]:
+    """What a module of OpenAI Whisper defines, and what the package imports from its modules."""
+    assert module.__file__ is not None
+    for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
+        for part in [node, *(node.body if isinstance(node, ast.If) else [])]:
+            if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+                yield part.name
+            elif isinstance(part, ast.Assign):
+                yield from (target.id for target in part.targets if isinstance(target, ast.Name))
+            elif isinstance(part, ast.ImportFrom) and part.level and not hasattr(module, "cli"):
+                yield from (name.asname or name.name for name in part.names if Path(str(module.__file__)).stem == "__init__")
+
+
+def upstream_members() -> Iterator[tuple[str, Any, Any]]:
+    """Each public name of OpenAI Whisper, methods and fields of classes among them; what it stands for there, and here."""
+    for name in MODULES:
+        theirs, ours = (importlib.import_module(f"{package}.{name}".rstrip(".")) for package in ("whisper", "maxwhisper"))
+        for attribute in public_names(theirs):
+            if attribute.startswith("_"):
+                continue
+            label = f"{name}.{attribute}".lstrip(".")
+            there, here = getattr(theirs, attribute), getattr(ours, attribute, MISSING)
+            yield label, there, here
+            if inspect.isclass(there) and here is not MISSING:
+                fields = getattr(here, "__dataclass_fields__", {})
+                for member in [*vars(there), *getattr(there, "__dataclass_fields__", {})]:
+                    if not member.startswith("_"):
+                        yield f"{label}.{member}", getattr(there, member, None), getattr(here, member, fields.get(member, MISSING))
+
+
+def test_every_public_name_is_here_or_in_the_readme(tiny_en: Trio) -> None:
+    attributes = {f"Whisper.{name}" for name in dir(tiny_en.model)}
+    missing = {label for label, _, here in upstream_members() if here is MISSING} - attributes
+    assert missing == listed("missing names")
+
+
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
+
+
+def takes_what_they_take(there: Any, here: Any) -> bool:
+    """Positional arguments in the same order, keywords by the same names."""
+    ours, theirs = list(parameters(here).values()), list(parameters(there).values())
+    in_order = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [p.name for p in theirs if p.kind in in_order]
+    anything = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in ours)
+    same = [p.name for p in ours if p.kind in in_order][: len(positional)] == positional
+    return same and all(p.name in parameters(here) or anything for p in theirs if p.kind == inspect.Parameter.KEYWORD_ONLY)
+
+
+def test_functions_take_what_theirs_take() -> None:
+    others = set()
+    for label, there, here in upstream_members():
+        is_method = label in ("Whisper.detect_language", "Whisper.transcribe", "Whisper.decode")  # functions there, see the next test
+        if callable(there) and here is not MISSING and not is_method and not takes_what_they_take(there, here):
+            others.add(label)
+    assert others == listed("other arguments")
+
+
+@pytest.mark.parametrize("name", ["transcribe", "decode", "detect_language"])
+def test_methods_are_the_functions(name: str) -> None:
+    method, function = (parameters(owner) for owner in (getattr(maxwhisper.Whisper, name), getattr(maxwhisper, name)))
+    variable = {p.kind for p in method.values()} & {inspect.Parameter.VAR_KEYWORD}
+    assert variable or list(method)[1:] == list(function)[1:]
+
+
+def test_defaults_are_theirs() -> None:
+    for name in ("transcribe", "DecodingOptions"):
+        theirs, ours = (parameters(getattr(module, name)) for module in (whisper, maxwhisper))
+        assert {p.name: p.default for p in theirs.values()}.items() <= {p.name: p.default for p in ours.values()}.items()
+
+
+# The two command lines.
+
+
+def options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return {action.dest: action for action in parser._actions if action.dest != "help"}
+
+
+@pytest.fixture
+def parsers(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, argparse.Action], dict[str, argparse.Action]]:
+    seen: list[argparse.ArgumentParser] = []
+
+    def parse_args(parser: argparse.ArgumentParser) -> None:
+        seen.append(parser)
+        raise SystemExit
+
+    whisper_cli = importlib.import_module("whisper.transcribe").cli
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        with pytest.raises(SystemExit):
+            whisper_cli()
+    commands = next(action for action in cli._parser()._actions if action.dest == "command")
+    assert isinstance(commands.choices, dict)
+    return options(seen[0]), options(commands.choices["transcribe"])
+
+
+def test_the_command_line_takes_what_theirs_takes(parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]) -> None:
+    theirs, ours = parsers
+    assert theirs.keys() <= ours.keys()
+    assert ours.keys() - theirs.keys() == listed("further options")
+    others = set()
+    theirs["device"].default = "cpu"  # it is the GPU, where PyTorch finds one
+    for name, action in theirs.items():
+        same = (action.option_strings, action.nargs, action.default) == (ours[name].option_strings, ours[name].nargs, ours[name].default)
+        choices = action.choices is None or ours[name].choices == action.choices
+        if not (same and choices):
+            others.add(name)
+    assert others == listed("other defaults")
+
+
+@pytest.mark.parametrize("text", ["True", "False", "yes", "None", "3", "0.5", "x"])
+def test_values_are_read_as_theirs(text: str, parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]) -> None:
+    """Where a value is refused, it is by both, but for `None`, which is taken more often here."""
+    theirs, ours = parsers
+    for name, action in theirs.items():
+        read: list[Any] = []
+        for option in (action, ours[name]):
+            parse = option.type if callable(option.type) else str
+            try:
+                read.append(parse(text))
+            except (ValueError, argparse.ArgumentTypeError):
+                read.append(ValueError)
+        assert name == "model" or read[0] == read[1] or (read[0] is ValueError and read[1] is None), (name, read)
+
+
+# Programs.
+
+
+def program(name: str, package: str) -> Any:
+    """A program of `tests/programs`, unchanged but for the import."""
+    source = (Path(__file__).parent / "programs" / f"{name}.py").read_text(encoding="utf-8")
+    if package == "maxwhisper":
+        source = source.replace("import whisper\n", "import maxwhisper as whisper\n").replace("from whisper.", "from maxwhisper.")
+    module = ModuleType(name)
+    exec(compile(source, f"{name}.py", "exec"), vars(module))
+    return module.main
+
+
+@pytest.fixture
+def same_models(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI Whisper would download them, and ask a program for sound."""
+    monkeypatch.setattr(whisper, "load_model", lambda name: trio(name).judge)
+    monkeypatch.setattr(maxwhisper, "load_model", lambda name: trio(name).model)
+    for module in (whisper, whisper.audio):
+        monkeypatch.setattr(module, "load_audio", maxwhisper.load_audio)
+
+
+@pytest.mark.usefixtures("same_models")
+@pytest.mark.parametrize("clip", ["beckett", "en/hello_world"])
+def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, device: str) -> None:
+    audio = str(packaged_clips()[clip].path)
+    said, times = list[tuple[str, str, list[str]]](), list[list[float]]()
+    for package in ("maxwhisper", "whisper"):
+        (tmp_path / package).mkdir()
+        words = program("subtitles", package)(audio, tmp_path / package)
+        (written,) = (tmp_path / package).iterdir()
+        said.append((written.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", written.read_text()), [word for word, _, _ in words]))
+        times.append([float(start.split(":")[1]) for _, start, _ in words])
+    assert said[0] == said[1]
+    assert times[0] == pytest.approx(times[1], abs=0.021)
+    assert len(times[0]) > 1
+
+
+@pytest.mark.usefixtures("same_models")
+@pytest.mark.parametrize("name", packaged_clips())
+def test_a_program_that_tells_languages_runs_unchanged(name: str, tmp_path: Path, device: str) -> None:
+    audio = str(packaged_clips()[name].path)
+    ours, theirs = (program("language", package)(audio, tmp_path) for package in ("maxwhisper", "whisper"))
+    assert ours == theirs
+
+
+# What the model itself does.
+
+
+def test_a_model_moves_to_where_it_is(tiny_en: Trio) -> None:
+    assert tiny_en.model.to(tiny_en.model.device_name) is tiny_en.model
+    assert tiny_en.model.to(tiny_en.model.device) is tiny_en.model
+    if tiny_en.model.device.is_host:
+        with pytest.raises(OptionError, match="no GPU"):
+            tiny_en.model.to("cuda")
+
+
+def test_a_model_moves(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a device that is not the one it is taken to be on."""
+    mel = np.zeros((80, 3000), np.float32)
+    model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
+    before, here = model.embed_audio(mel).to_numpy(), model.device
+    for moved in (model, Whisper(tiny_en.checkpoint, here)):
+        monkeypatch.setattr(moved, "device", "elsewhere")
+        if moved is model:
+            assert moved.to(here) is moved
+            assert moved.device == here
+            assert np.array_equal(moved.embed_audio(mel).to_numpy(), before)
+        else:
+            with pytest.raises(OptionError, match="a checkpoint that is gone"):
+                moved.to(here)
+
+
+def test_logits_are_theirs_of_features_and_of_arrays(tiny_en: Trio) -> None:
+    import torch
+
+    mel, tokens = np.zeros((2, 80, 3000), np.float32), np.array([[50257, 50362, 464]] * 2)
+    features = tiny_en.model.embed_audio(mel)
+    logits = tiny_en.model.logits(tokens, features)
+    with torch.no_grad():
+        theirs = tiny_en.judge(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()
+    assert np.abs(logits - theirs).max() < 2e-3
+    assert np.allclose(tiny_en.model.logits(tokens, np.asarray(features)), logits, atol=1e-4)
+    assert np.array_equal(tiny_en.model(mel, tokens), logits)
+    with pytest.raises(OptionError, match=r"2 sequences of tokens, but features of 1 windows"):
+        tiny_en.model.logits(tokens, tiny_en.model.embed_audio(mel[:1]))
+    with pytest.raises(OptionError, match=r"\(2, 7, 384\), not \[n, 1500, 384\]"):
+        tiny_en.model.logits(tokens, np.asarray(features)[:, :7])
+
+
+# Text normalisers.
+
+SPOKEN = """Hmm, I kinda dunno 'cause the colour cost twenty-five dollars and sixty cents, um, on the 1st of May nineteen ninety-nine;
+Mr. Smith won't've gone there (laughs) [music] at half past two, would he? It's 3,000.50% naïve, sorta double oh seven."""
+
+
+@pytest.mark.parametrize("package", ["maxwhisper", "whisper"])
+def test_normalisers_say_what_they_do(package: str) -> None:
+    normalize = importlib.import_module(f"{package}.normalizers").EnglishTextNormalizer()
+    assert normalize("Mr. Smith isn't twenty-five") == "mister smith is not 25"
+
+
+word = st.sampled_from(SPOKEN.split()) | st.text(max_size=6)
+
+
+@given(text=st.lists(word, max_size=30).map(" ".join), remove=st.booleans(), split=st.booleans())
+def test_normalisers_are_openais(text: str, remove: bool, split: bool) -> None:
+    assert _ENGLISH[0](text) == _ENGLISH[1](text)
+    assert BasicTextNormalizer(remove, split)(text) == whisper.normalizers.BasicTextNormalizer(remove, split)(text)
+
+
+_ENGLISH = (EnglishTextNormalizer(), whisper.normalizers.EnglishTextNormalizer())
+
+
+def test_normalisers_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "whisper_normalizer", None)
+    monkeypatch.delitem(sys.modules, "maxwhisper.normalizers")
+    with pytest.raises(ImportError, match=r"maxwhisper\[normalizers\]"):
+        importlib.import_module("maxwhisper.normalizers")
