@@ -60,7 +60,7 @@ def pad_or_trim(array: np.ndarray, length: int = N_SAMPLES, *, axis: int = -1) -
     array = array.take(range(min(length, array.shape[axis])), axis=axis)
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
-    return np.pad(array, widths)
+    return np.pad(array, widths).view(type(array))
 
 
 @lru_cache

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, pad_or_trim
+from maxwhisper.audio import N_FRAMES, Audio, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.model import AudioFeatures, Whisper
 from maxwhisper.recording import Clip, Heard, clips_of, language_of
-from maxwhisper.segments import Segment, Thresholds, segments_of, split_at_timestamps
+from maxwhisper.segments import Segment, Thresholds, segments_of, split_at_timestamps, text_tokens
 from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, Spoken, WordTiming, find_alignments, place_words
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
 from maxwhisper.transcribe import options_for_each, text_of
-from maxwhisper.utils import Transcript
+from maxwhisper.utils import Transcript, get_end
 from maxwhisper.vad import VadOptions
 
 EARLIEST_CUT = N_FRAMES * 13 // 15  # late, for a piece costs the encoder as much as a whole window
@@ -30,9 +30,10 @@ PAUSE = 30  # frames, as long as a pause between words
 
 @dataclass(frozen=True)
 class Piece:
-    """Some frames of a recording, log-mel [n_mels, n_frames], of at most 30 s."""
+    """Some frames of a recording, log-mel [n_mels, n_frames], of at most 30 s; clip: in which of the parts that are asked for."""
 
     recording: int
+    clip: int
     seek: int
     mel: np.ndarray
     language: str
@@ -49,12 +50,7 @@ class Recording:
     heard: Heard
     language: str
     n_left: int
-    segments: list[Segment] = field(default_factory=list)
-
-    def last_end_before(self, seek: int) -> float:
-        """When what was said before a frame ended, in seconds; where that is not known yet, the frame's time."""
-        offset = seek * HOP_LENGTH / SAMPLE_RATE
-        return max((segment["end"] for segment in self.segments if segment["seek"] < seek), default=offset)
+    found: list[tuple[Piece, list[Segment], list[WordTiming]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,8 @@ def transcribe_batched(
 ) -> Iterator[Transcript | AudioError]:
     """Transcribe files, or float samples [n_samples] at 16 kHz, `batch_size` windows at a time, and yield results in their order.
 
-    Arguments and results are those of `transcribe`, but that every piece has the same prompt, `initial_prompt`. Where a recording can't be
-    used there is an AudioError in place of its transcript; the others are done.
+    Arguments and results are those of `transcribe`, but for what pieces that know nothing of each other can't have: every one has the same
+    prompt, `initial_prompt`. Where a recording can't be used there is an AudioError in place of its transcript; the others are done.
 
     Raises OptionError for options that can't be used.
     """
@@ -120,9 +116,10 @@ def _transcribe(model: Whisper, recordings: Iterable[Audio], batch_size: int, se
                 failed[i] = error
                 continue
             language, _ = language_of(model, heard, settings.attempts[0].language)
-            spans = [(start + a, start + b) for start, end in heard.clips if start < end for a, b in pairwise(cut(heard.mel[:, start:end]))]
-            under_way[i] = Recording(heard, language, len(spans))
-            yield from (Piece(i, seek, heard.mel[:, seek:end], language) for seek, end in spans)
+            cuts = [[start + at for at in cut(heard.mel[:, start:end])] if start < end else [] for start, end in heard.clips]
+            found = [Piece(i, k, a, heard.mel[:, a:b], language) for k, some in enumerate(cuts) for a, b in pairwise(some)]
+            under_way[i] = Recording(heard, language, len(found))
+            yield from found
 
     def finished() -> Iterator[Transcript | AudioError]:
         for i in sorted([*under_way, *failed]):
@@ -132,7 +129,7 @@ def _transcribe(model: Whisper, recordings: Iterable[Audio], batch_size: int, se
                 return
             else:
                 recording = under_way.pop(i)
-                yield _transcript(recording, tokenizer_for(recording.language))
+                yield _transcript(recording, tokenizer_for(recording.language), settings.punctuations)
 
     def tokenizer_for(language: str) -> Tokenizer:
         return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=task)
@@ -154,13 +151,10 @@ def _transcribe(model: Whisper, recordings: Iterable[Audio], batch_size: int, se
                 rests.append(piece.after(advance))
             else:
                 under_way[piece.recording].n_left -= 1
-        alignments = _align(model, features, batch, found, tokenizer_for) if settings.punctuations else []
-        for i, (piece, segments) in enumerate(zip(batch, found)):
-            recording = under_way[piece.recording]
-            if settings.punctuations:
-                end = recording.last_end_before(piece.seek)
-                place_words(segments, alignments[i], tokenizer_for(piece.language).eot, settings.punctuations, end)
-            recording.segments += segments
+        nothing = list[list[WordTiming]]([] for _ in batch)
+        alignments = _align(model, features, batch, found, tokenizer_for) if settings.punctuations else nothing
+        for piece, segments, alignment in zip(batch, found, alignments):
+            under_way[piece.recording].found.append((piece, segments, alignment))
         yield from finished()
     yield from finished()
 
@@ -206,13 +200,16 @@ def _align(
     spoken = []
     for piece, segments in zip(batch, found):
         tokenizer = tokenizer_for(piece.language)
-        text_tokens = [token for segment in segments for token in segment["tokens"] if token < tokenizer.eot]
-        spoken.append(Spoken(tokenizer, text_tokens, piece.mel.shape[1]))
+        spoken.append(Spoken(tokenizer, text_tokens(segments, tokenizer.eot), piece.mel.shape[1]))
     return find_alignments(model, spoken, features)
 
 
-def _transcript(recording: Recording, tokenizer: Tokenizer) -> Transcript:
-    said = (segment for segment in recording.segments if segment["text"].strip() and segment["start"] < segment["end"])
-    in_order = sorted(said, key=lambda segment: segment["start"])
-    segments = [{"id": i, **recording.heard.restored(segment)} for i, segment in enumerate(in_order)]
+def _transcript(recording: Recording, tokenizer: Tokenizer, punctuations: tuple[str, str] | None) -> Transcript:
+    segments, last_speech_timestamp = list[Segment](), 0.0
+    for _, some, alignment in sorted(recording.found, key=lambda found: (found[0].clip, found[0].seek)):
+        if punctuations is not None and some:
+            place_words(some, alignment, tokenizer.eot, punctuations, last_speech_timestamp)
+            last_speech_timestamp = get_end(some) or last_speech_timestamp
+        segments += (segment for segment in some if segment["text"].strip() and segment["start"] < segment["end"])
+    segments = [{"id": i, **recording.heard.restored(segment)} for i, segment in enumerate(segments)]
     return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}

@@ -28,6 +28,7 @@ from maxwhisper.segments import segment_line
 from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcribe import options_for_each, transcribe
 from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
+from maxwhisper.vad import require_detector
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +65,8 @@ def _transcribe(
     max_words_per_line: int | None,
     **options: Any,
 ) -> int:
-    audio = [STDIN if path == "-" else path for path in audio]
-    _check_outputs(audio, output_dir)
+    names = ["stdin" if path == "-" else path for path in audio]
+    _check_outputs(names, output_dir)
     layout = {
         "highlight_words": highlight_words,
         "max_line_width": max_line_width,
@@ -87,17 +88,24 @@ def _transcribe(
     decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
     options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
     clips_of(options["clip_timestamps"])
+    if options["vad_filter"]:
+        require_detector()
+    if batch_size:
+        for name in _IN_ORDER:
+            asked = options.pop(name)
+            if asked is not None and asked is not False:
+                raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
     if threads:
         set_num_threads(threads)
     whisper = load_model(model, device, model_dir, compute_type=compute_type)
     options |= {"temperature": temperatures, "language": language}
     results = _batched(whisper, audio, batch_size, **options) if batch_size else _one_by_one(whisper, audio, **options)
     writer, failed = get_writer(output_format, output_dir), 0
-    for path, result in zip(audio, results):
+    for name, result in zip(names, results):
         try:
             if isinstance(result, WhisperError):
                 raise result
-            writer(result, path, layout)
+            writer(result, name, layout)
         except WhisperError as error:
             _warn(error)
             failed += 1
@@ -117,9 +125,6 @@ _IN_ORDER = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_
 
 
 def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, **options: Any) -> Iterator[Transcript | WhisperError]:
-    for name in _IN_ORDER:
-        if options.pop(name):
-            raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
     for name in ("condition_on_previous_text", "language_detection_segments"):
         del options[name]
     for result in transcribe_batched(model, map(_opened, audio), batch_size, **options):
@@ -128,12 +133,9 @@ def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, *
         yield result
 
 
-STDIN = "stdin"
-
-
 def _opened(path: str) -> Audio:
     """A file's path; what `-` stands for is read whole, as most formats can't be read otherwise."""
-    if path != STDIN or os.path.exists(path):
+    if path != "-":
         return path
     file = io.BytesIO(sys.stdin.buffer.read())
     file.name = "standard input"
@@ -262,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(add: Callable[..., object]) -> None:
     add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
-    add("--device", default="cpu", choices=["cpu", "gpu", "cuda"], help="where to run the model; cuda is another name of gpu")
+    add("--device", default="cpu", help="where to run the model: cpu, gpu, or one of several, as cuda:1")
     add(
         "--compute_type",
         default="float32",

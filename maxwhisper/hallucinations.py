@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES
+from maxwhisper.segments import Segment
 from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-
-Segment = dict[str, Any]
 
 
 @dataclass(frozen=True)

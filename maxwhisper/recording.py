@@ -13,7 +13,7 @@ from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
 from maxwhisper.model import Whisper
 from maxwhisper.segments import Segment
-from maxwhisper.tokenizer import language_code
+from maxwhisper.tokenizer import get_tokenizer, language_code
 from maxwhisper.vad import Speech, VadOptions, find_speech
 
 Clip = tuple[float, float]  # start and end in seconds, the end perhaps infinite
@@ -67,7 +67,9 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
     Raises OptionError where they are no such numbers.
     """
     try:
-        times = [float(time) for time in (timestamps.split(",") if isinstance(timestamps, str) else timestamps)] if timestamps else [0.0]
+        times = (
+            [float(time) for time in (timestamps.split(",") if isinstance(timestamps, str) else timestamps)] if len(timestamps) else [0.0]
+        )
     except ValueError as error:
         raise OptionError(f"clip_timestamps {timestamps!r} are no numbers with commas between") from error
     if len(times) % 2:
@@ -92,7 +94,7 @@ def language_of(
             raise OptionError(f"this model knows only English, not {asked!r}; use a multilingual one, such as base")
         return asked or "en", 1.0
     if asked is not None:
-        language_code(asked)
+        get_tokenizer(True, num_languages=model.num_languages).to_language_token(language_code(asked))
         return asked, 1.0
     found = list[tuple[str, float]]()
     for seek in range(0, max(1, min(heard.content_frames, n_windows * N_FRAMES)), N_FRAMES):

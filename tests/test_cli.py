@@ -183,6 +183,7 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["--highlight_words", "True"], "--highlight_words needs --word_timestamps True"),
         (["--max_line_width", "10"], "--max_line_width needs --word_timestamps True"),
         (["--hotwords", "Beckett", "--batch_size", "2"], "--hotwords can't be had with --batch_size"),
+        (["--hallucination_silence_threshold", "0", "--batch_size", "2"], "--hallucination_silence_threshold can't be had"),
         (["missing.wav"], "missing.wav can't be read"),
         (["."], ". is a folder"),
         (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),

@@ -24,6 +24,7 @@ LONG = np.concatenate([clip.samples for clip in packaged_clips().values() if cli
         ([], [(0, np.inf)]),
         ("1.5,2", [(1.5, 2)]),
         ([3, 4, 1], [(3, 4), (1, np.inf)]),
+        (np.array([3.0, 4.0]), [(3, 4)]),
     ],
 )
 def test_clips(timestamps: Any, clips: list[tuple[float, float]]) -> None:
@@ -111,6 +112,8 @@ def test_the_language_is_looked_for_in_several_windows(base: Trio) -> None:
     assert language_of(base.model, heard, None, n_windows=3, threshold=1.0)[0] == "es"  # none is certain: most windows decide
     assert language_of(base.model, heard, None, n_windows=1, threshold=1.0)[0] == "fr"
     assert language_of(base.model, heard, "German") == ("German", 1.0)
+    with pytest.raises(OptionError, match="does not know language 'yue'"):  # it came with large-v3
+        iter_segments(base.model, LONG, language="yue")
 
 
 @pytest.mark.parametrize(

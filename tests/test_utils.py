@@ -73,7 +73,7 @@ def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
     how=st.sampled_from(["options", "keywords"]),
 )
 def test_words_are_laid_out_as_by_openai(texts: list[list[tuple[str, int, int]]], layout: dict[str, Any], how: str) -> None:
-    arguments: dict[str, Any] = {"options": layout} if how == "options" else layout
+    arguments: dict[str, Any] = {"options": {**layout, "word_timestamps": True}} if how == "options" else layout
     for name in ("WriteSRT", "WriteVTT"):
         written = []
         for module in (utils, whisper.utils):

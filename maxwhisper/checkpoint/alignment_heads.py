@@ -1,5 +1,8 @@
 """Which heads of a model's cross-attention follow the audio word by word: what word timestamps are made of."""
 
+import json
+from pathlib import Path
+
 Heads = tuple[tuple[int, int], ...]  # layer and head, in this order
 
 # As OpenAI published them with `whisper`, there as base85.
@@ -81,6 +84,17 @@ ALIGNMENT_HEADS: dict[str, Heads] = {
     "large-v3-turbo": ((2, 4), (2, 11), (3, 3), (3, 6), (3, 11), (3, 14)),
 }
 ALIGNMENT_HEADS |= {"large": ALIGNMENT_HEADS["large-v3"], "turbo": ALIGNMENT_HEADS["large-v3-turbo"]}
+
+
+def read_heads(path: Path, n_layer: int, n_head: int) -> Heads:
+    """Those that a configuration in JSON names; none where it does not, can't be read, or is another model's, as in some distilled ones."""
+    try:
+        pairs = json.loads(path.read_text(encoding="utf-8"))["alignment_heads"]
+        heads = tuple((layer, head) for layer, head in pairs)
+        fit = all(type(n) is int for pair in heads for n in pair) and all(0 <= a < n_layer and 0 <= b < n_head for a, b in heads)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ()
+    return heads if fit else ()
 
 
 def all_of_upper_half(n_layer: int, n_head: int) -> Heads:

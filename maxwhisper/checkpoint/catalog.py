@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
+from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS, read_heads
 from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
 from maxwhisper.checkpoint.huggingface import read_huggingface
@@ -132,7 +132,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         return read_huggingface(path.parent, [path])
     if path.suffix == ".bin":
-        return read_ctranslate2(path.read_bytes(), str(path))
+        checkpoint = read_ctranslate2(path.read_bytes(), str(path))
+        heads = read_heads(path.with_name("config.json"), checkpoint.dims.n_text_layer, checkpoint.dims.n_text_head)
+        return replace(checkpoint, alignment_heads=heads or checkpoint.alignment_heads)
     raise CheckpointError(f"{path} is none of the formats that can be read: .pt (OpenAI), .safetensors, model.bin (CTranslate2)")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from maxwhisper.checkpoint.alignment_heads import Heads
+from maxwhisper.checkpoint.alignment_heads import read_heads
 from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
@@ -62,7 +62,7 @@ def read_huggingface(folder: Path, files: list[Path]) -> Checkpoint:
     except MALFORMED as error:
         raise CheckpointError(f"{config_path} is damaged or not a Whisper model's ({error!r})") from error
     weights: dict[str, np.ndarray] = {}
-    heads = _alignment_heads(folder / "generation_config.json")
+    heads = read_heads(folder / "generation_config.json", dims.n_text_layer, dims.n_text_head)
     for path in files:
         try:
             tensors = safetensors.deserialize(path.read_bytes())
@@ -72,16 +72,6 @@ def read_huggingface(folder: Path, files: list[Path]) -> Checkpoint:
         except (safetensors.SafetensorError, *MALFORMED) as error:
             raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
     return Checkpoint(dims, weights, str(folder), heads)
-
-
-def _alignment_heads(path: Path) -> Heads:
-    """None where the file is not there, or does not name them."""
-    try:
-        return tuple((int(layer), int(head)) for layer, head in json.loads(path.read_text()).get("alignment_heads") or ())
-    except OSError:
-        return ()
-    except MALFORMED as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}); get it anew, or do without it") from error
 
 
 def _openai_name(name: str) -> str:

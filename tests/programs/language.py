@@ -14,6 +14,7 @@ def main(audio: str, folder: Path) -> tuple[str, str]:
 
     # make log-Mel spectrogram and move to the same device as the model
     mel = whisper.log_mel_spectrogram(samples, n_mels=model.dims.n_mels).to(model.device)
+    assert whisper.pad_or_trim(mel, whisper.audio.N_FRAMES).to(model.device).shape == mel.shape
 
     # detect the spoken language
     _, probs = model.detect_language(mel)
