@@ -132,7 +132,7 @@ def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: s
 def test_words_are_timed_alike(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")
-    assert shifts.max() <= (0.02 if dtype == "float32" else 0.1)
+    assert shifts.max() <= (1 if dtype == "float32" else 5)
 
 
 def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:

@@ -83,8 +83,8 @@ def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: T
 def test_words_are_timed_alike(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
     shifts = time_shifts(rounded(False), tiny_en.model)
     print(f"words shifted by {shifts}")
-    assert np.quantile(shifts, 0.9) <= 0.02
-    assert shifts.max() <= 0.5  # a word that ends in a pause may end elsewhere in it
+    assert np.quantile(shifts, 0.9) <= 1
+    assert shifts.max() <= 25  # a word that ends in a pause may end elsewhere in it
 
 
 def test_compute_types_that_can_not_be_had() -> None:

@@ -207,14 +207,14 @@ def test_more_text_than_the_context_takes_is_refused(tiny_en: Trio) -> None:
 
 
 def time_shifts(model: Whisper, reference: Whisper) -> np.ndarray:
-    """By how many seconds, in order, the words of ten seconds begin and end elsewhere with one model than with another."""
+    """By how many frames of 20 ms, in order, the words of ten seconds begin and end elsewhere with one model than with another."""
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     tokenizer = get_tokenizer(False)
     text = [token for token in reference.decode(mel).tokens if token < tokenizer.eot]
     ours, theirs = (
         np.array([(word.start, word.end) for word in find_alignment(some, tokenizer, text, mel, 1000)]) for some in (model, reference)
     )
-    return np.sort(np.abs(ours - theirs), axis=None)
+    return np.sort(np.rint(TOKENS_PER_SECOND * np.abs(ours - theirs)), axis=None)
 
 
 def compared(trio: Trio, samples: np.ndarray, **options: Any) -> list[str]:
