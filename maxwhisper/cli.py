@@ -25,6 +25,7 @@ from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import Whisper, load_model
 from maxwhisper.recording import clips_of
 from maxwhisper.segments import segment_line
+from maxwhisper.subtitles import Layout
 from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcribe import options_for_each, transcribe
 from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
@@ -59,20 +60,11 @@ def _transcribe(
     temperature_increment_on_fallback: float | None,
     language: str | None,
     batch_size: int | None,
-    highlight_words: bool,
-    max_line_width: int | None,
-    max_line_count: int | None,
-    max_words_per_line: int | None,
     **options: Any,
 ) -> int:
     names = ["stdin" if path == "-" else path for path in audio]
     _check_outputs(names, output_dir)
-    layout = {
-        "highlight_words": highlight_words,
-        "max_line_width": max_line_width,
-        "max_line_count": max_line_count,
-        "max_words_per_line": max_words_per_line,
-    }
+    layout = {field.name: options.pop(field.name) for field in dataclasses.fields(Layout)}
     _check_layout(layout, options["word_timestamps"])
     if model.endswith(".en") and language not in (None, "en", "English"):
         _warn(f"{model} knows only English; taking the audio as English, not {language}")

@@ -99,6 +99,7 @@ class Whisper:
         if self._reload is None:
             raise OptionError("this model was made of a checkpoint that is gone; make another one for the device")
         reload = self._reload
+        # In place, as programs don't look at what `to` returns; nobody derives a class whose __init__ takes something else.
         self.__init__(reload(), found, compute_type=self.compute_type)  # type: ignore[misc]
         self._reload = reload
         return self

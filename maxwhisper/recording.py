@@ -99,10 +99,11 @@ def language_of(
     found = list[tuple[str, float]]()
     for seek in range(0, max(1, min(heard.content_frames, n_windows * N_FRAMES)), N_FRAMES):
         _, probs = detect_language(model, heard.window(seek, N_FRAMES))
-        found.append((likeliest(probs), probs[likeliest(probs)]))
-        if found[-1][1] > threshold:
-            language, probability = found[-1]
+        language = likeliest(probs)
+        probability = probs[language]
+        if probability > threshold:
             break
+        found.append((language, probability))
     else:
         language = Counter(language for language, _ in found).most_common(1)[0][0]
         probability = max(probability for one, probability in found if one == language)

@@ -40,8 +40,8 @@ def _in_lines(segments: Sequence[dict[str, Any]], layout: Layout) -> Iterator[li
     """The words of each subtitle, with line breaks."""
     ends_with_segments = layout.max_line_count is None or layout.max_line_width is None
     width, n_most = layout.max_line_width or 1000, layout.max_words_per_line or 1000
-    subtitle, length, n_lines, last = list[Word](), 0, 1, 0.0
-    last = next((word["start"] for segment in segments for word in segment["words"]), last)
+    subtitle, length, n_lines = list[Word](), 0, 1
+    last = next((word["start"] for segment in segments for word in segment["words"]), 0.0)
     for segment in segments:
         for i, word in enumerate(segment["words"]):
             text = word["word"]

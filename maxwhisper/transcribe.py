@@ -131,6 +131,7 @@ def transcribe(model: Whisper, audio: Audio, **options: Any) -> Transcript:
     return {"text": text_of(segments, tokenizer), "segments": segments, "language": info.language}
 
 
+# What people look up is the one list of options there is; mypy knows no such attribute of functions.
 transcribe.__signature__ = inspect.signature(iter_segments).replace(return_annotation=Transcript)  # type: ignore[attr-defined]
 
 

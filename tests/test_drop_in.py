@@ -45,8 +45,8 @@ def public_names(module: ModuleType) -> Iterator[str]:
                 yield part.name
             elif isinstance(part, ast.Assign):
                 yield from (target.id for target in part.targets if isinstance(target, ast.Name))
-            elif isinstance(part, ast.ImportFrom) and part.level and not hasattr(module, "cli"):
-                yield from (name.asname or name.name for name in part.names if Path(str(module.__file__)).stem == "__init__")
+            elif isinstance(part, ast.ImportFrom) and part.level and hasattr(module, "__path__"):
+                yield from (name.asname or name.name for name in part.names)
 
 
 def upstream_members() -> Iterator[tuple[str, Any, Any]]:
@@ -196,7 +196,7 @@ def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, de
         said.append((written.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", written.read_text()), [word for word, _, _ in words]))
         times.append([float(start.split(":")[1]) for _, start, _ in words])
     assert said[0] == said[1]
-    assert times[0] == pytest.approx(times[1], abs=0.021)
+    assert times[0] == pytest.approx(times[1], abs=0.021)  # one frame of 20 ms, and less than the written milliseconds
     assert len(times[0]) > 1
 
 
@@ -243,8 +243,8 @@ def test_logits_are_theirs_of_features_and_of_arrays(tiny_en: Trio) -> None:
     logits = tiny_en.model.logits(tokens, features)
     with torch.no_grad():
         theirs = tiny_en.judge(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()
-    assert np.abs(logits - theirs).max() < 2e-3
-    assert np.allclose(tiny_en.model.logits(tokens, np.asarray(features)), logits, atol=1e-4)
+    assert np.abs(logits - theirs).max() < 2e-3  # another row is off by whole numbers; exactness is for `test_model.py`
+    assert np.array_equal(tiny_en.model.logits(tokens, np.asarray(features)), logits)
     assert np.array_equal(tiny_en.model(mel, tokens), logits)
     with pytest.raises(OptionError, match=r"2 sequences of tokens, but features of 1 windows"):
         tiny_en.model.logits(tokens, tiny_en.model.embed_audio(mel[:1]))

@@ -35,6 +35,7 @@ from maxwhisper.timing import (
 )
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import Clip, all_clips, packaged_clips
+from reference.parity.words import placed_by_openai
 from reference.transcripts import compare, transcribe_with_max, transcribe_with_openai
 
 upstream: Any = importlib.import_module("whisper.timing")
@@ -127,13 +128,7 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
         }
         for i, (a, b) in enumerate(pairwise(cuts))
     ]
-    expected, theirs_alignment = copy.deepcopy(segments), theirs(alignment)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream, "find_alignment", lambda *_, **__: theirs_alignment)
-        tokenizer = type("Tokenizer", (), {"eot": eot})
-        upstream.add_word_timestamps(
-            segments=expected, model=None, tokenizer=tokenizer, mel=None, num_frames=3000, last_speech_timestamp=last
-        )
+    expected = placed_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     place_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     assert segments == expected
 

@@ -120,27 +120,36 @@ def judge_words(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> I
 
     logits = given["token_probabilities"][0].astype(np.float64)
     probabilities = torch.from_numpy(logits).softmax(dim=-1).numpy()[np.arange(len(timed.text)), timed.text]
+    # Of logits up to 50, by u = 6e-8: a logarithm of their size, a difference of it, and a sum in pairs of 17 levels, together 5e-6.
     off = float(np.abs(gave["token_probabilities"] - probabilities).max())
     yield Stage("words.probabilities", off <= 1e-5 and logits.shape[1] == timed.tokenizer.eot, f"off by {off:.2g}")
 
     found, expected = [(w.word, w.start, w.end) for w in gave["words_along"]], list(_times(timed, gave["dtw"]))
     yield Stage("words.times", found == expected, "" if found == expected else f"{found}, OpenAI Whisper {expected}")
     if "place_words" in gave:
-        segments, alignment, eot, (prepended, appended), last = given["place_words"]
-        theirs = [UPSTREAM.WordTiming(**vars(timing)) for timing in alignment]
-        with mock.patch.object(UPSTREAM, "find_alignment", return_value=theirs):
-            UPSTREAM.add_word_timestamps(
-                segments=segments,
-                model=None,
-                tokenizer=SimpleNamespace(eot=eot),
-                mel=None,
-                num_frames=timed.n_frames,
-                prepend_punctuations=prepended,
-                append_punctuations=appended,
-                last_speech_timestamp=last,
-            )
-        same = segments == gave["place_words"]
-        yield Stage("words.segments", same, "" if same else f"{gave['place_words']}, OpenAI Whisper {segments}")
+        expected_segments = placed_by_openai(*given["place_words"])
+        same = gave["place_words"] == expected_segments
+        yield Stage("words.segments", same, "" if same else f"{gave['place_words']}, OpenAI Whisper {expected_segments}")
+
+
+def placed_by_openai(
+    segments: list[dict[str, Any]], alignment: list[Any], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
+) -> list[dict[str, Any]]:
+    """What OpenAI Whisper makes of the arguments of `maxwhisper.timing.place_words`, which stay as they are."""
+    segments, theirs = deepcopy(segments), [UPSTREAM.WordTiming(**vars(deepcopy(timing))) for timing in alignment]
+    prepended, appended = punctuations
+    with mock.patch.object(UPSTREAM, "find_alignment", return_value=theirs):
+        UPSTREAM.add_word_timestamps(
+            segments=segments,
+            model=None,
+            tokenizer=SimpleNamespace(eot=eot),
+            mel=None,
+            num_frames=0,  # nobody looks at it
+            prepend_punctuations=prepended,
+            append_punctuations=appended,
+            last_speech_timestamp=last_speech_timestamp,
+        )
+    return segments
 
 
 def _exact_scores(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> np.ndarray:
@@ -177,5 +186,5 @@ def _times(timed: Timed, path: np.ndarray) -> Iterator[tuple[str, float, float]]
     frames = [path[1][np.argmax(path[0] == token)] for token in range(len(timed.text) + 1)]
     begin = 0
     for word, tokens in zip(words, word_tokens[:-1]):
-        yield word, frames[begin] / 50, frames[begin + len(tokens)] / 50
+        yield word, frames[begin] / UPSTREAM.TOKENS_PER_SECOND, frames[begin + len(tokens)] / UPSTREAM.TOKENS_PER_SECOND
         begin += len(tokens)

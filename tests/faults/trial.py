@@ -119,8 +119,8 @@ class Trials:
             samples, log_mel = end_to_end.hear()
             contrast = end_to_end.contrast(model, log_mel, seen)
             seen.clear()  # gigabytes
-            unblamed = {"is_control": not fault.blames, "is_explained": culprit is not None}
-            heard = end_to_end.listen(model, samples, log_mel, fault.options, **unblamed)
+            is_explained = culprit is not None
+            heard = end_to_end.listen(model, samples, log_mel, fault.options, is_control=not fault.blames, is_explained=is_explained)
             model.activations.clear()
         blamed = [heard.before, culprit.name if culprit else "", heard.rules, heard.ways]
         return Outcome(
