@@ -120,13 +120,13 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
 def dtw(x: np.ndarray) -> np.ndarray:
     """Dynamic time warping: the cheapest way from the first to the last element of x [n, m], one step down, right or both at a time.
 
-    Returns the way's rows and columns, int64 [2, n_path]. Sums are rounded to float32, and ties decided, as by `whisper.timing.dtw`.
+    Returns the way's rows and columns, int64 [2, n_path]. Summed in float64, and ties decided, as by `whisper.timing.dtw`.
     """
     n, m = x.shape
     skewed = np.zeros((n, n + m))  # row i moved by i, so that a column holds what can be computed at once
     skewed[:, :m] = x
     diagonals = np.ascontiguousarray(skewed.ravel()[:-n].reshape(n, n + m - 1).T)
-    cost = np.full((n + m + 1, n + 1), np.inf, np.float32)  # [i + j, i], of the first i rows and j columns
+    cost = np.full((n + m + 1, n + 1), np.inf)  # [i + j, i], of the first i rows and j columns
     trace = np.zeros((n + m + 1, n + 1), np.int8)
     cost[0, 0] = 0
     for d in range(2, n + m + 1):
