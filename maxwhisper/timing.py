@@ -126,7 +126,8 @@ def dtw(x: np.ndarray) -> np.ndarray:
     skewed = np.zeros((n, n + m))  # row i moved by i, so that a column holds what can be computed at once
     skewed[:, :m] = x
     diagonals = np.ascontiguousarray(skewed.ravel()[:-n].reshape(n, n + m - 1).T)
-    cost = np.full((n + m + 1, n + 1), np.inf)  # [i + j, i], of the first i rows and j columns
+    # [i + j, i], of the first i rows and j columns. Upstream's reads as float32, but numba makes it float64 (`ones(float32) * inf`).
+    cost = np.full((n + m + 1, n + 1), np.inf)
     trace = np.zeros((n + m + 1, n + 1), np.int8)
     cost[0, 0] = 0
     for d in range(2, n + m + 1):
