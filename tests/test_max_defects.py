@@ -49,7 +49,9 @@ def test_where_broadcasts_a_comparison() -> None:
     assert np.array_equal(result, np.where(positions <= positions[:, None], scores, np.float32(-1)))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="MAX 26.7.0: gather with an index of rank 0 does not compile")
+@pytest.mark.xfail(
+    strict=True, raises=(RuntimeError, ValueError), reason="MAX 26.7.0: gather with an index of rank 0 does not compile; 26.6.0: nor run"
+)
 def test_gather_takes_an_index_of_rank_0() -> None:
     """Worked around by never doing it: positions and rows have rank 1."""
 
@@ -147,7 +149,7 @@ def test_max_of_nothing() -> None:
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="MAX 26.7.0: a tensor that is also given as a buffer is read after that was written to, unnoticed",
+    reason="MAX 26.7.0: a tensor that is also given as a buffer may be read after that was written to, unnoticed",
 )
 def test_one_buffer_as_two_inputs() -> None:
     """Never done: a model's buffers are its own."""
@@ -155,9 +157,11 @@ def test_one_buffer_as_two_inputs() -> None:
         buffer, x = graph.inputs[0].buffer, graph.inputs[1].tensor
         ops.buffer_store(buffer, x * 2)
         graph.output(x + 1, ops.buffer_load(buffer))
-    both = Buffer.from_numpy(np.ones(3, np.float32))
-    result, _ = InferenceSession(devices=[CPU()]).load(graph).execute(both, both)
-    assert np.array_equal(result.to_numpy(), np.full(3, 2, np.float32))
+    model = InferenceSession(devices=[CPU()]).load(graph)
+    for _ in range(1000):  # which thread comes first is chance
+        both = Buffer.from_numpy(np.ones(3, np.float32))
+        result, _ = model.execute(both, both)
+        assert np.array_equal(result.to_numpy(), np.full(3, 2, np.float32))
 
 
 @pytest.mark.xfail(
