@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import whisper
+from playwright.sync_api import Browser, sync_playwright
 
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
@@ -114,3 +116,17 @@ def parity(device: str) -> tuple[Programs, ClipReport]:
 def rng() -> np.random.Generator:
     """The same random numbers in each run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser, in which reports are looked at."""
+    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()

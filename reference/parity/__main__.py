@@ -15,6 +15,7 @@ from maxwhisper import WhisperError, available_models, set_num_threads
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
 from reference.openai import N_THREADS
+from reference.page import write
 from reference.parity.activations import Compared
 from reference.parity.clip import ClipReport, Programs, compare_clip
 from reference.parity.document import document
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     data = document(reports, unread, args.model, checkpoint, args.device)
     args.report.mkdir(parents=True, exist_ok=True)
-    _write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    _write(args.report / "parity.html", page(reports, data, programs.tokenizer))
+    write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write(args.report / "parity.html", page(reports, data, programs.tokenizer))
     console.print(f"\n{args.report / 'parity.html'} to look at, {args.report / 'parity.json'} to process")
     return 0 if data["equal"] else 1
 
@@ -71,13 +72,6 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} windows show nothing; give 1 or more")
     return int(text)
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:

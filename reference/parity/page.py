@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import whisper
 from markupsafe import Markup, escape
 
+from reference.page import Picture, render
 from reference.parity import pictures
 from reference.parity.clip import ClipReport
 
@@ -17,16 +17,14 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 def page(clips: Sequence[ClipReport], document: dict[str, Any], tokenizer: whisper.tokenizer.Tokenizer) -> str:
     """The whole page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     shown = [
         {"data": data, "pictures": _pictures(clip, tokenizer), "texts": _marked(data["text"]["openai"], data["text"]["max"])}
         for clip, data in zip(clips, document["clips"], strict=True)
     ]
-    return template.render(document=document, clips=shown)
+    return render(TEMPLATE, document=document, clips=shown)
 
 
-def _pictures(clip: ClipReport, tokenizer: whisper.tokenizer.Tokenizer) -> list[pictures.Picture]:
+def _pictures(clip: ClipReport, tokenizer: whisper.tokenizer.Tokenizer) -> list[Picture]:
     if not clip.windows:
         return []
     first, seconds = clip.windows[0], len(clip.samples) / 16000

@@ -1,46 +1,15 @@
-"""The report's pictures, each drawn twice: for light and for dark pages."""
+"""The report's pictures."""
 
-import io
-import warnings
-from base64 import b64encode
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from maxwhisper.audio import FRAMES_PER_SECOND
+from reference.page import Picture, draw
 from reference.parity.activations import Compared, Error
 
 COLORS = {"MAX": "#e4572e", "PyTorch": "#4c8bf5"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The same picture twice, as data URLs, with a caption that says what it shows."""
-
-    title: str
-    caption: str
-    light: str
-    dark: str
-
-
-def draw(title: str, caption: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> Picture:
-    """Draw a picture on transparent ground for either kind of page."""
-    return Picture(title, caption, *(_render(style, size, paint) for style in ("default", "dark_background")))
-
-
-def _render(style: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
-    buffer = io.BytesIO()
-    with matplotlib.style.context([style, {"svg.fonttype": "none"}]), warnings.catch_warnings():
-        # Letters stay letters, for the browser has fonts for all languages; what matplotlib's lack is no concern.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.subplots())
-        figure.savefig(buffer, format="svg", transparent=True)
-    return "data:image/svg+xml;base64," + b64encode(buffer.getvalue()).decode()
 
 
 def error_growth(activations: Sequence[Compared]) -> Picture:
