@@ -1,17 +1,17 @@
 """The sessions people run: `nox -s tests`, `nox -s parity`, and the others below."""
 
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
 import nox
+from nox.command import CommandFailed
 
 # pip, and not uv, finds PyTorch's CPU build where one is provided.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests"]
-
-# Packages that hold recorded speech; nothing else of them is used, so nothing that they depend on is installed.
-SPEECH = (
-    "pytest-audioeval==0.1.3",  # 27 clips in 9 languages, with their text
-    "useful-moonshine-onnx==20251121",  # beckett.wav, 10 s of a person speaking
-)
 
 # Judging makes and drops large arrays thousands of times. The C library (glibc) is to keep their memory, which saves a fourth of the time.
 # (One arena for all threads would save no more, and cost MAX's compiler a fourth.)
@@ -21,7 +21,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_"
 def install(session: nox.Session, *extra: str) -> None:
     """The project as it lies here, with what tests and parity need."""
     session.install("-e", ".[test,base,vad,normalizers]", *extra)
-    session.install("--no-deps", *SPEECH)
+    session.install("--no-deps", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "speech"))
 
 
 @nox.session
@@ -87,6 +87,23 @@ def proof(session: nox.Session) -> None:
     """All comparisons in short, and speed, in one go, for a machine with a GPU: `nox -s proof -- --device gpu`."""
     install(session)
     session.run("python", "-m", "tests.proof", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def upgrade(session: nox.Session) -> None:
+    """Two versions of MAX side by side, in an environment each: `nox -s upgrade -- 26.6.0 26.7.0`. Exit status 0: nothing worse, 1: wrong,
+    2: slower, 3: could not run.
+    """
+    try:
+        install(session)
+    except CommandFailed:
+        raise SystemExit(3) from None
+    command = [str(Path(session.bin) / "python"), "-m", "reference.upgrade", *session.posargs]
+    process = subprocess.Popen(command, env={**os.environ, **KEEP_MEMORY})
+    with suppress(KeyboardInterrupt):  # which reaches the process as well
+        process.wait()
+    if status := process.wait():
+        raise SystemExit(status)  # nox would make 1 of any
 
 
 @nox.session

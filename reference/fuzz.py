@@ -70,24 +70,37 @@ def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: boo
         assert ours.passes, f"MAX's {op} in {dtype}: {ours}\n\n{snippet(example, compiled.name)}"
         assert theirs.passes, f"PyTorch's {op} in {dtype}: {theirs}\n\n{snippet(example, compiled.name)}"
 
-    phases = (Phase.generate, Phase.shrink)
-    health = list(HealthCheck)
-    configured = settings(
-        max_examples=n_examples,
-        deadline=None,
-        database=None,
-        derandomize=derandomize,
-        phases=phases,
-        suppress_health_check=health,
-        report_multiple_bugs=False,
-    )
-    configured(given(examples(op, dtype))(check))()
+    _settings(n_examples, derandomize)(given(examples(op, dtype))(check))()
     if pinned := long_example(op, dtype):
         check(pinned)
     vacuous = tally.n_vacuous / max(1, tally.n_elements)
     assert tally.n_elements, f"{op} in {dtype}: nothing was compared"
     assert vacuous <= MAX_VACUOUS, f"{op} in {dtype}: the bounds of {vacuous:.1%} of all elements say nothing"
     return tally
+
+
+def drawn(op: str, dtype: str, n_examples: int) -> list[Example]:
+    """At most so many examples of an op, always the same, and its pinned long shape."""
+    found = list[Example]()
+
+    def keep(example: Example) -> None:
+        found.append(example)
+
+    _settings(n_examples, derandomize=True)(given(examples(op, dtype))(keep))()
+    pinned = long_example(op, dtype)
+    return found if pinned is None else [*found, pinned]
+
+
+def _settings(n_examples: int, derandomize: bool) -> settings:
+    return settings(
+        max_examples=n_examples,
+        deadline=None,
+        database=None,
+        derandomize=derandomize,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

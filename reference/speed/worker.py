@@ -76,10 +76,10 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         begin = time.perf_counter()
         text = transcribe(samples)
         answer(Run(time.perf_counter() - begin, text))
-    answer(_peak_megabytes())
+    answer(peak_megabytes())
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
     """Linux's `ru_maxrss` counts what the parent had when it started this process; the high-water mark does not."""
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):

@@ -1,0 +1,1 @@
+"""`nox -s upgrade`: did another version of MAX make it wrong, or slow?"""

@@ -1,0 +1,118 @@
+"""What is written and printed of a comparison, whatever was found."""
+
+import io
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+from rich.console import Console
+
+from reference.upgrade.defects import read_states
+from reference.upgrade.document import document
+from reference.upgrade.findings import GONE, THERE, Activation, Findings, Op, Pair, Transcript
+from reference.upgrade.noise import N_AGREEING, Speed
+from reference.upgrade.page import page
+from reference.upgrade.terminal import show
+
+NORM = Activation("layer_norm", 1e-6, "", "a")
+FOUND = Findings(
+    Pair({"python": "3.11", "max": "26.6.0"}, {"python": "3.11", "max": "26.7.0"}),
+    ops={
+        "softmax float32": Pair(
+            Op(0.1, 0.2, "", "a"),
+            Op(float("inf"), float("inf"), "<not> finite\nprint(" + "Example(op='softmax', dtype='float32'), " * 10 + ")", "b"),
+        ),
+        "gelu float32": Pair(Op(0.1, 0.2, "", "a"), "RuntimeError: does not compile"),
+    },
+    activations={"encoder.blocks.0.attn_ln": Pair(NORM, Activation("layer_norm", 2e-6, "", "b")), "encoder.ln_post": Pair(NORM, NORM)},
+    transcripts={"joined": Pair(Transcript([[1, 2]], ""), Transcript([[1, 3]], "token 1 is 3 and not 2"))},
+    timing={"softmax": Pair(None, None), "tiny.en step": Pair(None, None)},
+    speed={"softmax": [Speed(1e-3, 1.3e-3, 1.3, 1.2, 1.4)] * N_AGREEING, "tiny.en step": [Speed(1e-3, 1e-3, 1, 0.9, 1.1)]},
+    cost={"CPU seconds to load, cold": Pair(50.0, 90.0), "MB compiled": Pair(50.0, "no such model")},
+    defects={"test_tanh_of_nan": Pair(THERE, GONE), "test_sum_of_halves": Pair(THERE, THERE)},
+)
+NOTHING = Findings(Pair({"max": "26.7.0"}, "ImportError: cannot import name 'Graph'"))
+
+
+@pytest.mark.parametrize("found", [FOUND, NOTHING])
+def test_all_that_was_found_is_valid_json(found: Findings) -> None:
+    data = json.loads(json.dumps(document(found, "26.6.0", "26.7.0"), allow_nan=False))
+    assert data["verdict"] == found.verdict
+    assert data["machine"]["cores"] > 0
+    assert data["ops"].keys() == found.ops.keys()
+
+
+def test_the_data_says_what_is_worse() -> None:
+    data: dict[str, Any] = document(FOUND, "26.6.0", "26.7.0")
+    assert list(data["wrong"]) == ["op softmax float32", "op gelu float32", "transcript joined", "cost MB compiled"]
+    assert data["slower"] == ["softmax", "CPU seconds to load, cold"]
+    assert data["different"] == [
+        *list(data["wrong"])[:1],
+        "activation encoder.blocks.0.attn_ln",
+        "transcript joined",
+        "defect test_tanh_of_nan",
+    ]
+    assert data["ops"]["softmax float32"]["new"]["share"] is None
+
+
+def shown(found: Findings) -> str:
+    terminal = io.StringIO()
+    show(found, Console(width=150, file=terminal))
+    return terminal.getvalue()
+
+
+def test_a_terminal_shows_the_verdict_last() -> None:
+    *_, last = shown(FOUND).splitlines()
+    assert last == "WRONG: MAX 26.6.0 → 26.7.0"
+
+
+def test_a_terminal_names_all_that_is_worse() -> None:
+    text = shown(FOUND)
+    assert "WRONG  op softmax float32: <not> finite" in text
+    assert "WORSE  softmax" in text
+    assert "WORSE  CPU seconds to load, cold" in text
+    assert "defect test_tanh_of_nan: there, now gone" in text
+    assert "grew at most 2.00 times, that of encoder.blocks.0.attn_ln" in text
+
+
+def test_nothing_to_show_is_shown() -> None:
+    assert "WRONG: MAX 26.7.0 → ?" in shown(NOTHING)
+    assert "cannot import name" in page(NOTHING, document(NOTHING, "26.6.0", "26.7.0"))
+
+
+def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
+    """It loads nothing, fits a phone, and says what is worse."""
+    path = tmp_path / "upgrade.html"
+    path.write_text(page(FOUND, document(FOUND, "26.6.0", "26.7.0")), encoding="utf-8")
+    sheet = browser.new_page(viewport={"width": 390, "height": 800})
+    loaded, problems = list[str](), list[str]()
+    sheet.on("request", lambda request: loaded.append(request.url))
+    sheet.on("console", lambda message: problems.append(message.text))
+    sheet.goto(path.as_uri())
+    assert [url for url in loaded if not url.startswith(("file:", "data:"))] == []
+    assert problems == []
+    assert sheet.locator("#verdict").inner_text() == "Wrong: Whisper on MAX 26.7.0, beside 26.6.0"
+    assert "<not> finite" in sheet.locator("body").inner_text()
+    assert sheet.locator("img").count() == 2
+    assert all(sheet.locator("img").evaluate_all("images => images.map(image => image.naturalWidth > 0)"))
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_what_pytest_says_of_reproducers(tmp_path: Path) -> None:
+    """As pytest writes it."""
+    results = tmp_path / "results.xml"
+    suite = ET.Element("testsuite")
+    for name, outcome in {
+        "test_there": ("skipped", {"type": "pytest.xfail", "message": "MAX 26.7.0: it is"}),
+        "test_gone": ("failure", {"message": "[XPASS(strict)] MAX 26.7.0: it was"}),
+        "test_other": ("failure", {"message": "ValueError: something else"}),
+        "test_mended": None,
+    }.items():
+        case = ET.SubElement(suite, "testcase", name=name)
+        if outcome:
+            ET.SubElement(case, outcome[0], outcome[1])
+    ET.ElementTree(suite).write(results)
+    assert read_states(results) == {"test_there": THERE, "test_gone": GONE, "test_other": "ValueError: something else", "test_mended": GONE}
