@@ -1,6 +1,7 @@
 """Reports to look at: one file each, nothing loaded from anywhere, in one style, with pictures for light and for dark pages."""
 
 import io
+import json
 import warnings
 from base64 import b64encode
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE = Path(__file__).with_suffix(".css")
+FOLDER = Path(__file__).parent  # of page.html, which every page extends, its style, and how a picture is shown
 
 
 def render(template: Path, **values: object) -> str:
-    """A page from its template, in which `style` is the style of all pages."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style = Markup(STYLE.read_text(encoding="utf-8"))
+    """A page from its template, which extends `page.html`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, **values)
 
 
@@ -28,6 +31,11 @@ def write(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def write_json(path: Path, data: object) -> None:
+    """All of it or nothing. Raises ValueError where a number is infinite or none, which JSON does not know."""
+    write(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

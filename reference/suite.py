@@ -79,9 +79,13 @@ class Suite:
 
         To see that differences are found: MAX computes from `arrays` in place of the inputs, by the row `name` in place of the op.
         """
-        op, given = TABLE[example.op], example.arrays()
+        given = example.arrays()
+        return self.judge(example, given, self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays))
+
+    def judge(self, example: Example, given: list[np.ndarray], results: list[np.ndarray]) -> Judged:
+        """The verdicts on all parts that an example's op returned for the example's inputs."""
+        op = TABLE[example.op]
         whole = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
-        results = self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
         return judge(op, example.dtype, given, results, exact=op.exact_sums and whole, device=self.name)
 
 

@@ -1,7 +1,6 @@
 """`nox -s parity`: the same recordings through MAX and through OpenAI Whisper; equal within rounding, or the first thing that differs."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from maxwhisper import WhisperError, available_models, set_num_threads
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
 from reference.openai import N_THREADS
-from reference.page import write
+from reference.page import write, write_json
 from reference.parity.activations import Compared
 from reference.parity.clip import ClipReport, Programs, compare_clip
 from reference.parity.document import document
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     data = document(reports, unread, args.model, checkpoint, args.device)
     args.report.mkdir(parents=True, exist_ok=True)
-    write(args.report / "parity.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(args.report / "parity.json", data)
     write(args.report / "parity.html", page(reports, data, programs.tokenizer))
     console.print(f"\n{args.report / 'parity.html'} to look at, {args.report / 'parity.json'} to process")
     return 0 if data["equal"] else 1

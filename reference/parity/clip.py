@@ -14,6 +14,7 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from maxwhisper import Whisper, iter_segments
 from maxwhisper.checkpoint import Checkpoint
+from reference import transcripts
 from reference.capture import names
 from reference.clips import Clip
 from reference.numpy_whisper import NumpyWhisper
@@ -40,6 +41,10 @@ class Programs:
     def instrumented(self) -> Whisper:
         """The same graphs, with every activation as an output."""
         return Whisper(self._checkpoint, self._device, capture=names(self._checkpoint.dims))
+
+    def question(self, seen: transcripts.Window) -> Question:
+        """What everybody is asked about a window that OpenAI Whisper has transcribed."""
+        return Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, self.tokenizer, self.model.dims.n_text_ctx)
 
 
 @dataclass
@@ -118,8 +123,7 @@ def compare_clip(
             Stage("transcribe.window.0", False, f"{len(samples)} samples are too few to be transcribed: nothing was compared")
         )
     for index, seen in enumerate(theirs.windows[:n_windows]):
-        n_ctx = programs.model.dims.n_text_ctx
-        question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, programs.tokenizer, n_ctx)
+        question = programs.question(seen)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         activations = list(show(window.compare(), len(window.flow)))
         attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)

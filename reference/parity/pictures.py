@@ -23,15 +23,20 @@ def error_growth(activations: Sequence[Compared]) -> Picture:
             axes.plot(
                 x, relative, ".-", color=COLORS[name], label="OpenAI Whisper" if name == "PyTorch" else name, linewidth=1, markersize=4
             )
-        starts = [i for i, a in enumerate(activations) if a.name.endswith(".attn_ln")]
-        axes.set_xticks(starts, [activations[i].name.removesuffix(".attn_ln") for i in starts], rotation=60, ha="right", fontsize=7)
-        axes.set_yscale("log")
-        axes.set_ylabel("error, relative (rms)")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        through_the_layers(axes, [a.name for a in activations], "error, relative (rms)")
 
     caption = "Root mean square of the distance from the float64 model, relative to the activation's own, after all ops up to there."
     return draw("How error grows through the layers", caption, (7, 3.6), paint)
+
+
+def through_the_layers(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Say where in the model errors are, one for each of these activations: an axis on which each block begins, and a logarithmic one."""
+    starts = {i: name.removesuffix(".attn_ln") for i, name in enumerate(names) if name.endswith(".attn_ln")}
+    axes.set_xticks(list(starts), list(starts.values()), rotation=60, ha="right", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
 
 
 def share_of_bounds(activations: Sequence[Compared]) -> Picture:

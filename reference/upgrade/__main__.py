@@ -4,7 +4,6 @@ Exit status 0: nothing is worse, 1: something is wrong, 2: something is slower, 
 """
 
 import argparse
-import json
 import signal
 import sys
 import traceback
@@ -15,7 +14,7 @@ from typing import NoReturn
 from rich.console import Console
 from tqdm import tqdm
 
-from reference.page import write
+from reference.page import write, write_json
 from reference.upgrade.compare import compare
 from reference.upgrade.document import document
 from reference.upgrade.environment import UpgradeError, prepare, requirements
@@ -24,7 +23,7 @@ from reference.upgrade.page import page
 from reference.upgrade.terminal import show
 
 FOLDER = Path("report")
-COULD_NOT_RUN = 3
+COULD_NOT_RUN = STATUS["could not be compared"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,7 +73,7 @@ def _compare(old: str, new: str, index: str | None, report: Path) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     show(found, console)
     data = document(found, old, new)
-    write(report / "upgrade.json", json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    write_json(report / "upgrade.json", data)
     write(report / "upgrade.html", page(found, data))
     console.print(f"{report / 'upgrade.html'} to look at, {report / 'upgrade.json'} to process")
     return STATUS[found.verdict]

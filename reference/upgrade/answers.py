@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from maxwhisper import load_model
-from maxwhisper.checkpoint import load_checkpoint
+from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.clips import packaged_clips
 from reference.golden import recall, transcript_cases
 from reference.inputs import Example
 from reference.parity.clip import Programs
-from reference.parity.window import Question, Window, production_outputs
+from reference.parity.window import Window, production_outputs
 from reference.speed.sizes import FIXED, real_sizes
 from reference.speed.stages import stages
 from reference.suite import Suite, snippet
@@ -46,8 +46,10 @@ class Answers:
             raise RuntimeError(self._broken[name])
         digest, failure, share, sharp = hashlib.sha256(), "", 0.0, 0.0
         for example in examples:
-            digest.update(_bits(self._suite.run(name, dtype, example.arrays())))
-            verdict = self._suite.check(example).ours
+            given = example.arrays()
+            results = self._suite.run_parts(name, dtype, given)
+            digest.update(_bits(results[-1]))
+            verdict = self._suite.judge(example, given, results).ours
             share, sharp = max(share, verdict.share), max(sharp, verdict.sharp_share)
             if not failure and not verdict.passes:
                 failure = f"{verdict}\n{snippet(example, DEVICE)}"
@@ -56,8 +58,7 @@ class Answers:
     def activations(self) -> dict[str, Activation]:
         """Every activation of tiny.en on a window of speech, and the production graphs' outputs; decoded as OpenAI Whisper did."""
         seen = transcribe_with_openai(self._programs.judge, self._samples, temperature=0.0).windows[0]
-        n_ctx = self._programs.model.dims.n_text_ctx
-        question = Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, self._programs.tokenizer, n_ctx)
+        question = self._programs.question(seen)
         window = Window(question, self._programs.instrumented, self._programs.judge, self._programs.truth)
         found = {
             part.name: Activation(part.op, part.error.rms, "" if part.passes else str(part), _digest(window.max[part.name]))
@@ -94,7 +95,7 @@ class Answers:
         """Rows that do not compile, and why. All compile together; only where that fails, each alone."""
         try:
             _suite(*self._names)
-        except Exception:
+        except Exception:  # which is said of each row that has one alone
             return {name: problem for name in self._names if (problem := _problem(name))}
         return {}
 
@@ -108,8 +109,8 @@ class Answers:
         return self._callers[name]
 
     def _row(self, name: str) -> Callable[[], object]:
-        dtype, dims = TABLE[name].dtypes[0], load_checkpoint(MODEL).dims
-        return self._suite.caller(name, dtype, Example(name, dtype, real_sizes(name, dims)).arrays())
+        dtype = TABLE[name].dtypes[0]
+        return self._suite.caller(name, dtype, Example(name, dtype, real_sizes(name, self._checkpoint.dims)).arrays())
 
     @cached_property
     def _stages(self) -> dict[str, Callable[[], object]]:
@@ -117,8 +118,12 @@ class Answers:
         return {f"{MODEL} {stage.name}": stage.ours for stage in both}
 
     @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return load_checkpoint(MODEL)
+
+    @cached_property
     def _programs(self) -> Programs:
-        return Programs(load_checkpoint(MODEL), DEVICE)
+        return Programs(self._checkpoint, DEVICE)
 
     @cached_property
     def _samples(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from reference.page import Picture, draw, render
+from reference.parity.pictures import through_the_layers
 from reference.upgrade.findings import LIMITS, Findings, Pair
 from reference.upgrade.noise import AT_LEAST, Speed
 
@@ -58,12 +59,7 @@ def _distances(activations: Mapping[str, Pair]) -> Picture:
         for side, color in COLORS.items():
             rms = [getattr(pair, side).rms or np.nan for pair in activations.values()]
             axes.plot(x, rms, ".-", color=color, label=side, linewidth=1, markersize=4)
-        starts = {i: name.removesuffix(".attn_ln") for i, name in enumerate(activations) if name.endswith(".attn_ln")}
-        axes.set_xticks(list(starts), list(starts.values()), rotation=60, ha="right", fontsize=7)
-        axes.set_yscale("log")
-        axes.set_ylabel("distance (rms)")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        through_the_layers(axes, list(activations), "distance (rms)")
 
     caption = "Of every activation of tiny.en on ten seconds of speech, after all ops up to there."
     return draw("Distance from float64", caption, (7, 3.6), paint)

@@ -24,7 +24,7 @@ def _answer(asked: bytes) -> tuple[bool, Any]:
     try:
         question, arguments = pickle.loads(asked)
         return True, getattr(_answers(), question)(*arguments)
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is the answer
         return False, f"{type(error).__name__}: {error}".strip()[:MAX_LETTERS]
 
 
