@@ -71,7 +71,7 @@ def _compare(old: str, new: str, index: str | None, report: Path) -> int:
         other = prepare(new, index, beside=one)
     found = compare(one, other)
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    show(found, console)
+    show(found, console, old, new)
     data = document(found, old, new)
     write_json(report / "upgrade.json", data)
     write(report / "upgrade.html", page(found, data))

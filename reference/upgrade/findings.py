@@ -123,16 +123,17 @@ class Findings:
         """What both compute wrong, or not at all, by name."""
         return {name: pair.wrong_before for name, pair in self._computed() if pair.wrong_before}
 
-    def slower(self) -> list[str]:
-        """Lines that are slower beyond noise, and what costs more than its limit."""
-        return [*self._beyond_noise("slower"), *(name for name, pair in self.cost.items() if costs_more(name, pair))]
+    def slower(self) -> dict[str, str]:
+        """Lines that are slower beyond noise, and what costs more than its limit, by name: how much."""
+        more = {name: f"{pair.new / pair.old:.2f} times as much" for name, pair in self.cost.items() if costs_more(name, pair)}
+        return self._beyond_noise("slower") | more
 
-    def faster(self) -> list[str]:
-        """Lines that are faster beyond noise."""
+    def faster(self) -> dict[str, str]:
+        """Lines that are faster beyond noise, by name: how much."""
         return self._beyond_noise("faster")
 
-    def _beyond_noise(self, judged: str) -> list[str]:
-        return [name for name, seen in self.speed.items() if agreed(seen) == judged]
+    def _beyond_noise(self, judged: str) -> dict[str, str]:
+        return {name: f"{seen[-1].ratio:.2f} times as long" for name, seen in self.speed.items() if agreed(seen) == judged}
 
     def different(self) -> list[str]:
         """Results that are not the same bits, or tokens; and defects that come or go."""

@@ -13,8 +13,11 @@ from reference.upgrade.noise import agreed
 STYLES = {"nothing worse": "green", "nothing differs": "green"}
 
 
-def show(found: Findings, console: Console) -> None:
-    """Tables of ops, speed and costs; of activations, transcripts and defects what differs."""
+def show(found: Findings, console: Console, old: str, new: str) -> None:
+    """Tables of ops, speed and costs; of activations, transcripts and defects what differs.
+
+    old, new: what was asked for.
+    """
     console.print(_table("share of the bounds (sharp one)", ("op", "old", "new", "bits"), _ops(found.ops)))
     console.print(_table("milliseconds", ("speed", "old", "new", "new / old", "noise", ""), _speed(found)))
     console.print(_table("tiny.en", ("cost", "old", "new", "new / old", "limit"), _costs(found.cost)))
@@ -30,17 +33,21 @@ def show(found: Findings, console: Console) -> None:
         console.print(Text(f"WRONG  {name}, on both sides: {why}", "yellow"), soft_wrap=True)
     for name, why in found.wrong().items():
         console.print(Text(f"WRONG  {name}: {why}", "bold red"), soft_wrap=True)
-    for name in found.slower():
-        console.print(Text(f"WORSE  {name}: slower, or more, beyond noise", "bold red"))
-    for name in found.faster():
-        console.print(Text(f"BETTER {name}: faster beyond noise", "green"))
-    old, new = ({} if isinstance(side, str) else side for side in (found.versions.old, found.versions.new))
-    for package in sorted(old.keys() & new.keys() - {"max", "mojo-compiler"}):
-        if old[package] != new[package]:
-            console.print(Text(f"beside MAX, {package} is another version, too: {old[package]} → {new[package]}", "yellow"))
-    console.print(
-        Text(f"{found.verdict.upper()}: MAX {old.get('max', '?')} → {new.get('max', '?')}", STYLES.get(found.verdict, "bold red"))
-    )
+    for name, much in found.slower().items():
+        console.print(Text(f"SLOWER {name}: {much}", "bold red"))
+    for name, much in found.faster().items():
+        console.print(Text(f"FASTER {name}: {much}", "green"))
+    before, after = ({} if isinstance(side, str) else side for side in (found.versions.old, found.versions.new))
+    for package in sorted(before.keys() & after.keys() - {"max", "mojo-compiler"}):
+        if before[package] != after[package]:
+            console.print(Text(f"beside MAX, {package} is another version, too: {before[package]} → {after[package]}", "yellow"))
+    verdict = f"{found.verdict.upper()}: MAX {_version(before, old)} → {_version(after, new)}"
+    console.print(Text(verdict, STYLES.get(found.verdict, "bold red")), soft_wrap=True)
+
+
+def _version(packages: Mapping[str, str], asked: str) -> str:
+    version = packages.get("max", "?")
+    return version if version == asked else f"{version} ({asked})"
 
 
 def _table(caption: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:

@@ -48,7 +48,7 @@ def test_all_that_was_found_is_valid_json(found: Findings) -> None:
 def test_the_data_says_what_is_worse() -> None:
     data: dict[str, Any] = document(FOUND, "26.6.0", "26.7.0")
     assert list(data["wrong"]) == ["op softmax float32", "op gelu float32", "transcript joined", "cost MB compiled"]
-    assert data["slower"] == ["softmax", "CPU seconds to load, cold"]
+    assert data["slower"] == {"softmax": "1.30 times as long", "CPU seconds to load, cold": "1.80 times as much"}
     assert data["different"] == [
         *list(data["wrong"])[:1],
         "activation encoder.blocks.0.attn_ln",
@@ -60,26 +60,26 @@ def test_the_data_says_what_is_worse() -> None:
 
 def shown(found: Findings) -> str:
     terminal = io.StringIO()
-    show(found, Console(width=150, file=terminal))
+    show(found, Console(width=150, file=terminal), "26.6.0", "latest")
     return terminal.getvalue()
 
 
 def test_a_terminal_shows_the_verdict_last() -> None:
     *_, last = shown(FOUND).splitlines()
-    assert last == "WRONG: MAX 26.6.0 → 26.7.0"
+    assert last == "WRONG: MAX 26.6.0 → 26.7.0 (latest)"
 
 
 def test_a_terminal_names_all_that_is_worse() -> None:
     text = shown(FOUND)
     assert "WRONG  op softmax float32: <not> finite" in text
-    assert "WORSE  softmax" in text
-    assert "WORSE  CPU seconds to load, cold" in text
+    assert "SLOWER softmax: 1.30 times as long" in text
+    assert "SLOWER CPU seconds to load, cold: 1.80 times as much" in text
     assert "defect test_tanh_of_nan: there, now gone" in text
     assert "grew at most 2.00 times, that of encoder.blocks.0.attn_ln" in text
 
 
 def test_nothing_to_show_is_shown() -> None:
-    assert "WRONG: MAX 26.7.0 → ?" in shown(NOTHING)
+    assert "WRONG: MAX 26.7.0 (26.6.0) → ? (latest)" in shown(NOTHING)
     assert "cannot import name" in page(NOTHING, document(NOTHING, "26.6.0", "26.7.0"))
 
 
