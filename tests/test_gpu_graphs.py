@@ -38,6 +38,7 @@ from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
 from reference.wiring import of_max
 from tests.test_timing import time_shifts
+from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
 
 Load = Callable[..., Whisper]
 SAID = [50363, 843, 523, 616, 5891, 3399, 11]
@@ -97,6 +98,7 @@ def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch
         without_kernels().log_mel_spectrogram(np.zeros(200, np.float32))
 
 
+@pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_activation_of_halves_is_what_its_op_makes_of_it(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     model = without_kernels(dtype)
@@ -118,6 +120,7 @@ def _as_graphs_take_them(weights: Mapping[str, np.ndarray], dtype: str) -> dict[
     return {name: weight if weight.ndim == 1 else weight.astype(DTYPES[dtype]) for name, weight in weights.items()}
 
 
+@pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALVES)
 def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     normal, samples = EnglishTextNormalizer(), english_speech()

@@ -19,6 +19,8 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, TensorValue, ops
 
+from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
+
 pytestmark = pytest.mark.max_defects
 DEVICE = DeviceRef.CPU()
 
@@ -95,6 +97,29 @@ def test_batched_matmul_of_halves() -> None:
     tenth = np.full_like(ones, 0.1)
     exact = (tenth.astype(np.float64) @ tenth.astype(np.float64).swapaxes(1, 2)).astype(np.float16)
     assert np.array_equal(run(product, (tenth, ["batch", "n", "k"])), exact)
+
+
+@pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
+def test_a_bias_reaches_all_that_need_it() -> None:
+    """Attention's values, in the graph of halves that `tests/test_gpu_graphs.py` runs on the CPU. Mended in 26.7."""
+    n, n_head, head_dim = 8, 2, 8
+    n_state = n_head * head_dim
+    halves = {"weights": ["batch", n_head, n, n], "x": ["batch", n, n_state], "weight": [n_state, n_state]}
+    types = [*(TensorType(DType.float16, shape, DEVICE) for shape in halves.values()), TensorType(DType.float32, [n_state], DEVICE)]
+    with Graph("defect", input_types=types) as graph:
+        weights, x, weight, bias = (value.tensor for value in graph.inputs)
+        batch = x.shape[0]
+        rows = ops.cast(ops.reshape(x, [batch * n, n_state]), DType.float32)
+        y = rows @ ops.transpose(ops.cast(weight, DType.float32), 0, 1) + bias
+        value = ops.reshape(ops.cast(y, DType.float16), x.shape)
+        heads = ops.permute(ops.reshape(value, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+        context = ops.cast(ops.cast(weights, DType.float32) @ ops.cast(heads, DType.float32), DType.float16)
+        graph.output(value, ops.reshape(ops.permute(context, [0, 2, 1, 3]), x.shape))
+    mean, ones = np.full((1, n_head, n, n), 1 / n, np.float16), np.ones((1, n, n_state), np.float16)
+    model = InferenceSession(devices=[CPU()]).load(graph)
+    results = model.execute(mean, ones, np.eye(n_state, dtype=np.float16), np.ones(n_state, np.float32))
+    for result in results:
+        assert np.array_equal(result.to_numpy(), ones + 1)
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: layer_norm of halves rounds epsilon to their dtype")
