@@ -12,7 +12,7 @@ from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import ModelDimensions, available_models
 from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
 from maxwhisper.devices import set_num_threads
-from maxwhisper.errors import AudioError, CheckpointError, OptionError, OutputError, WhisperError
+from maxwhisper.errors import AudioError, AudioWarning, CheckpointError, OptionError, OutputError, WhisperError, WhisperWarning
 from maxwhisper.model import Whisper, load_model
 from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
 
@@ -20,6 +20,7 @@ __version__ = version("maxwhisper")
 
 __all__ = [
     "AudioError",
+    "AudioWarning",
     "CheckpointError",
     "DecodingOptions",
     "DecodingResult",
@@ -29,6 +30,7 @@ __all__ = [
     "TranscriptionInfo",
     "Whisper",
     "WhisperError",
+    "WhisperWarning",
     "available_models",
     "decode",
     "detect_language",

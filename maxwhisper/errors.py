@@ -1,4 +1,4 @@
-"""The errors a user can cause and mend. Each says in one line what was wrong, with what value, and what to do."""
+"""The errors and warnings a user can cause and mend. Each says in one line what was wrong, with what value, and what to do."""
 
 
 class WhisperError(RuntimeError):
@@ -19,3 +19,11 @@ class OptionError(WhisperError, ValueError):
 
 class OutputError(WhisperError):
     """A result that can't be written."""
+
+
+class WhisperWarning(UserWarning):
+    """Base of the warnings below; the command line prints each in one line."""
+
+
+class AudioWarning(WhisperWarning):
+    """Audio that is read, though something about it is wrong."""
