@@ -13,13 +13,16 @@ import torch
 import maxwhisper
 from maxwhisper.audio import N_SAMPLES, SAMPLE_RATE
 from reference.judge import expect, judge
+from reference.parity.resampling import FULL_SCALE, MARGIN, STEP, expected_error, passed_error
 from reference.table.log_mel import LOG_MELS
 from reference.transcripts import Comparison, Transcription, Window
 
-# Two resamplers do differently near half the lower sampling rate. Below this share of it they differed by 0.004 of the samples at most,
-# on all recordings at hand.
-PASSED_BAND = 0.85
-MAX_RESAMPLING = 0.02
+LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF")
+OPUS_RATE = 48_000  # at which FFmpeg decodes it; libsndfile does at the rate that was encoded
+# Two decoders of Opus, whose rates differ, and any two resamplers near the ends of a recording and where it is clipped: below this share of
+# half the lower rate they differed by 0.004 of the samples at most, on all recordings at hand.
+ROUGHLY_PASSED_BAND = 0.85
+MAX_ROUGH_DIFFERENCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -32,29 +35,46 @@ class Stage:
 
 
 def judge_samples(path: Path, samples: np.ndarray) -> Stage:
-    """`audio.samples`: what libsndfile reads of the same file, mixed down and, where it has to be, resampled by soxr."""
+    """`audio.samples`: what libsndfile reads of the same file, mixed down and, where it has to be, resampled by soxr.
+
+    Where both must have the same samples, each may be off by one step; else all together by what FFmpeg's resampler is, where it is flat
+    (`reference.parity.resampling`), and roughly everywhere.
+    """
     name = "audio.samples"
     try:
-        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        channels, rate = soundfile.read(path, dtype="float64", always_2d=True)
     except soundfile.LibsndfileError:
         return Stage(name, True, "libsndfile does not read this format, so nobody witnesses")
     if channels.shape[1] > 2:
         return Stage(name, True, f"how {channels.shape[1]} channels are mixed down is FFmpeg's own way, so nobody witnesses")
-    mono = channels.mean(axis=1)
-    lossless = rate == SAMPLE_RATE and soundfile.info(path).format in ("WAV", "WAVEX", "FLAC", "AIFF")
-    witness = (mono if rate == SAMPLE_RATE else librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)).clip(-1, 1 - 2**-15)
-    limit = 1.01 / 2**15  # one step of the 16-bit samples that OpenAI Whisper is given, too
+    witness = librosa.resample(channels, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_vhq", axis=0)
     if abs(len(samples) - len(witness)) > SAMPLE_RATE // 100:
         return Stage(name, False, f"{len(samples)} samples, but libsndfile reads {len(witness)}")
     n = min(len(samples), len(witness))
-    difference = samples[:n] - witness[:n]
-    if lossless:
-        off = float(np.abs(difference).max(initial=0.0))
+    samples, witness = samples[:n].astype(np.float64), witness[:n]
+    info = soundfile.info(path)
+    if rate == SAMPLE_RATE and info.format in LOSSLESS:
+        checks = [(float(np.abs(samples - _clipped(witness)).max(initial=0.0)), 1.01 * STEP)]
     else:
-        n_passed = int(PASSED_BAND * min(1.0, rate / SAMPLE_RATE) * n / 2)
-        off = float(np.linalg.norm(np.fft.rfft(difference)[:n_passed]) / n)
-        limit += MAX_RESAMPLING * float(np.linalg.norm(np.fft.rfft(witness[:n])[:n_passed]) / max(n, 1))
+        checks = [_rough_check(samples, _clipped(witness), rate)]
+        if info.subtype != "OPUS" or rate == OPUS_RATE:
+            limit = MARGIN * expected_error(channels.mean(axis=1), rate, channels.shape[1])
+            checks.append((passed_error(samples, witness, rate), limit))
+    off, limit = next(((off, limit) for off, limit in checks if not off <= limit), checks[-1])
     return Stage(name, off <= limit, f"off by {off:.2g} from libsndfile's, at most {limit:.2g} allowed")
+
+
+def _clipped(witness: np.ndarray) -> np.ndarray:
+    """[n, n_channels] to [n], as 16-bit samples hold it."""
+    return witness.mean(axis=1).clip(-1, FULL_SCALE)
+
+
+def _rough_check(samples: np.ndarray, witness: np.ndarray, rate: int) -> tuple[float, float]:
+    """How far samples are off from a witness's everywhere, and how far they may be."""
+    n = max(1, len(samples))
+    n_passed = int(ROUGHLY_PASSED_BAND * min(1.0, rate / SAMPLE_RATE) * n / 2)
+    off, size = (float(np.linalg.norm(np.fft.rfft(x, n)[:n_passed]) / n) for x in (samples - witness, witness))
+    return off, 1.01 * STEP + MAX_ROUGH_DIFFERENCE * size
 
 
 def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray, device: str = "cpu") -> Stage:

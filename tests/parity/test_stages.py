@@ -1,14 +1,16 @@
 """Stages outside the network: sound recordings pass in any format, and mistakes in each stage are named."""
 
+from itertools import product
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
 
 from maxwhisper import load_audio, log_mel_spectrogram
 from maxwhisper.audio import N_SAMPLES
-from reference.clips import packaged_clips
+from reference.clips import all_clips, packaged_clips
 from reference.parity.stages import judge_log_mel, judge_samples, judge_tokens
 from reference.transcripts import Transcription, Window
 
@@ -25,6 +27,12 @@ NOISE = 0.3 * np.random.default_rng(0).standard_normal((44100, 2))
         ("telephone.wav", NOISE[:, 0], 8000),
         ("surround.wav", np.tile(NOISE, 3), 48000),
         ("silent.wav", 0 * NOISE, 44100),
+        ("stereo.ogg", NOISE, 48000),
+        ("odd.wav", NOISE, 44056),
+        ("fast.flac", NOISE, 192000),
+        ("clipped.wav", 3 * NOISE, 44100),
+        ("short.wav", NOISE[:300], 44100),
+        ("empty.wav", NOISE[:0], 44100),
     ],
 )
 def test_sound_recordings_pass(name: str, samples: np.ndarray, rate: int, tmp_path: Path) -> None:
@@ -45,6 +53,41 @@ def test_mistakes_with_samples_are_named(tmp_path: Path) -> None:
     one_channel = tmp_path / "left.wav"
     soundfile.write(one_channel, NOISE[:, 0], 44100)
     assert not judge_samples(path, load_audio(one_channel)).passes
+
+
+FAINT = np.random.default_rng(1).uniform(-1e-4, 1e-4, 60 * 44100)
+
+
+def recorded(rate: int) -> np.ndarray:
+    """Speech, and what a microphone adds at all frequencies: of 48 kHz every third sample would else be all there is to be had."""
+    speech = librosa.resample(packaged_clips()["en/counting"].samples, orig_sr=16000, target_sr=rate)
+    return speech + 0.01 * np.random.default_rng(2).standard_normal(len(speech))
+
+
+RATES = (8000, 11025, 22050, 44100, 48000, 96000)
+
+
+@pytest.mark.parametrize(("name", "rate"), [*product(("mono.wav", "stereo.flac"), RATES), *product(["mono.mp3"], RATES[:-1])])
+def test_straight_lines_and_faint_noise_are_seen_where_the_rate_changes(name: str, rate: int, tmp_path: Path) -> None:
+    path, mono = tmp_path / name, recorded(rate)
+    soundfile.write(path, np.stack([0.5 * mono, mono], axis=1) if "stereo" in name else mono, rate)
+    samples = load_audio(path)
+    stage = judge_samples(path, samples)
+    assert stage.passes, stage
+    there = soundfile.read(path, always_2d=True)[0].mean(axis=1)
+    straight = np.interp(np.arange(len(samples)) * rate / 16000, np.arange(len(there)), there).astype(np.float32)
+    for wrong in (straight, samples + FAINT[: len(samples)]):
+        stage = judge_samples(path, wrong)
+        assert not stage.passes, stage
+
+
+def test_every_clip_is_read_rightly_and_faint_noise_is_seen_in_it() -> None:
+    for clip in all_clips().values():
+        samples = clip.samples
+        stage = judge_samples(clip.path, samples)
+        assert stage.passes, (clip.name, stage)
+        noise = np.resize(FAINT, len(samples))
+        assert not judge_samples(clip.path, samples + noise).passes, clip.name
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
