@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from maxwhisper.errors import AudioError
+from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.utils import n_cores
 
 SAMPLE_RATE = 16_000
@@ -23,28 +23,31 @@ TOKENS_PER_SECOND = SAMPLE_RATE // N_SAMPLES_PER_TOKEN
 Audio = str | os.PathLike[str] | BinaryIO | np.ndarray  # a file, or float samples [n_samples] at 16 kHz
 
 
-def load_audio(file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE) -> np.ndarray:
-    """Decode a file's audio and return it as float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz. A file that is open
-    must be one to seek in.
+def load_audio(file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE, *, track: int | None = None) -> np.ndarray:
+    """Decode a file's audio: float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz; as `whisper.load_audio`.
 
-    Reads what FFmpeg's libraries read (wav, flac, mp3, ogg, m4a, mp4, webm, …) and rounds to 16 bits as `whisper.load_audio` does.
+    file: a path, a URL, or a file that is open, which is read to its end. track: which of its sound tracks, counted from 0; by default the
+    one that FFmpeg takes: the default one, or else that of most channels, or else the first.
 
-    Raises AudioError where the file is missing, no audio, empty, damaged or cut short.
+    Reads what FFmpeg reads (wav, flac, mp3, ogg, m4a, mp4, webm, …), by its program. A file without samples gives none. One that looks
+    cut short, is damaged or holds samples that are no finite number is read as far as it goes, with an AudioWarning.
+
+    Raises AudioError if the file is missing, holds no audio, or can't be decoded at all; OptionError if the track is negative.
     """
-    from maxwhisper.audio_file import read_samples  # only here: FFmpeg's libraries take 30 MB, which samples in memory don't need
+    from maxwhisper.audio_file import read_samples  # only here: samples in memory don't need it
 
-    return read_samples(os.fspath(file) if isinstance(file, (str, os.PathLike)) else file, sr)
+    if track is not None and not track >= 0:
+        raise OptionError(f"audio_track {track} is less than 0, the first; leave it out to take the default one")
+    return read_samples(os.fspath(file) if isinstance(file, (str, os.PathLike)) else file, sr, track)
 
 
-def as_samples(audio: Audio) -> np.ndarray:
-    """A file's samples, or an array's as float32 [n_samples].
+def as_samples(audio: Audio, track: int | None = None) -> np.ndarray:
+    """A file's samples, or an array's as float32 [n_samples]. track: as in `load_audio`.
 
-    Raises AudioError where the file can't be read, or the array is not one-dimensional, real and finite.
+    Raises AudioError if the file can't be read, or the array is not one-dimensional, real and finite.
     """
-    if isinstance(audio, (str, os.PathLike)):
-        return load_audio(audio)
-    if not isinstance(audio, np.ndarray) and hasattr(audio, "read"):
-        return load_audio(audio)
+    if isinstance(audio, (str, os.PathLike)) or (not isinstance(audio, np.ndarray) and hasattr(audio, "read")):
+        return load_audio(audio, track=track)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise AudioError(f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]")

@@ -1,99 +1,171 @@
-"""Sound and video files to samples, by FFmpeg's libraries."""
+"""Decode sound and video files with FFmpeg's own program, as OpenAI Whisper does.
+
+It runs in a process of its own: a file that breaks a decoder can't break the process that asked for it.
+"""
 
 import os
-import struct
-from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import Any, BinaryIO
+import re
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
 
-import av
+import imageio_ffmpeg
 import numpy as np
 
-from maxwhisper.errors import AudioError
+from maxwhisper.errors import AudioError, AudioWarning
+from maxwhisper.wav_header import WavHeader, read_wav_header
 
-# Formats whose header says how long the audio is, so that a file cut short can be told from a short one.
+# Formats whose header states the duration, so that a file cut short differs from a short one.
 _EXACT_DURATION = {"flac", "mov", "mp4", "matroska", "webm"}
-_CUT_SECONDS = 0.5  # how much less than the header says may come out of a sound file: encoders pad and players trim
+_CUT_SECONDS = 0.5  # how much less than the header says may come out: encoders pad and players trim
 
 
-def read_samples(source: str | BinaryIO, rate: int) -> np.ndarray:
+def read_samples(source: str | BinaryIO, rate: int, track: int | None = None) -> np.ndarray:
     """As `maxwhisper.load_audio`: float32 [n_samples] in [-1, 1], one channel, `rate` Hz."""
-    path = source if isinstance(source, str) else str(getattr(source, "name", "the audio"))
-    if os.path.isdir(path):
-        raise AudioError(f"{path} is a folder; name the audio files in it")
+    name = source if isinstance(source, str) else str(getattr(source, "name", "the audio"))
+    with _on_disk(source, name) as path:
+        header = read_wav_header(path)
+        decoded = _decode(name, _url(path), rate, track, header.decoder)
+        problems = list(_problems(decoded, header, rate))
+    for problem in problems:
+        warnings.warn(f"{name} {problem}", AudioWarning, stacklevel=2)
+    samples = decoded.samples.astype(np.float32)
+    samples /= 32768.0
+    return samples
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What FFmpeg made of an input: int16 samples [n], its exit status, and what it said.
+
+    source: the arguments that name the input; remedy: what had to be done to read it, for a warning.
+    """
+
+    source: Sequence[str]
+    samples: np.ndarray
+    status: int
+    log: str
+    remedy: str | None
+
+    @property
+    def failed(self) -> bool:
+        return self.status != 0 and len(self.samples) == 0
+
+    @property
+    def header(self) -> str:
+        """What it said of the input, before it decoded anything."""
+        return self.log.partition("\nStream mapping:")[0].partition("\nOutput #0")[0]
+
+    @property
+    def n_tracks(self) -> int:
+        """How many sound tracks the input has."""
+        return len(re.findall(r"^  Stream #0:\d+.*?: Audio:", self.header, re.MULTILINE))
+
+
+def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | None) -> _Decoded:
+    """Run FFmpeg, and once more if it fails for a reason that can be mended.
+
+    Raises AudioError if nothing can be read.
+    """
+    source = [*(["-c:a", decoder] if decoder else []), "-i", url]
+    chosen = [*source, *([] if track is None else ["-map", f"0:a:{track}"])]
+    decoded = _run(chosen, rate)
+    if decoded.failed and (unknown := re.search(r"Rematrix is needed between (\d+) channels", decoded.log)):
+        n = int(unknown[1])
+        mean = "pan=mono|c0=" + "+".join(f"{1 / n}*c{i}" for i in range(n))
+        decoded = _run([*chosen, "-af", mean], rate, f"has {n} channels of no known arrangement; their mean is read")
+    if decoded.failed and track is None and "no decoder found" in decoded.log:
+        for other in range(decoded.n_tracks):
+            remedy = f"has a sound track that can't be decoded; track {other} is read, --audio_track chooses another"
+            again = _run([*source, "-map", f"0:a:{other}"], rate, remedy)
+            if not again.failed:
+                return again
+    if not decoded.failed:
+        return decoded
+    if track is not None and track >= decoded.n_tracks > 0:
+        raise AudioError(f"{name} has no sound track {track}, only {decoded.n_tracks}, counted from 0; choose another")
+    if "Output file does not contain any stream" in decoded.log:
+        raise AudioError(f"{name} holds no audio; give a sound or video file")
+    reasons = re.findall(r"^Error [^\n]*: ([^\n:]+)$", decoded.log, re.MULTILINE)
+    reason = reasons[-1] if reasons else f"FFmpeg ended with status {decoded.status}"
+    raise AudioError(f"{name} can't be read as audio ({reason}); give a sound or video file that plays")
+
+
+def _run(source: Sequence[str], rate: int, remedy: str | None = None) -> _Decoded:
+    """Decode with the arguments that OpenAI Whisper gives, behind those that name the input."""
+    done = _ffmpeg(*source, "-f", "s16le", "-ac", "1", "-acodec", "pcm_s16le", "-ar", str(rate), "-")
+    samples = np.frombuffer(done.stdout, np.int16, len(done.stdout) // 2)
+    return _Decoded(source, samples, done.returncode, done.stderr.decode(errors="replace"), remedy)
+
+
+def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run FFmpeg: the one that `IMAGEIO_FFMPEG_EXE` names, or else the one of the package imageio-ffmpeg."""
     try:
-        with av.open(source, metadata_errors="ignore") as container:
-            stream = container.streams.best("audio")
-            if stream is None:
-                raise AudioError(f"{path} holds no audio; give a sound or video file")
-            pieces = [np.empty(0, np.int16), *_resampled(path, container, stream, rate)]
-            samples = np.concatenate(pieces)
-            promised = _promised_seconds(source, container, stream, len(samples) / rate)
-    except (av.FFmpegError, OSError) as error:
-        raise AudioError(f"{path} can't be read as audio ({error.strerror}); give a sound or video file that plays") from error
-    if len(samples) == 0:
-        raise AudioError(f"{path} holds no audio samples; record or export it anew")
-    if len(samples) / rate < promised - _CUT_SECONDS:
-        raise AudioError(
-            f"{path} is cut short: {promised:.1f} s by its header, but only {len(samples) / rate:.1f} s are there; get a whole copy"
-        )
-    return samples.astype(np.float32) / 32768.0
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-threads", "0", *arguments]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except (OSError, RuntimeError) as error:  # it can't be started; there is none
+        raise AudioError(f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE") from error
 
 
-def _resampled(path: str, container: Any, stream: Any, rate: int) -> Iterator[np.ndarray]:
-    """The stream's samples, int16 [n_samples] at `rate` Hz, piece by piece. Rate and channels may change on the way, as in joined files."""
-    resampler: Any = None
-    seen = None
-    for frame in _decoded(path, container, stream):
-        if (frame.format.name, frame.layout.name, frame.sample_rate) != seen:
-            if resampler is not None:
-                yield from (out.to_ndarray()[0] for out in resampler.resample(None))
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-            seen = (frame.format.name, frame.layout.name, frame.sample_rate)
-        yield from (out.to_ndarray()[0] for out in resampler.resample(frame))
-    if resampler is not None:
-        yield from (out.to_ndarray()[0] for out in resampler.resample(None))
+def _problems(decoded: _Decoded, header: WavHeader, rate: int) -> Iterator[str]:
+    """What somebody who gets these samples should know."""
+    if decoded.remedy:
+        yield decoded.remedy
+    seconds = len(decoded.samples) / rate
+    promised = _promised_seconds(decoded.header, header, seconds)
+    if seconds < promised - _CUT_SECONDS:
+        yield f"may be cut short: {promised:.1f} s by its header, {seconds:.1f} s are there"
+    if decoded.status != 0:
+        yield f"is damaged: FFmpeg gave up after {seconds:.1f} s"
+    if _FLOATS.search(decoded.log) and (n := _count_not_finite(decoded.source)):
+        yield f"has {n} samples that are NaN or infinite; they are clipped"
 
 
-def _decoded(path: str, container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's frames. Damaged packets are left out, as FFmpeg leaves them out; a file that lacks much is found by its length."""
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            continue
-        for frame in frames:
-            if frame.format.name.startswith(("flt", "dbl")) and not np.isfinite(frame.to_ndarray()).all():
-                where = "" if frame.time is None else f", {frame.time:.2f} s from its start"
-                raise AudioError(f"{path} has samples that are no finite number{where}; repair the recording")
-            yield frame
+_FLOATS = re.compile(r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE)  # decoders that give whatever floats are stored
 
 
-def _promised_seconds(source: str | BinaryIO, container: Any, stream: Any, found: float) -> float:
-    """How long the audio is by the file's own header, or 0 where it doesn't say; `found` seconds were decoded."""
-    formats = set(container.format.name.split(","))
-    if "wav" in formats and (not isinstance(source, str) or os.path.isfile(source)):
-        return found * _wav_bytes_promised(source)
-    if formats.isdisjoint(_EXACT_DURATION):
-        return 0.0
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    alone = len(container.streams) == 1  # else the file's duration may be that of its pictures
-    return (container.duration or 0) / av.time_base if alone else 0.0
+def _count_not_finite(source: Sequence[str]) -> int:
+    """How many of the stored samples are no finite number."""
+    counted = "astats=measure_perchannel=none:measure_overall=Number_of_NaNs+Number_of_Infs"
+    log = _ffmpeg(*source, "-af", counted, "-f", "null", "-").stderr.decode(errors="replace")
+    return round(sum(map(float, re.findall(r"Number of (?:NaNs|Infs): ([\d.]+)", log))))
 
 
-def _wav_bytes_promised(source: str | BinaryIO) -> float:
-    """How many bytes of samples a wav file says it has, for each that is there; 0 where it was written to a pipe and doesn't know."""
-    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
-        n_bytes = file.seek(0, os.SEEK_END)
-        file.seek(12)  # "RIFF", a size, "WAVE"
-        while len(header := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", header)
-            if name == b"data":
-                there = n_bytes - file.tell()
-                return size / there if there and size < _UNKNOWN_SIZE else 0.0
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return 0.0
+def _promised_seconds(log: str, header: WavHeader, seconds: float) -> float:
+    """How long the audio is by the file's own header, or 0 if it doesn't say; `seconds` were decoded."""
+    if header.n_bytes_there:
+        return seconds * (header.n_bytes or 0) / header.n_bytes_there
+    kinds = re.search(r"^Input #0, (\S+), from", log, re.MULTILINE)
+    times = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+), start: ([-\d.]+)", log, re.MULTILINE)
+    has_video = re.search(r"^  Stream #0:\d+.*?: Video:(?!.*\(attached pic\))", log, re.MULTILINE)
+    if not kinds or not times or has_video or _EXACT_DURATION.isdisjoint(kinds[1].split(",")):
+        return 0.0  # of a video it would be the pictures' duration
+    hours, minutes, rest, start = map(float, times.groups())
+    return 3600 * hours + 60 * minutes + rest - max(0.0, start)
 
 
-_UNKNOWN_SIZE = 0x7FFFF000  # programs that write to pipes put this or more
+@contextmanager
+def _on_disk(source: str | BinaryIO, name: str) -> Iterator[str]:
+    """The path of a file; what can only be read is written to a temporary one, as many formats must be read back and forth."""
+    if isinstance(source, str):
+        if "\0" in source:
+            raise AudioError(f"{source!r} can't be a file's name, for it holds a NUL; name the audio file")
+        if os.path.isdir(source):
+            raise AudioError(f"{name} is a folder; name the audio files in it")
+        yield source
+        return
+    with tempfile.NamedTemporaryFile(prefix="maxwhisper-") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        yield file.name
+
+
+def _url(path: str) -> str:
+    """How FFmpeg names a file: with a protocol, so that a colon or a dash in its name means nothing. Other protocols pass."""
+    is_file = os.path.exists(path) or not re.match(r"[A-Za-z][A-Za-z0-9+.]*:", path)
+    return f"file:{path}" if is_file else path

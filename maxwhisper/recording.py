@@ -33,9 +33,9 @@ class Heard:
     speech: Speech | None
 
     @classmethod
-    def of(cls, model: Whisper, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None) -> "Heard":
-        """A file, or samples [n_samples]. Raises AudioError where they can't be used."""
-        samples, speech = as_samples(audio), None
+    def of(cls, model: Whisper, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None) -> "Heard":
+        """A file, or samples [n_samples]; track: which of the file's. Raises AudioError where they can't be used."""
+        samples, speech = as_samples(audio, track), None
         duration = len(samples) / SAMPLE_RATE
         if vad is not None:
             speech = find_speech(samples, vad).within(_counted(clips, SAMPLE_RATE, len(samples)))

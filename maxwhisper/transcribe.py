@@ -60,6 +60,7 @@ def iter_segments(
     language_detection_threshold: float = 0.5,
     vad_filter: bool = False,
     vad_parameters: Mapping[str, Any] | None = None,
+    audio_track: int | None = None,
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> tuple[Iterator[Segment], TranscriptionInfo]:
@@ -78,6 +79,7 @@ def iter_segments(
     multilingual: detect the language of each window; language_detection_segments: in how many windows at most the recording's language is
     looked for, until one is likelier than language_detection_threshold; else it is the one most often found.
     vad_filter: leave out what Silero's detector takes for silence; vad_parameters: the fields of `maxwhisper.vad.VadOptions`.
+    audio_track: which of a file's sound tracks, counted from 0; by default the one that FFmpeg takes (`maxwhisper.load_audio`).
     rng: where sampling draws from, the same sequence each time by default. The rest are the fields of `DecodingOptions`.
 
     Returns an iterator of segments, each with `id`, `seek`, `start`, `end`, `text`, `tokens`, `temperature`, `avg_logprob`,
@@ -93,7 +95,7 @@ def iter_segments(
         raise OptionError(f"language_detection_segments {language_detection_segments} is less than 1")
     if word_timestamps and attempts[0].task == "translate":
         warnings.warn("times of words may be wrong where speech is translated", stacklevel=2)
-    heard = Heard.of(model, audio, clips, vad)
+    heard = Heard.of(model, audio, clips, vad, audio_track)
     language, probability = language_of(
         model, heard, attempts[0].language, verbose, language_detection_segments, language_detection_threshold
     )
