@@ -12,7 +12,7 @@ import torch
 
 from reference.bounds import Approx
 from reference.compare import Verdict, compare
-from reference.dataflow import Arrays, Dataflow, look_up, split
+from reference.dataflow import Arrays, Dataflow, check_name, look_up, naming, split
 from reference.dtypes import DTYPES, from_torch, to_torch
 from reference.table import TABLE, Op
 from reference.table.composed import Composed
@@ -57,20 +57,26 @@ def judge_each(
 ) -> Iterator[tuple[str, Judged]]:
     """In situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
 
-    known: every activation, and what they were given; verdict: `witnessed` or `unwitnessed`. Raises KeyError where one is missing.
+    known: every activation, and what they were given; verdict: `witnessed` or `unwitnessed`. What can't be computed, fails.
+
+    Raises DataflowError where one is missing.
     """
     verdict = partial(verdict, device=device)
     for name, (op, sources) in flow.items():
-        inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
-        heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
-        judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
+        base = split(name)[0]
+        with naming(name):
+            for needed in (*sources, name):
+                check_name(needed, known)
         try:
+            inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
+            heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
+            judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
             judged = judge_it(TABLE[op], dtype, inputs, result)
-        except (ValueError, RuntimeError) as error:  # shapes that the op can't take
-            shapes = ", ".join(str(list(array.shape)) for array in inputs)
-            failed = Verdict(result.size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
+        except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
+            shapes = ", ".join(str(list(known[split(source)[0]].shape)) for source in sources)
+            failed = Verdict(known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
             judged = Judged(failed, failed)
-        yield split(name)[0], judged
+        yield base, judged
 
 
 LARGE = 1_000_000  # elements, from which on heads are judged each by itself, on all cores and in arrays small enough to be reused

@@ -16,13 +16,16 @@ An op that the table lacks is one more row of it (`reference.table`).
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from reference.compare import MAX_VACUOUS, Verdict, same_non_finite
-from reference.dataflow import Arrays, Dataflow, Step, evaluate, look_up, split
+from reference.bounds import Approx
+from reference.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
+from reference.dataflow import Arrays, Dataflow, evaluate, look_up, split
 from reference.judge import expect, judge_each
+from reference.parity.flow import check_activations, check_flow
 from reference.parity.resemblance import resemblance
 from reference.parity.rewrites import biased_keys
 from reference.table import TABLE
@@ -87,18 +90,27 @@ def compare_activations(
     only: Collection[str] | None = None,
     device: str = "cpu",
 ) -> Iterator[Compared]:
-    """Every activation of a data flow, in its order.
+    """Every activation of a data flow, in its order; and before them, as the op "given", inputs and weights that are not what was given.
 
-    activations: what an implementation in float32 computed, by name; given: weights and inputs, by name; exact: `truth` of the same;
-    peer: another implementation's activations; only: names of the activations to compare, all by default; device: where they were computed.
+    activations: what an implementation in float32 computed, by name, and as far as it shows them its inputs and weights under theirs;
+    given: weights and inputs, by name; exact: `truth` of the same; peer: another implementation's activations; only: names of what is to be
+    compared, all by default; device: where they were computed.
 
-    Raises KeyError where an activation or an input is missing.
+    Raises DataflowError where the flow can't be followed, or an activation or an input is missing.
     """
+    check_flow(flow, given)
+    check_activations(flow, given, activations, exact, only)
     known = {**given, **activations}
     keys = {split(key)[0]: key for key in flow}
+    for name, array in given.items():
+        if name in activations and name not in keys and (only is None or name in only):
+            shown = _compare_given(name, activations[name], array)
+            if not shown.passes:
+                yield shown
     wanted = {key: step for key, step in flow.items() if only is None or split(key)[0] in only}
     for name, judged in judge_each(wanted, known, device=device):
         array, peers = activations[name], (peer or {}).get(name)
+        resembles, rewritten = ("", "") if judged.ours.passes else _explain(flow, keys[name], known)
         yield Compared(
             name=name,
             op=flow[keys[name]].op,
@@ -108,8 +120,8 @@ def compare_activations(
             error=Error.of(array, exact[name]),
             peer=None if peers is None else Error.of(peers, exact[name]),
             size=rms(exact[name][np.isfinite(exact[name])]),
-            resembles="" if judged.ours.passes else _resemblance(flow[keys[name]], look_up(known, keys[name]), known),
-            rewritten="" if judged.ours.passes else biased_keys(flow, keys[name], known),
+            resembles=resembles,
+            rewritten=rewritten,
         )
 
 
@@ -119,7 +131,11 @@ def first_divergence(compared: Iterable[Compared]) -> Compared | None:
 
 
 def truth(flow: Dataflow, given: Arrays) -> dict[str, np.ndarray]:
-    """Every activation in float64, by definitions alone."""
+    """Every activation in float64, by definitions alone.
+
+    Raises DataflowError where the flow can't be followed, or not on arrays of these shapes.
+    """
+    check_flow(flow, given)
     exact = {name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in given.items()}
     return evaluate(flow, exact, lambda op, inputs: TABLE[op].define(*inputs))
 
@@ -129,6 +145,19 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
-def _resemblance(step: Step, actual: np.ndarray, known: Arrays) -> str:
-    inputs = [look_up(known, source) for source in step.sources]
-    return resemblance(actual, expect(TABLE[step.op], "float32", inputs).value, dict(zip(step.sources, inputs)))
+def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
+    """What an implementation shows of its inputs must be what was given, bit for bit."""
+    exact = given.astype(np.float64)
+    verdict, size = compare(array, Approx.exact(exact), given.dtype), rms(exact[np.isfinite(exact)])
+    return Compared(name, "given", array.shape, verdict, verdict, Error.of(array, exact), None, size, resemblance(array, exact))
+
+
+def _explain(flow: Dataflow, key: str, known: Arrays) -> tuple[str, str]:
+    """What an activation that fails resembles, and why it may differ; nothing where its op can't be computed at all."""
+    step, resembles, rewritten = flow[key], "", ""
+    with suppress(ValueError, IndexError):
+        inputs = [look_up(known, source) for source in step.sources]
+        expected = expect(TABLE[step.op], "float32", inputs).value
+        resembles = resemblance(look_up(known, key), expected, dict(zip(step.sources, inputs)))
+        rewritten = biased_keys(flow, key, known)
+    return resembles, rewritten
