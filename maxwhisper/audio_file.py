@@ -77,7 +77,7 @@ def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | No
     decoded = _run(chosen, rate)
     if decoded.failed and (unknown := re.search(r"Rematrix is needed between (\d+) channels", decoded.log)):
         n = int(unknown[1])
-        mean = "pan=mono|c0=" + "+".join(f"{1 / n}*c{i}" for i in range(n))
+        mean = "aformat=fltp,pan=mono|c0=" + "+".join(f"{1 / n}*c{i}" for i in range(n))
         decoded = _run([*chosen, "-af", mean], rate, f"has {n} channels of no known arrangement; their mean is read")
     if decoded.failed and track is None and "no decoder found" in decoded.log:
         for other in range(decoded.n_tracks):

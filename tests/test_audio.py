@@ -6,6 +6,7 @@ import sys
 import time
 import wave
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -187,7 +188,8 @@ def test_a_file_without_samples_is_silent(tmp_path: Path, tiny_en: Trio) -> None
     with wave.open(str(tmp_path / "silent.wav"), "wb") as silent:
         silent.setparams((1, 2, 16000, 0, "NONE", ""))
     assert load_audio(tmp_path / "silent.wav").shape == (0,)
-    for options in ({}, {"vad_filter": True}, {"word_timestamps": True}):
+    every: list[dict[str, Any]] = [{}, {"vad_filter": True}, {"word_timestamps": True}]
+    for options in every:
         assert transcribe(tiny_en.model, tmp_path / "silent.wav", **options) == {"text": "", "segments": [], "language": "en"}
         (batched,) = transcribe_batched(tiny_en.model, [tmp_path / "silent.wav"], **options)
         assert batched == {"text": "", "segments": [], "language": "en"}

@@ -1,0 +1,253 @@
+"""What OpenAI Whisper reads, we read: files of every container, codec, channel count, track and header, as FFmpeg gives them."""
+
+import os
+import re
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import whisper
+
+from maxwhisper import AudioError, AudioWarning, OptionError, cli, load_audio
+from maxwhisper.audio import SAMPLE_RATE
+from reference.clips import all_clips, packaged_clips
+from tests.audio_writers import FFMPEG, LAYOUTS, chirp, ffmpeg, write_audio, write_caf, write_padded_wav
+
+
+@pytest.fixture(autouse=True)
+def as_upstream(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let OpenAI Whisper, which calls whatever `ffmpeg` is found first, find the one that we call."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "ffmpeg").symlink_to(FFMPEG)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def load_quietly(path: Path) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_audio(path)
+
+
+@pytest.mark.parametrize("name", all_clips())
+def test_clips_give_the_samples_that_openai_whisper_hears(name: str) -> None:
+    clip = all_clips()[name]
+    assert np.array_equal(load_quietly(clip.path), whisper.load_audio(str(clip.path)))
+
+
+# Container and codec, and how like the original it must sound.
+EXACT, LOSSY, CRUDE = 0.9999, 0.98, 0.9
+CODECS = {
+    ("wav", "pcm_s16le"): EXACT,
+    ("wav", "pcm_s24le"): EXACT,
+    ("wav", "pcm_s32le"): EXACT,
+    ("wav", "pcm_f32le"): EXACT,
+    ("wav", "pcm_f64le"): EXACT,
+    ("wav", "pcm_u8"): LOSSY,
+    ("w64", "pcm_s16le"): EXACT,
+    ("aiff", "pcm_s24be"): EXACT,
+    ("au", "pcm_s16be"): EXACT,
+    ("caf", "pcm_s16be"): EXACT,
+    ("mov", "pcm_s16le"): EXACT,
+    ("flac", "flac"): EXACT,
+    ("ogg", "flac"): EXACT,
+    ("mka", "flac"): EXACT,
+    ("mka", "pcm_f32le"): EXACT,
+    ("wv", "wavpack"): EXACT,
+    ("tta", "tta"): EXACT,
+    ("m4a", "alac"): EXACT,
+    ("m4a", "aac"): LOSSY,
+    ("mp4", "aac"): LOSSY,
+    ("aac", "aac"): LOSSY,
+    ("ts", "aac"): LOSSY,
+    ("ogg", "libvorbis"): LOSSY,
+    ("ogg", "libopus"): LOSSY,
+    ("webm", "libopus"): LOSSY,
+    ("mka", "ac3"): LOSSY,
+    ("mka", "eac3"): LOSSY,
+    ("mp3", "libmp3lame"): LOSSY,
+    ("mp2", "mp2"): LOSSY,
+    ("wma", "wmav2"): LOSSY,
+    ("wav", "adpcm_ima_wav"): CRUDE,
+    ("wav", "adpcm_ms"): CRUDE,
+    ("wav", "pcm_mulaw"): LOSSY,
+}
+AT_MOST = {  # channels that a codec takes
+    **{"libmp3lame": 2, "mp2": 2, "wmav2": 2, "adpcm_ima_wav": 2, "adpcm_ms": 2},
+    **{"ac3": 6, "eac3": 6, "tta": 8, "flac": 8, "libopus": 8, "alac": 8, "aac": 8},
+}
+NOT_ENCODED = {("aac", "aac", 8), ("ts", "aac", 8)}
+KINDS = [(kind, codec, n) for kind, codec in CODECS for n in LAYOUTS if n <= AT_MOST.get(codec, 16) and (kind, codec, n) not in NOT_ENCODED]
+
+
+def test_files_of_every_kind_are_generated() -> None:
+    assert len(KINDS) >= 60
+    assert {n for _, _, n in KINDS} == LAYOUTS.keys()
+
+
+@pytest.mark.parametrize(("kind", "codec", "n_channels"), KINDS)
+def test_every_kind_gives_the_samples_that_openai_whisper_hears(kind: str, codec: str, n_channels: int, tmp_path: Path) -> None:
+    path, sound = tmp_path / f"chirp.{kind}", np.tile(chirp(1.0, 48000), (n_channels, 1)) / 2
+    write_audio(path, sound, 48000, LAYOUTS[n_channels], options=("-c:a", codec, "-strict", "-2"))
+    samples = load_quietly(path)
+    assert np.array_equal(samples, whisper.load_audio(str(path)))
+    assert abs(len(samples) - SAMPLE_RATE) < 0.15 * SAMPLE_RATE  # codecs pad
+    expected = chirp(1.0, SAMPLE_RATE)[2000:12000]
+    lags = np.correlate(samples, expected, "valid")
+    heard = samples[(lag := int(lags.argmax())) : lag + len(expected)]
+    assert np.corrcoef(heard, expected)[0, 1] > CODECS[kind, codec]
+
+
+@pytest.mark.parametrize("n", [9, 11, 13, 15, 20, 64])
+def test_channels_of_no_known_arrangement_are_averaged(n: int, tmp_path: Path, rng: np.random.Generator) -> None:
+    """FFmpeg, and so OpenAI Whisper, refuses them."""
+    integers = rng.integers(-(2**15), 2**15, (n, 1600))
+    path = tmp_path / "many.wav"
+    ffmpeg("-f", "s16le", "-ar", "16000", "-ac", str(n), "-i", "-", path, given=integers.T.astype("<i2").tobytes())
+    with pytest.raises(RuntimeError, match="Rematrix is needed"):
+        whisper.load_audio(str(path))
+    with pytest.warns(AudioWarning, match=rf"many\.wav has {n} channels of no known arrangement; their mean is read"):
+        samples = load_audio(path)
+    assert np.abs(samples * 2**15 - integers.mean(axis=0)).max() <= 1.0  # one rounding of 16 bits, and swresample's of its coefficients
+
+
+@pytest.mark.parametrize("labels", [(2, 1), (3, 1, 2), (3, 1, 2, 5, 6, 4), (1, 3, 2, 5, 6, 4)])
+def test_channels_in_an_order_of_their_own_are_read(labels: tuple[int, ...], tmp_path: Path, rng: np.random.Generator) -> None:
+    """Core Audio's labels: left, right, centre, low frequencies, left and right surround; films have the centre second."""
+    channels = rng.integers(-2000, 2000, (len(labels), 1600))
+    path = write_caf(tmp_path / "film.caf", channels, 16000, labels)
+    samples = load_quietly(path)
+    assert np.array_equal(samples, whisper.load_audio(str(path)))
+    gain = {1: 1 / np.sqrt(2), 2: 1 / np.sqrt(2), 3: 1.0, 4: 0.0, 5: 0.5, 6: 0.5}  # what FFmpeg gives each, but for their sum
+    gains = np.array([gain[label] for label in labels])
+    expected = gains @ channels / gains.sum()
+    assert np.abs(samples * 2**15 - expected).max() < 2.0
+
+
+# Several sound tracks.
+
+
+def write_tracks(path: Path, *tracks: tuple[float, int, str]) -> Path:
+    """Tones of half a second: of so many Hz, on so many channels, with a disposition."""
+    inputs = [option for hz, _, _ in tracks for option in ("-f", "lavfi", "-i", f"sine=frequency={hz}:duration=0.5:sample_rate=16000")]
+    maps = [option for i in range(len(tracks)) for option in ("-map", f"{i}:a")]
+    each = [option for i, (_, n, disposition) in enumerate(tracks) for option in (f"-ac:a:{i}", str(n), f"-disposition:a:{i}", disposition)]
+    passed = ("-c:a", "flac", "-default_mode", "passthrough") if path.suffix == ".mkv" else ()
+    ffmpeg(*inputs, *maps, *each, *passed, path)
+    return path
+
+
+def pitch(samples: np.ndarray) -> float:
+    """The strongest frequency, in Hz."""
+    return float(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * SAMPLE_RATE / len(samples))
+
+
+@pytest.mark.parametrize(
+    ("tracks", "taken"),
+    [
+        (((400, 1, "0"), (800, 1, "0")), 0),
+        (((400, 1, "0"), (800, 2, "0")), 1),
+        (((400, 2, "0"), (800, 1, "0"), (1200, 2, "0")), 0),
+        (((400, 2, "0"), (800, 1, "default")), 1),
+        (((400, 1, "default"), (800, 6, "0")), 0),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mkv", "mov"])
+def test_the_track_that_ffmpeg_takes_is_read(kind: str, tracks: tuple[tuple[float, int, str], ...], taken: int, tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / f"film.{kind}", *tracks)
+    samples = load_quietly(path)
+    assert np.array_equal(samples, whisper.load_audio(str(path)))
+    if kind == "mkv":  # a mov without a default track has one all the same, the first
+        assert pitch(samples) == pytest.approx(tracks[taken][0], abs=5)
+
+
+def test_another_track_can_be_asked_for(tmp_path: Path) -> None:
+    path = write_tracks(tmp_path / "film.mkv", (400, 1, "default"), (800, 2, "0"), (1200, 1, "0"))
+    for track, hz in enumerate((400, 800, 1200)):
+        assert pitch(load_audio(path, track=track)) == pytest.approx(hz, abs=5)
+    with pytest.raises(AudioError, match=r"film\.mkv has no sound track 3, only 3, counted from 0; choose another"):
+        load_audio(path, track=3)
+    with pytest.raises(OptionError, match="audio_track -1 is less than 0"):
+        load_audio(path, track=-1)
+
+
+def test_a_track_that_can_not_be_decoded_is_left_out(tmp_path: Path) -> None:
+    """As an iPhone's spatial one."""
+    path = write_tracks(tmp_path / "film.mov", (400, 2, "default"), (800, 1, "0"))
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz", 1).replace(b"esds", b"zzzz", 1))
+    with pytest.warns(AudioWarning, match=r"film\.mov has a sound track that can't be decoded; track 1 is read"):
+        assert pitch(load_audio(path)) == pytest.approx(800, abs=5)
+
+
+# Timestamps and durations.
+
+JUMP = "asetpts=PTS+gte(T\\,1)*20/TB"
+LATE = "asetpts=PTS+5/TB"
+
+
+@pytest.mark.parametrize("kind", ["mka", "webm", "m4a", "mp4", "ts", "ogg"])
+@pytest.mark.parametrize("stamps", [JUMP, LATE])
+def test_all_is_read_however_its_timestamps_jump(kind: str, stamps: str, tmp_path: Path) -> None:
+    path, plain = tmp_path / f"jump.{kind}", tmp_path / f"plain.{kind}"
+    fragmented = ("-movflags", "frag_keyframe+empty_moov") if kind == "mp4" else ()
+    write_audio(plain, chirp(2.0, 48000)[None], 48000, options=fragmented)
+    write_audio(path, chirp(2.0, 48000)[None], 48000, options=("-af", stamps, *fragmented))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        samples = load_audio(path)
+    assert np.array_equal(samples, whisper.load_audio(str(path)))
+    assert abs(len(samples) - len(load_audio(plain))) <= 0.1 * SAMPLE_RATE
+    assert all(re.search(r"may be cut short: 2\d\.\d s by its header, [12]\.\d s are there$", str(w.message)) for w in caught)
+
+
+def test_a_duration_that_a_browser_wrote_is_doubted(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clock.webm", chirp(2.0, 48000)[None], 48000)
+    whole, data = load_quietly(path), path.read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3  # Duration, eight bytes
+    path.write_bytes(data[:at] + struct.pack(">d", 60_000.0) + data[at + 8 :])
+    with pytest.warns(AudioWarning, match=r"clock\.webm may be cut short: 60\.0 s by its header, 2\.0 s are there"):
+        assert np.array_equal(load_audio(path), whole)
+
+
+@pytest.mark.parametrize("size", [10**9, 2**30])
+def test_a_size_that_was_invented_is_doubted(size: int, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "stream.wav", chirp(2.0, 16000)[None], 16000)
+    whole, data = load_quietly(path), path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + struct.pack("<I", size) + data[at + 4 :])
+    with pytest.warns(AudioWarning, match=r"stream\.wav may be cut short: \d{5}\.\d s by its header, 2\.0 s are there"):
+        assert np.array_equal(load_audio(path), whole)
+
+
+@pytest.mark.parametrize(("n_bits", "n_valid"), [(16, 12), (24, 20), (32, 16), (32, 20), (32, 24), (32, 28), (32, 32)])
+def test_integers_that_do_not_fill_their_containers_are_read(n_bits: int, n_valid: int, tmp_path: Path) -> None:
+    """FFmpeg takes 24 bits in 32 for a format of floats."""
+    path = write_padded_wav(tmp_path / "padded.wav", chirp(1.0, 16000), 16000, n_bits, n_valid)
+    expected = np.round(chirp(1.0, 16000) * (2 ** (n_valid - 1) - 1)) / 2 ** (n_valid - 1)
+    assert np.abs(load_quietly(path) - expected).max() <= 2**-15
+
+
+# Names, and files that are open.
+
+
+@pytest.mark.parametrize("name", ["10:30.flac", "a:b.flac", "-i.flac", "file:x.flac", "50% off?#.flac", "ü ñ 名.flac", "'q\".flac"])
+def test_any_name_is_a_files_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_audio(tmp_path / "plain.flac", chirp(0.5, 16000)[None], 16000).rename(name)
+    assert len(load_audio(name)) == 8000
+
+
+def test_a_file_that_is_open_is_read_to_its_end(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "talk.m4a", chirp(0.5, 16000)[None], 16000)
+    with path.open("rb") as file:
+        assert np.array_equal(load_audio(file), load_audio(path))
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "talk.wav", chirp(0.5, 16000)[None], 16000)
+    reading, writing = os.pipe()
+    os.write(writing, path.read_bytes())
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert np.array_equal(load_audio(pipe), load_audio(path))
