@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import whisper
 
-from maxwhisper import AudioError, AudioWarning, OptionError, cli, load_audio
+from maxwhisper import AudioError, AudioWarning, OptionError, load_audio
 from maxwhisper.audio import SAMPLE_RATE
-from reference.clips import all_clips, packaged_clips
+from reference.clips import all_clips
 from tests.audio_writers import FFMPEG, LAYOUTS, chirp, ffmpeg, write_audio, write_caf, write_padded_wav
 
 
@@ -74,8 +74,18 @@ CODECS = {
     ("wav", "pcm_mulaw"): LOSSY,
 }
 AT_MOST = {  # channels that a codec takes
-    **{"libmp3lame": 2, "mp2": 2, "wmav2": 2, "adpcm_ima_wav": 2, "adpcm_ms": 2},
-    **{"ac3": 6, "eac3": 6, "tta": 8, "flac": 8, "libopus": 8, "alac": 8, "aac": 8},
+    "libmp3lame": 2,
+    "mp2": 2,
+    "wmav2": 2,
+    "adpcm_ima_wav": 2,
+    "adpcm_ms": 2,
+    "ac3": 6,
+    "eac3": 6,
+    "tta": 8,
+    "flac": 8,
+    "libopus": 8,
+    "alac": 8,
+    "aac": 8,
 }
 NOT_ENCODED = {("aac", "aac", 8), ("ts", "aac", 8)}
 KINDS = [(kind, codec, n) for kind, codec in CODECS for n in LAYOUTS if n <= AT_MOST.get(codec, 16) and (kind, codec, n) not in NOT_ENCODED]
