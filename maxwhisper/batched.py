@@ -5,7 +5,7 @@ of the next. Here recordings are cut beforehand, where they are quietest, into p
 decoded at once, so that weights are read once for all. A sentence that is cut in two may read otherwise.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
@@ -80,7 +80,7 @@ def transcribe_batched(
     append_punctuations: str = APPEND_PUNCTUATIONS,
     clip_timestamps: str | Sequence[float] = "0",
     vad_filter: bool = False,
-    vad_parameters: Mapping[str, Any] | None = None,
+    vad_parameters: object = None,
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> Iterator[Transcript | AudioError]:
@@ -98,7 +98,7 @@ def transcribe_batched(
         thresholds=Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold),
         punctuations=(prepend_punctuations, append_punctuations) if word_timestamps else None,
         clips=clips_of(clip_timestamps),
-        vad=VadOptions(**vad_parameters or {}) if vad_filter else None,
+        vad=VadOptions.of(vad_parameters) if vad_filter else None,
         rng=rng or np.random.default_rng(0),
     )
     return _transcribe(model, recordings, batch_size, settings)

@@ -29,7 +29,6 @@ from maxwhisper.subtitles import Layout
 from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcribe import options_for_each, transcribe
 from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
-from maxwhisper.vad import require_detector
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,8 +79,6 @@ def _transcribe(
     decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
     options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
     clips_of(options["clip_timestamps"])
-    if options["vad_filter"]:
-        require_detector()
     if batch_size:
         for name in _IN_ORDER:
             asked = options.pop(name)

