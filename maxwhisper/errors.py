@@ -27,3 +27,7 @@ class WhisperWarning(UserWarning):
 
 class AudioWarning(WhisperWarning):
     """Audio that is read, though something about it is wrong."""
+
+
+class CheckpointWarning(WhisperWarning):
+    """A model that is read, though something else beside it is not."""

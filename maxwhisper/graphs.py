@@ -17,7 +17,7 @@ from max.graph import ops as max_ops
 
 from maxwhisper import ops
 from maxwhisper.audio import HOP_LENGTH
-from maxwhisper.checkpoint import ModelDimensions, weight_shapes
+from maxwhisper.checkpoint import LM_HEAD, ModelDimensions, weight_shapes
 from maxwhisper.dtypes import DTypes
 from maxwhisper.log_mel import log_mel_bands
 from maxwhisper.quantized import scale_of
@@ -212,8 +212,8 @@ def decoder(
     n_audio, n_group, n = tokens.shape
     grouped, flat = [n_audio, n_group], [n_audio * n_group]
 
-    vocabulary = (at / "token_embedding").weight("weight"), (at / "token_embedding").scale()
-    embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), *vocabulary)
+    vocabulary = at / "token_embedding"
+    embedding = ops.token_embedding(max_ops.reshape(tokens, [*flat, n]), vocabulary.weight("weight"), vocabulary.scale())
     x = (at / "embedding").record(max_ops.cast(embedding, self_kv[0].dtype))
     positional_embedding = max_ops.cast(ops.token_embedding(positions, at.weight("positional_embedding")), x.dtype)
     x = (at / "positions").record(x + positional_embedding)
@@ -224,7 +224,8 @@ def decoder(
     x = ops.token_embedding(rows, max_ops.permute(x, [1, 0, 2]))
     n_rows = rows.shape[0]
     x = max_ops.reshape(max_ops.permute(x, [1, 0, 2]), [n_audio * n_group * n_rows, dims.n_text_state])
-    logits = max_ops.cast(ops.lm_head(x, *vocabulary), DType.float32)
+    head = at / "proj_out" if LM_HEAD in at.weights else vocabulary
+    logits = max_ops.cast(ops.lm_head(x, head.weight("weight"), head.scale()), DType.float32)
     return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
 
 
@@ -337,7 +338,7 @@ def build_module(
     dtypes = dtypes or DTypes({})
 
     def weights() -> dict[str, Weight]:  # each graph has its own
-        shapes = weight_shapes(dims)
+        shapes = weight_shapes(dims, tied=LM_HEAD not in dtypes.weights)
         scales = {scale_of(name): shapes[name][:1] for name, dtype in dtypes.weights.items() if dtype == DType.int8}
         return {name: Weight(name, dtypes.weights.get(name, DType.float32), shape, device) for name, shape in {**shapes, **scales}.items()}
 

@@ -25,6 +25,7 @@ class NumpyWhisper:
 
     def evaluate(self, flow: dataflow.Dataflow, given: dataflow.Arrays) -> dict[str, np.ndarray]:
         """Every activation of a data flow, by name, from what it is given."""
+        flow = wiring.for_weights(flow, self.weights)
         return dataflow.evaluate(flow, {**self.weights, **given}, lambda op, inputs: TABLE[op].define(*inputs))
 
 

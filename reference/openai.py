@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import whisper
 from whisper.model import MultiHeadAttention
 
-from maxwhisper.checkpoint import Checkpoint
+from maxwhisper.checkpoint import LM_HEAD, Checkpoint
 
 N_THREADS = 2
 
@@ -31,7 +32,7 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
 
 
 # What reads the channels of the residual stream, and what writes them, at either end of the names.
-_READ_CHANNELS = ("query.weight", "key.weight", "value.weight", "mlp.0.weight", "positional_embedding", "token_embedding.weight")
+_READ_CHANNELS = ("query.weight", "key.weight", "value.weight", "mlp.0.weight", "positional_embedding", "token_embedding.weight", LM_HEAD)
 _WRITE_CHANNELS = ("out.weight", "out.bias", "mlp.2.weight", "mlp.2.bias", "conv2.weight", "conv2.bias")
 _LAYER_NORMS = ("ln.weight", "ln.bias", "ln_post.weight", "ln_post.bias")
 
@@ -69,5 +70,16 @@ def in_float64(model: whisper.Whisper) -> Iterator[whisper.Whisper]:
 
 def _build(dims: whisper.model.ModelDimensions, weights: dict[str, torch.Tensor]) -> whisper.Whisper:
     model = whisper.model.Whisper(dims)
+    if LM_HEAD in weights:
+        _untie(model.decoder)
     model.load_state_dict(weights, strict=True)
     return model.eval()
+
+
+def _untie(decoder: Any) -> None:
+    """Let a decoder, whose LM head always is its embedding, have one of its own, `proj_out`."""
+    n_vocab, n_state = decoder.token_embedding.weight.shape
+    decoder.proj_out = torch.nn.Linear(n_state, n_vocab, bias=False)
+    normed: list[torch.Tensor] = []
+    decoder.ln.register_forward_hook(lambda _, inputs, output: normed.append(output))
+    decoder.register_forward_hook(lambda decoder, inputs, tied: decoder.proj_out(normed.pop()).float())

@@ -4,9 +4,10 @@ The functions are those of `maxwhisper.graphs`, by the same names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from maxwhisper import ModelDimensions
+from maxwhisper.checkpoint import LM_HEAD
 from maxwhisper.quantized import scale_of
 from reference.dataflow import Step
 
@@ -42,6 +43,14 @@ def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
         else:
             steps[name] = flow[name]
     return steps
+
+
+def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[str, Step]:
+    """The same with the LM head that these weights have: where it isn't the token embedding, it is one of them."""
+    if LM_HEAD not in weights or "decoder.logits" not in flow:
+        return flow
+    op, sources = flow["decoder.logits"]
+    return {**flow, "decoder.logits": Step(op, tuple(source.replace("token_embedding", "proj_out") for source in sources))}
 
 
 def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:

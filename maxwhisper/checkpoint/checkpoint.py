@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maxwhisper.checkpoint.alignment_heads import Heads, all_of_upper_half
-from maxwhisper.checkpoint.dimensions import ModelDimensions, weight_shapes
+from maxwhisper.checkpoint.dimensions import LM_HEAD, ModelDimensions, weight_shapes
 from maxwhisper.errors import CheckpointError
 
 N_VOCABS = (51864, 51865, 51866)  # English only; 99 languages; 100 languages (large-v3)
@@ -39,12 +39,13 @@ class Checkpoint:
                 raise CheckpointError(f"{self.source}: a state of {n_state} does not divide into {n_head} heads")
         if d.n_audio_state != d.n_text_state:
             raise CheckpointError(f"{self.source}: encoder state {d.n_audio_state} and decoder state {d.n_text_state} differ")
+        self._refuse_added_tokens()
         if d.n_vocab not in N_VOCABS:
             raise CheckpointError(f"{self.source}: {d.n_vocab} tokens, but Whisper's vocabularies have {N_VOCABS}")
         if d.n_mels not in (80, 128):
             raise CheckpointError(f"{self.source}: {d.n_mels} mel filters, but Whisper has 80 or 128")
 
-        expected = weight_shapes(d)
+        expected = weight_shapes(d, tied=LM_HEAD not in self.weights)
         for problem, names in (
             ("lacks", expected.keys() - self.weights.keys()),
             ("has unknown", self.weights.keys() - expected.keys()),
@@ -64,6 +65,16 @@ class Checkpoint:
         for layer, head in self.alignment_heads:
             if not (0 <= layer < d.n_text_layer and 0 <= head < d.n_text_head):
                 raise CheckpointError(f"{self.source}: alignment head {head} of layer {layer} is not there")
+
+    def _refuse_added_tokens(self) -> None:
+        n, (_, one_less, most) = self.dims.n_vocab, N_VOCABS
+        before = one_less if self.dims.n_mels == 80 else most  # large-v3 and its kin have 128 mels, and a language more
+        if n > before:
+            raise CheckpointError(
+                f"{self.source}: {n} tokens, some added to Whisper's {before}; OpenAI Whisper would take it for a model of "
+                f"{n - one_less + 99} languages with large-v3's special tokens, and added ones for timestamps; cut them off in "
+                f"transformers, model.resize_token_embeddings({before}), and save the model"
+            )
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:

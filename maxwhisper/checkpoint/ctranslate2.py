@@ -10,7 +10,8 @@ import struct
 import numpy as np
 
 from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
-from maxwhisper.checkpoint.dimensions import ModelDimensions
+from maxwhisper.checkpoint.dimensions import dimensions_of
+from maxwhisper.checkpoint.names import with_one_vocabulary
 from maxwhisper.errors import CheckpointError
 
 SPECIFICATION = "WhisperSpec"
@@ -35,6 +36,7 @@ RENAMED = (
     (r"\.beta$", ".bias"),
     (r"\.position_encodings\.encodings$", ".positional_embedding"),
     (r"\.embeddings\.", ".token_embedding."),
+    (r"^decoder\.projection\.", "decoder.proj_out."),
     (r"^encoder\.layer_norm\.", "encoder.ln_post."),
     (r"^decoder\.layer_norm\.", "decoder.ln."),
 )
@@ -55,10 +57,10 @@ def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
                 raise CheckpointError(f"{source} holds weights rounded to 8 bits; convert the model again with float16 weights")
             elif name != "decoder/alignment_heads":
                 weights |= _openai_weights(name, array)
-        dims = _dimensions(weights, sizes)
+        dims = dimensions_of(weights, sizes["encoder/num_heads"], sizes["decoder/num_heads"])
     except (struct.error, *MALFORMED) as error:
         raise CheckpointError(f"{source} is damaged or no CTranslate2 Whisper model ({error}); get it anew") from error
-    return Checkpoint(dims, weights, source)
+    return Checkpoint(dims, with_one_vocabulary(weights, source), source)
 
 
 def _variables(data: bytes) -> dict[str, np.ndarray]:
@@ -90,7 +92,8 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
         at += n_bytes
         variables[name] = widen_bfloat16(array) if code == BFLOAT16 else array
     for _ in range(number("I")):
-        string(), string()  # the LM head is an alias of the token embedding
+        alias, name = string(), string()  # as the LM head is one of the token embedding
+        variables[alias] = variables[name]
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes are left over")
     return variables
@@ -111,22 +114,3 @@ def _openai_weights(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         if key_bias.any():
             raise ValueError("a key bias is not zero, but Whisper's keys have no bias")
     return weights
-
-
-def _dimensions(weights: dict[str, np.ndarray], sizes: dict[str, int]) -> ModelDimensions:
-    def n_layer(room: str) -> int:
-        return len({name.split(".")[2] for name in weights if name.startswith(f"{room}.blocks.")})
-
-    n_state, n_mels, _ = weights["encoder.conv1.weight"].shape
-    return ModelDimensions(
-        n_mels=n_mels,
-        n_audio_ctx=len(weights["encoder.positional_embedding"]),
-        n_audio_state=n_state,
-        n_audio_head=sizes["encoder/num_heads"],
-        n_audio_layer=n_layer("encoder"),
-        n_vocab=len(weights["decoder.token_embedding.weight"]),
-        n_text_ctx=len(weights["decoder.positional_embedding"]),
-        n_text_state=weights["decoder.token_embedding.weight"].shape[1],
-        n_text_head=sizes["decoder/num_heads"],
-        n_text_layer=n_layer("decoder"),
-    )

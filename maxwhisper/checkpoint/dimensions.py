@@ -1,6 +1,11 @@
 """A Whisper model's sizes, and the name and shape of every weight that follows from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+
+from maxwhisper.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,15 @@ class ModelDimensions:
 
 
 Shapes = dict[str, tuple[int, ...]]
+EMBEDDING = "decoder.token_embedding.weight"
+LM_HEAD = "decoder.proj_out.weight"  # where it is another than the token embedding; OpenAI has no name for it
 
 
-def weight_shapes(dims: ModelDimensions) -> Shapes:
-    """The shape of every weight by its name in OpenAI's checkpoints, the `state_dict` of `whisper.model.Whisper`."""
+def weight_shapes(dims: ModelDimensions, tied: bool = True) -> Shapes:
+    """The shape of every weight by its name in OpenAI's checkpoints, the `state_dict` of `whisper.model.Whisper`.
+
+    tied: the LM head is the token embedding, as in all of OpenAI's models; otherwise it is a weight of its own, `LM_HEAD`.
+    """
     audio, text = dims.n_audio_state, dims.n_text_state
     shapes = {
         **_linear("encoder.conv1", audio, dims.n_mels, 3),
@@ -34,12 +44,60 @@ def weight_shapes(dims: ModelDimensions) -> Shapes:
         shapes |= _block(f"encoder.blocks.{i}", audio, ("attn",))
     shapes |= _layer_norm("encoder.ln_post", audio)
     shapes |= {
-        "decoder.token_embedding.weight": (dims.n_vocab, text),
+        EMBEDDING: (dims.n_vocab, text),
         "decoder.positional_embedding": (dims.n_text_ctx, text),
     }
     for i in range(dims.n_text_layer):
         shapes |= _block(f"decoder.blocks.{i}", text, ("attn", "cross_attn"))
-    return shapes | _layer_norm("decoder.ln", text)
+    shapes |= _layer_norm("decoder.ln", text)
+    return shapes if tied else {**shapes, LM_HEAD: (dims.n_vocab, text)}
+
+
+def dimensions_of(weights: Mapping[str, np.ndarray], n_audio_head: int, n_text_head: int) -> ModelDimensions:
+    """The sizes that weights under OpenAI's names show; how many heads there are, they don't.
+
+    Raises KeyError, IndexError or ValueError where they are no Whisper's.
+    """
+
+    def n_layer(room: str) -> int:
+        return len({name.split(".")[2] for name in weights if name.startswith(f"{room}.blocks.")})
+
+    n_audio_state, n_mels, _ = weights["encoder.conv1.weight"].shape
+    n_vocab, n_text_state = weights[EMBEDDING].shape
+    return ModelDimensions(
+        n_mels=n_mels,
+        n_audio_ctx=len(weights["encoder.positional_embedding"]),
+        n_audio_state=n_audio_state,
+        n_audio_head=n_audio_head,
+        n_audio_layer=n_layer("encoder"),
+        n_vocab=n_vocab,
+        n_text_ctx=len(weights["decoder.positional_embedding"]),
+        n_text_state=n_text_state,
+        n_text_head=n_text_head,
+        n_text_layer=n_layer("decoder"),
+    )
+
+
+HEAD_DIM = 64  # of every official model
+STATES = (384, 512, 768, 1024, 1280)  # tiny to large
+
+
+def official_dimensions(weights: Mapping[str, np.ndarray], source: str) -> ModelDimensions:
+    """The sizes of a model that says them nowhere, if it is as wide as an official one, so that the number of heads is known, too.
+
+    Raises CheckpointError where it isn't; `source` names the file in it.
+    """
+    try:
+        n_state = len(weights["encoder.conv1.weight"])
+        dims = dimensions_of(weights, n_state // HEAD_DIM, n_state // HEAD_DIM)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source} has weights that are no Whisper's ({error!r})") from error
+    if n_state not in STATES:
+        raise CheckpointError(
+            f"{source} does not say how many heads it has, and no official model has a state of {n_state}; config.json must lie beside "
+            "the weights, or save it as torch.save({'dims': vars(model.dims), 'model_state_dict': model.state_dict()}, NEW_FILE)"
+        )
+    return dims
 
 
 def _block(path: str, n_state: int, attentions: tuple[str, ...]) -> Shapes:

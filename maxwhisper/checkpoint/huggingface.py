@@ -1,14 +1,14 @@
-"""Hugging Face's format: `config.json` and one or several `.safetensors` files in a folder."""
+"""Hugging Face's format: weights as `safetensors`, and beside them `config.json` and `generation_config.json`."""
 
 import json
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors
 
-from maxwhisper.checkpoint.alignment_heads import read_heads
-from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
+from maxwhisper.checkpoint.alignment_heads import Heads, read_heads
+from maxwhisper.checkpoint.checkpoint import MALFORMED, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
@@ -24,60 +24,54 @@ CONFIG_KEYS = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
-# Parts of Hugging Face's names and of OpenAI's, replaced in this order.
-RENAMED = (
-    (r"^model\.", ""),
-    (r"\.layers\.", ".blocks."),
-    (r"\.encoder_attn_layer_norm\.", ".cross_attn_ln."),
-    (r"\.self_attn_layer_norm\.", ".attn_ln."),
-    (r"\.final_layer_norm\.", ".mlp_ln."),
-    (r"\.encoder_attn\.", ".cross_attn."),
-    (r"\.self_attn\.", ".attn."),
-    (r"\.q_proj\.", ".query."),
-    (r"\.k_proj\.", ".key."),
-    (r"\.v_proj\.", ".value."),
-    (r"\.out_proj\.", ".out."),
-    (r"\.fc1\.", ".mlp.0."),
-    (r"\.fc2\.", ".mlp.2."),
-    (r"\.embed_positions\.weight$", ".positional_embedding"),
-    (r"\.embed_tokens\.", ".token_embedding."),
-    (r"^encoder\.layer_norm\.", "encoder.ln_post."),
-    (r"^decoder\.layer_norm\.", "decoder.ln."),
-)
-TIED = "proj_out.weight"  # the LM head, a second name of the token embedding
-DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16, "I64": np.int64, "I32": np.int32, "I8": np.int8}
 
 
-def read_huggingface(folder: Path, files: list[Path]) -> Checkpoint:
-    """Read the weights in `files`, whose sizes `config.json` in `folder` states.
+@dataclass(frozen=True)
+class Config:
+    """What is said about a model beside its weights. tied: where one of token embedding and LM head isn't stored, it is the other."""
 
-    Raises CheckpointError where a file is missing or damaged, or holds no Whisper model.
+    dims: ModelDimensions
+    tied: bool
+    alignment_heads: Heads
+
+
+def read_config(folder: Path) -> Config | None:
+    """`config.json` and `generation_config.json`, where the first is there.
+
+    Raises CheckpointError where it is damaged or of no Whisper model.
     """
-    config_path = folder / "config.json"
+    path = folder / "config.json"
     try:
-        config = json.loads(config_path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         dims = ModelDimensions(**{ours: config[theirs] for ours, theirs in CONFIG_KEYS.items()})
+        tied = bool(config.get("tie_word_embeddings", True))
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise CheckpointError(f"{config_path} can't be read ({error.strerror}); it must lie beside the weights") from error
-    except MALFORMED as error:
-        raise CheckpointError(f"{config_path} is damaged or not a Whisper model's ({error!r})") from error
-    weights: dict[str, np.ndarray] = {}
-    heads = read_heads(folder / "generation_config.json", dims.n_text_layer, dims.n_text_head)
-    for path in files:
-        try:
-            tensors = safetensors.deserialize(path.read_bytes())
-            weights |= {_openai_name(name): _array(tensor) for name, tensor in tensors if name != TIED}
-        except OSError as error:
-            raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
-        except (safetensors.SafetensorError, *MALFORMED) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
-    return Checkpoint(dims, weights, str(folder), heads)
+        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
+    except (*MALFORMED, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or not a Whisper model's ({error!r})") from error
+    return Config(dims, tied, read_heads(folder / "generation_config.json", dims.n_text_layer, dims.n_text_head))
 
 
-def _openai_name(name: str) -> str:
-    for theirs, ours in RENAMED:
-        name = re.sub(theirs, ours, name)
-    return name
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """A file's weights under its own names.
+
+    Raises CheckpointError where it can't be read, is damaged, or holds numbers of a kind that none of our dtypes holds.
+    """
+    try:
+        tensors = safetensors.deserialize(path.read_bytes())
+        unknown = [(name, tensor["dtype"]) for name, tensor in tensors if tensor["dtype"] not in DTYPES]
+        weights = {name: _array(tensor) for name, tensor in tensors if tensor["dtype"] in DTYPES}
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
+    except (safetensors.SafetensorError, *MALFORMED) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
+    if unknown:
+        name, dtype = unknown[0]
+        raise CheckpointError(f"{path} stores {name} as {dtype}; only floating-point weights can be read, of 16 bits and more")
+    return weights
 
 
 def _array(tensor: dict) -> np.ndarray:

@@ -70,7 +70,7 @@ class Window:
     def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
         self.question = question
         self.device = instrumented.device_name
-        self.flow = wiring.of_max(instrumented.dims)
+        self.flow = wiring.for_weights(wiring.of_max(instrumented.dims), reference.weights)
         weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
         self.max: Activations = capture_max(instrumented, question.mel, question.prompt, question.forced)

@@ -1,6 +1,6 @@
-"""OpenAI's `.pt` files: a zip archive of a pickle that describes tensors, and their raw bytes.
+"""PyTorch's files, OpenAI's `.pt` among them: a zip archive of a pickle that describes tensors, and their raw bytes.
 
-A pickle can name any function to call. This reader knows eight names, all harmless and all our own; anything else ends the reading.
+A pickle can name any function to call. This reader knows a few names, all harmless and all our own; anything else ends the reading.
 """
 
 import collections
@@ -12,26 +12,42 @@ from typing import Any
 
 import numpy as np
 
-from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
+from maxwhisper.checkpoint.checkpoint import MALFORMED, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
 BFLOAT16 = "bfloat16"
+STATES = ("model_state_dict", "state_dict", "model")  # where OpenAI, Lightning and others keep the weights; or nothing is around them
 
 
-def read_openai(path: Path) -> Checkpoint:
-    """Read a `.pt` file as written by `torch.save({"dims": …, "model_state_dict": …})`, executing nothing in it.
+def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | None]:
+    """A file's weights under its own names, and the model's sizes where it has them under `dims`, as OpenAI's; nothing in it is executed.
 
-    Raises CheckpointError where it is damaged, is no such file, or asks for code to be run.
+    Raises CheckpointError where it is damaged, holds no weights, or asks for code to be run.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             content = _Unpickler(archive).load()
-        state = {name: np.ascontiguousarray(array) for name, array in content["model_state_dict"].items()}
-        dims = ModelDimensions(**content["dims"])
+        dims = ModelDimensions(**content["dims"]) if "dims" in content else None
+        states = [content[key] for key in STATES if isinstance(content.get(key), dict)] or [content]
+        if len(states) > 1:
+            raise ValueError(f"{len(states)} sets of weights in it")
+        weights = {str(name): np.ascontiguousarray(array) for name, array in states[0].items() if isinstance(array, np.ndarray)}
+    except ForeignNameError as error:
+        raise CheckpointError(
+            f"{path} wants {error} to be called, which no tensor needs and nothing here does; if you trust it, load it in PyTorch "
+            "and save its weights alone: torch.save(model.state_dict(), NEW_FILE)"
+        ) from error
     except (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, RuntimeError, *MALFORMED) as error:
-        raise CheckpointError(f"{path} is damaged or no OpenAI Whisper checkpoint ({error}); get it anew") from error
-    return Checkpoint(dims, state, str(path))
+        raise CheckpointError(f"{path} is damaged or no checkpoint of PyTorch's ({error}); get it anew") from error
+    if not weights:
+        keys = ", ".join(map(str, states[0]))
+        raise CheckpointError(f"{path} holds no weights, but {keys or 'nothing'}; save them: torch.save(model.state_dict(), NEW_FILE)")
+    return weights, dims
+
+
+class ForeignNameError(pickle.UnpicklingError):
+    """A pickle names something that this reader does not know."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -41,11 +57,12 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{len(pickles)} files named data.pkl in the archive")
         self.archive = archive
         self.folder = pickles[0].removesuffix("data.pkl")
+        self.storages = dict[tuple[str, str], np.ndarray]()  # several tensors may share one, as tied weights do
         super().__init__(archive.open(self._stored(pickles[0])))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it wants {module}.{name} to be called, which no tensor needs")
+            raise ForeignNameError(f"{module}.{name}")
         known = _KNOWN[module, name]
         # A pickle may change what it is given: strings and built-in types it can't, and functions it gets a wrapping of its own.
         return known if isinstance(known, (str, type)) else lambda *arguments: known(*arguments)
@@ -54,10 +71,11 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _location, n_elements = pid
         if kind != "storage":
             raise pickle.UnpicklingError(f"unknown kind of data, {kind!r}")
-        stored = self.archive.read(self._stored(f"{self.folder}data/{key}"))  # checks the CRC
-        if dtype == BFLOAT16:
-            return widen_bfloat16(np.frombuffer(stored, "<u2", n_elements))
-        return np.frombuffer(stored, dtype, n_elements)
+        if (key, dtype) not in self.storages:
+            stored = self.archive.read(self._stored(f"{self.folder}data/{key}"))  # checks the CRC
+            bits = np.frombuffer(stored, "<u2" if dtype == BFLOAT16 else dtype, n_elements)
+            self.storages[key, dtype] = widen_bfloat16(bits) if dtype == BFLOAT16 else bits
+        return self.storages[key, dtype]
 
     def _stored(self, name: str) -> zipfile.ZipInfo:
         info = self.archive.getinfo(name)
@@ -88,4 +106,6 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("torch", "DoubleStorage"): "<f8",
     ("torch", "BFloat16Storage"): BFLOAT16,
     ("torch", "LongStorage"): "<i8",
+    ("torch", "IntStorage"): "<i4",
+    ("torch", "BoolStorage"): "?",
 }
