@@ -43,12 +43,14 @@ FUNCTIONS = {"cpu": Functions(1, 1, 0.0), "gpu": Functions(3, 3, 2**-22 * float(
 class Roundings:
     """The roundings of one op in one dtype, as unit roundoffs. Inputs are exact, but may be flushed.
 
-    accumulate: of sums and functions; store: of what lies between two kernels; output: of the result.
+    accumulate: of sums and functions; store: of what lies between two kernels; output: of the result; whole: of numbers before they
+    become whole.
     """
 
     accumulate: float
     store: float
     output: float
+    whole: float
     tiny: float  # what underflow may add to a result
     functions: Functions = FUNCTIONS["cpu"]
 
@@ -56,9 +58,16 @@ class Roundings:
     def of(dtype: np.dtype, store: np.dtype | None = None, device: str = "cpu") -> "Roundings":
         """The contract: float32 inside, one rounding at the end; `store` where intermediates are kept in another dtype."""
         single = DTYPES["float32"]
-        return Roundings(
-            unit_roundoff(single), unit_roundoff(store or single), unit_roundoff(dtype), flushed_below(dtype), FUNCTIONS[device]
-        )
+        u = unit_roundoff(single)
+        # What becomes whole was divided by a scale, which had been rounded, too.
+        return Roundings(u, unit_roundoff(store or single), unit_roundoff(dtype), 3 * u, flushed_below(dtype), FUNCTIONS[device])
+
+    @staticmethod
+    def in_float64() -> "Roundings":
+        """Of the definitions themselves, where processors differ: they divide alike, and agree on what becomes which whole number."""
+        double = np.dtype(np.float64)
+        u = unit_roundoff(double)
+        return Roundings(u, u, u, 0.0, float(np.finfo(double).tiny))
 
 
 @dataclass(frozen=True)
@@ -139,9 +148,9 @@ class Approx:
         )
 
 
-def whole(numbers: np.ndarray, u: float) -> Approx:
-    """Numbers that were divided by a scale, which had been rounded, too, as whole ones."""
-    off = 3 * u * np.abs(numbers)
+def whole(numbers: np.ndarray, roundings: Roundings) -> Approx:
+    """Numbers that were divided by a scale as whole ones."""
+    off = roundings.whole * np.abs(numbers)
     return Approx(numbers, off, off).whole()
 
 

@@ -34,9 +34,12 @@ def rounded_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def linear_int8(x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
-    """`linear_scaled` of rows rounded to 8 bits: Dettmers et al., *LLM.int8()* (2022), section 2.1, vector-wise quantization."""
+    """`linear_scaled` of rows rounded to 8 bits: Dettmers et al., *LLM.int8()* (2022), section 2.1, vector-wise quantization.
+
+    Sums of whole numbers are exact on every processor.
+    """
     numbers, unit = rounded_rows(x)
-    return linear_scaled(np.rint(numbers) * unit, weight, scale, bias)
+    return linear(np.rint(numbers), weight) * (unit * scale) + bias
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -76,11 +79,10 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | fl
 
 def attention_int8(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     """`attention` of queries and keys rounded to 8 bits, row by row, values rounded column by column, and exponentials rounded to 16."""
-    q, k = (np.rint(numbers) * unit for numbers, unit in map(rounded_rows, (q, k)))
-    numbers, unit = rounded_rows(v.swapaxes(-1, -2))
-    scores = attention_scores(q, k)
+    (q, q_unit), (k, k_unit), (v, v_unit) = map(rounded_rows, (q, k, v.swapaxes(-1, -2)))
+    scores = attention_scores(np.rint(q), np.rint(k)) * (q_unit * k_unit.swapaxes(-1, -2))
     weights = np.rint(np.exp(scores - scores.max(axis=-1, keepdims=True)) * 65535)
-    return weights @ (np.rint(numbers) * unit).swapaxes(-1, -2) / weights.sum(axis=-1, keepdims=True)
+    return weights @ np.rint(v).swapaxes(-1, -2) * v_unit.swapaxes(-1, -2) / weights.sum(axis=-1, keepdims=True)
 
 
 def causal_mask(n: int, n_kv: int | None = None) -> np.ndarray:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from maxwhisper.checkpoint import load_checkpoint
 from reference import signatures
 from reference.clips import packaged_clips
+from reference.float64 import apart, may_lose
 from reference.inputs import Example, sized
 from reference.openai import load_openai
 from reference.table import TABLE
@@ -133,7 +134,7 @@ def _renew_ops(check: bool) -> list[str]:
     found = []
     for name in TABLE:
         golden, path = make_op(name), OPS / f"{name}.json"
-        change = _change(name, golden) if path.exists() else "was not kept"
+        change = change_of(name, golden) if path.exists() else "was not kept"
         found += [f"{name}: {change}"] if change else []
         if not check:
             path.write_text(_op_document(name, golden), encoding="utf-8")
@@ -145,7 +146,7 @@ def _renew_ops(check: bool) -> list[str]:
     return found
 
 
-def _change(name: str, golden: GoldenOp) -> str:
+def change_of(name: str, golden: GoldenOp) -> str:
     """How what is kept differs from what the definition says now; empty where it does not."""
     try:
         kept = recall_op(name)
@@ -156,9 +157,8 @@ def _change(name: str, golden: GoldenOp) -> str:
         return "was kept for other inputs"
     if golden.output.shape != kept.output.shape:
         return f"the output's shape was {kept.output.shape} and is {golden.output.shape}"
-    if np.allclose(golden.output, kept.output, rtol=1e-13, atol=1e-14, equal_nan=True):
-        return ""
-    return f"the output differs by up to {np.nanmax(np.abs(golden.output - kept.output)):.3g}"
+    share = apart(golden.output, kept.output, may_lose(TABLE[name], golden.inputs))
+    return f"the output differs by {share:.3g} of what float64 may lose" if share > 1 else ""
 
 
 def _op_document(name: str, golden: GoldenOp) -> str:

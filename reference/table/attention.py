@@ -216,14 +216,14 @@ class AttentionInt8(Op):
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Approx:
         u = roundings.accumulate
         (q, q_unit), (k, k_unit), (v, v_unit) = map(define.rounded_rows, (q, k, v.swapaxes(-1, -2)))
-        products = matmul(whole(q, u), whole(k, u).transposed(), 0.0)
+        products = matmul(whole(q, roundings), whole(k, roundings).transposed(), 0.0)
         units = q_unit * k_unit.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
         scores = (products * Approx.exact(units)).rounded(5 * u)
         at = scores.value.argmax(-1, keepdims=True)  # the largest is off as well, and where others round to depends on it
         top, off, typical = (np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical))
         below = Approx(scores.value, scores.worst + off, np.hypot(scores.typical, typical))
         shares = exp_of_difference(below, top, roundings) * Approx.exact(np.asarray(65535.0))
-        weights, values = shares.rounded(u).whole(), whole(v, u).transposed()
+        weights, values = shares.rounded(u).whole(), whole(v, roundings).transposed()
         sums, total = matmul(weights, values, 0.0), weights.value.sum(-1, keepdims=True)
         off = weights.worst.sum(-1, keepdims=True)
         typical = np.sqrt((weights.typical**2).sum(-1, keepdims=True))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -170,7 +171,7 @@ class LinearInt8(Op):
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
         u = roundings.accumulate
         numbers, unit = define.rounded_rows(x)
-        exact = matmul(whole(numbers, u), Approx.exact(weight.T.astype(np.float64)), 0.0)
+        exact = matmul(whole(numbers, roundings), Approx.exact(weight.T.astype(np.float64)), 0.0)
         product = exact.rounded(u) * Approx.exact(unit * scale)
         return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
@@ -291,7 +292,11 @@ class Half(Op):
     dtypes = ("float32",)
     keeps = "float16"
 
+    @classmethod
+    def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
+        half, given = DTYPES["float16"], super().roundings(dtype, device)
+        return given if dtype == "float64" else replace(given, output=unit_roundoff(half), tiny=smallest_subnormal(half) / 2)
+
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
-        half = DTYPES["float16"]
-        return Approx.given(x).rounded(unit_roundoff(half), smallest_subnormal(half) / 2)
+        return Approx.given(x).rounded(roundings.output, roundings.tiny)

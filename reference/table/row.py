@@ -55,7 +55,9 @@ class Op:
 
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
-        """The roundings that this op makes in a dtype, on one of `devices`."""
+        """The roundings that this op makes in a dtype, on one of `devices`; in "float64" those of its definition."""
+        if dtype == "float64":
+            return Roundings.in_float64()
         return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.stores else None, device)
 
 

@@ -14,6 +14,7 @@ from maxwhisper import ModelDimensions
 from reference import wiring
 from reference.capture import Activations, capture_openai
 from reference.dataflow import split
+from reference.float64 import apart_in_situ
 from reference.numpy_whisper import decoder_inputs
 from reference.openai import in_float64
 from reference.parity.activations import Compared, Error, compare_activations, first_divergence, truth
@@ -57,16 +58,14 @@ def test_pytorch_in_maxs_place_is_equal(model: whisper.Whisper, given: dict[str,
     assert first_divergence(compared) is None, str(first_divergence(compared))
 
 
-def test_openai_whisper_in_float64_is_the_definitions(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
-) -> None:
+def test_openai_whisper_in_float64_is_the_definitions(model: whisper.Whisper, given: dict[str, np.ndarray]) -> None:
     """At every activation, prefill and cached steps."""
     with in_float64(model) as judge, disable_sdpa():
         activations = capture_openai(judge, given["log_mel"][0], PROMPT, FORCED)
-    assert activations.keys() == exact.keys()
-    for name, array in activations.items():
-        assert array.dtype == np.float64, name
-        assert np.allclose(array, exact[name], rtol=1e-11, atol=1e-12), name
+    assert {array.dtype for array in activations.values()} == {np.dtype(np.float64)}
+    shares = dict(apart_in_situ(wiring.whole(DIMS), {**given, **activations}))
+    assert shares.keys() == activations.keys()
+    assert max(shares.values()) <= 1, max(shares, key=shares.__getitem__)
 
 
 def test_fused_attention_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:

@@ -54,7 +54,7 @@ def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
     assert kept["text"] == parity[1].ours.result["text"]
 
 
-def test_the_third_digit_of_one_kept_element_is_seen(parity: Parity) -> None:
+def test_the_third_digit_of_one_kept_element_is_seen() -> None:
     kept = signatures.recall("tiny.en")
     case = signatures.Case("tiny.en")
     exact = case.by_numpy(case.question(kept))
