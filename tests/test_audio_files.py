@@ -238,6 +238,34 @@ def test_integers_that_do_not_fill_their_containers_are_read(n_bits: int, n_vali
     assert np.abs(load_quietly(path) - expected).max() <= 2**-15
 
 
+@pytest.mark.parametrize("kind", ["mp3", "aac", "ts", "ac3", "mp2"])
+def test_a_stream_that_is_joined_midway_is_read(kind: str, tmp_path: Path) -> None:
+    """As a recording of a broadcast."""
+    path = tmp_path / f"broadcast.{kind}"
+    write_audio(path, chirp(4.0, 48000)[None], 48000, options=("-c:a", {"mp3": "libmp3lame", "ts": "aac"}.get(kind, kind)))
+    path.write_bytes(path.read_bytes()[path.stat().st_size // 4 :])
+    samples = load_quietly(path)
+    assert np.array_equal(samples, whisper.load_audio(str(path)))
+    assert 2.5 * SAMPLE_RATE < len(samples) < 3.5 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("kind", ["mp3", "aac", "ts", "ogg", "flac"])
+@pytest.mark.parametrize("second", [(48000, "mono"), (48000, "stereo"), (24000, "mono")])
+def test_files_that_were_joined_are_read_through(second: tuple[int, str], kind: str, tmp_path: Path) -> None:
+    paths = []
+    for rate, layout in ((48000, "mono"), second):
+        sound = np.tile(chirp(2.0, rate), (2 if layout == "stereo" else 1, 1))
+        codec = {"mp3": "libmp3lame", "ogg": "libvorbis", "flac": "flac"}.get(kind, "aac")
+        paths.append(write_audio(tmp_path / f"{len(paths)}.{kind}", sound, rate, layout, options=("-c:a", codec)))
+    joined = tmp_path / f"joined.{kind}"
+    joined.write_bytes(b"".join(path.read_bytes() for path in paths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = load_audio(joined)
+    assert np.array_equal(samples, whisper.load_audio(str(joined)))
+    assert len(samples) > (1.9 if kind in ("flac", "ogg") else 3.6) * SAMPLE_RATE  # which FFmpeg itself may leave after the first
+
+
 # Names, and files that are open.
 
 
