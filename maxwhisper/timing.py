@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from maxwhisper.audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
 from maxwhisper.model import AudioFeatures, Whisper
@@ -102,6 +103,7 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
     """
     if filter_width < 1 or filter_width % 2 == 0:
         raise ValueError(f"a filter's width must be odd, but {filter_width} is not")
+    x = np.asarray(x)
     half, n = filter_width // 2, x.shape[-1]
     if n <= half:
         return x
@@ -122,6 +124,7 @@ def dtw(x: np.ndarray) -> np.ndarray:
 
     Returns the way's rows and columns, int64 [2, n_path]. Summed in float64, and ties decided, as by `whisper.timing.dtw`.
     """
+    x = np.asarray(x)
     n, m = x.shape
     skewed = np.zeros((n, n + m))  # row i moved by i, so that a column holds what can be computed at once
     skewed[:, :m] = x
@@ -138,9 +141,23 @@ def dtw(x: np.ndarray) -> np.ndarray:
         step = np.where(is_both, both, np.where(is_down, down, right))
         cost[d, first : last + 1] = diagonals[d - 2, first - 1 : last] + step
         trace[d, first : last + 1] = np.where(is_both, _BOTH, np.where(is_down, _DOWN, _RIGHT))
-    path, i, j = [(n, m)], n, m
+    of_rows = as_strided(trace, (n + 1, m + 1), (sum(trace.strides), trace.strides[0]))  # [i, j] is [i + j, i] of the diagonals
+    return backtrace(of_rows)
+
+
+dtw_cpu = dtw_cuda = dtw
+
+
+def backtrace(trace: np.ndarray) -> np.ndarray:
+    """The way from the first to the last element of a matrix [n, m], by marks [n + 1, m + 1] of how each was reached from the one before:
+    0 for one step down and right, 1 for down, 2 for right.
+
+    Returns its rows and columns, int64 [2, n_path].
+    """
+    i, j = trace.shape[0] - 1, trace.shape[1] - 1
+    path = [(i, j)]
     while (i, j) != (1, 1):
-        way = _DOWN if j == 1 else _RIGHT if i == 1 else trace[i + j, i]
+        way = _DOWN if j == 1 else _RIGHT if i == 1 else trace[i, j]
         i, j = i - (way != _RIGHT), j - (way != _DOWN)
         path.append((i, j))
     return np.array(path[::-1]).T - 1
