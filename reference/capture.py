@@ -47,6 +47,21 @@ def capture_max(model: maxwhisper.Whisper, mel: np.ndarray, prompt: Sequence[int
     return found | _joined(calls)
 
 
+def capture_max_and_input(model: maxwhisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
+    """`capture_max`, and under `log_mel` what the encoder's graph was really given; not where PyTorch stands in the graph's place."""
+    seen, graphs = Activations(), model._graphs
+
+    def execute(*inputs: Any) -> Any:
+        seen["log_mel"] = from_max(inputs[0])
+        return graphs["encoder"].execute(*inputs)
+
+    model._graphs = {**graphs, "encoder": SimpleNamespace(execute=execute)}
+    try:
+        return capture_max(model, mel, prompt, forced) | seen
+    finally:
+        model._graphs = graphs
+
+
 def capture_openai(model: whisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
     """The same of OpenAI Whisper, in the model's dtype. Where it uses PyTorch's fused attention there are no scores and no weights."""
     with torch.no_grad(), watched(model) as found:

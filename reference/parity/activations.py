@@ -17,7 +17,7 @@ An op that the table lacks is one more row of it (`reference.table`).
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -146,9 +146,10 @@ def rms(x: np.ndarray) -> float:
 
 
 def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
-    """What an implementation shows of its inputs must be what was given, bit for bit."""
+    """What an implementation shows of its inputs must be the numbers that were given, none rounded."""
     exact = given.astype(np.float64)
-    verdict, size = compare(array, Approx.exact(exact), given.dtype), rms(exact[np.isfinite(exact)])
+    verdict, size = compare(array, Approx.exact(exact), array.dtype), rms(exact[np.isfinite(exact)])
+    verdict = replace(verdict, failures=[f"not what was given: {failure}" for failure in verdict.failures])
     return Compared(name, "given", array.shape, verdict, verdict, Error.of(array, exact), None, size, resemblance(array, exact))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from reference.dtypes import DTYPES
+
 ENOUGH = 0.01  # of the difference that is to be explained
 
 
@@ -30,6 +32,7 @@ def resemblance(actual: np.ndarray, expected: np.ndarray, inputs: Mapping[str, n
             for name, array in (inputs or {}).items()
         ),
         lambda: _factor(actual, expected, explains),
+        lambda: _rounded(expected, explains),
         lambda: _moved(actual, expected, explains),
         lambda: _saturated(actual, expected),
         lambda: _where(np.abs(actual - expected) > limit / np.sqrt(actual.size)),
@@ -46,6 +49,12 @@ def _factor(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.nda
     square = float(np.vdot(expected, expected))
     factor = float(np.vdot(expected, actual)) / square if square else 0.0
     return f"a constant factor of {factor:.4g}" if explains(factor * expected) else ""
+
+
+def _rounded(expected: np.ndarray, explains: Callable[[np.ndarray], bool]) -> str:
+    with np.errstate(over="ignore"):
+        found = (name for name, dtype in DTYPES.items() if explains(expected.astype(dtype).astype(np.float64)))
+        return next((f"the right one, rounded to {name}" for name in found), "")
 
 
 def _moved(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.ndarray], bool]) -> str:

@@ -11,7 +11,7 @@ from whisper.tokenizer import Tokenizer
 
 import maxwhisper
 from reference import wiring
-from reference.capture import Activations, capture_max, capture_openai
+from reference.capture import Activations, capture_max_and_input, capture_openai
 from reference.numpy_whisper import NumpyWhisper, decoder_inputs
 from reference.parity.activations import Compared, Error, compare_activations, truth
 
@@ -73,7 +73,7 @@ class Window:
         self.flow = wiring.for_weights(wiring.of_max(instrumented.dims), reference.weights)
         weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
-        self.max: Activations = capture_max(instrumented, question.mel, question.prompt, question.forced)
+        self.max: Activations = capture_max_and_input(instrumented, question.mel, question.prompt, question.forced)
         with disable_sdpa():
             self.openai: Activations = capture_openai(judge, question.mel, question.prompt, question.forced)
 
@@ -83,7 +83,7 @@ class Window:
         return truth(self.flow, self.given)
 
     def compare(self) -> Iterator[Compared]:
-        """Every activation, in data-flow order."""
+        """Every activation, in data-flow order, and before them the log-mel window, should MAX be given another one."""
         return compare_activations(self.flow, self.max, self.given, self.exact, self.openai, device=self.device)
 
 

@@ -1,12 +1,13 @@
 """Mistakes on the way from a file to the spectrogram."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-import av
 import librosa
 import numpy as np
+import soundfile
 
 from tests.faults.plant import Fault, instead
 
@@ -55,10 +56,32 @@ def first_channel(right: Any) -> Any:
     """Channels are not mixed: one is taken."""
 
     def load(file: Any, sr: int = 16_000) -> np.ndarray:
-        with av.open(str(file)) as container:
-            resampler = av.AudioResampler(format="s16", layout="stereo", rate=sr)
-            frames = [out for frame in (*container.decode(audio=0), None) for out in resampler.resample(frame)]
-        return np.concatenate([frame.to_ndarray()[0][::2] for frame in frames]).astype(np.float32) / 32768
+        channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        return librosa.resample(channels[:, 0], orig_sr=rate, target_sr=sr)
+
+    return load
+
+
+def straight_lines(right: Any) -> Any:
+    """Samples are joined by straight lines, and read off at other times; by way of 44.1 kHz, since 16 are every third of 48."""
+
+    def load(file: Any, sr: int = 16_000) -> np.ndarray:
+        channels, rate = soundfile.read(file, always_2d=True)
+        samples = channels.mean(axis=1)
+        for before, after in pairwise((rate, 44_100, sr)):
+            times = np.arange(len(samples) * after // before) * before / after
+            samples = np.interp(times, np.arange(len(samples)), samples)
+        return samples.astype(np.float32)
+
+    return load
+
+
+def faint_noise(right: Any) -> Any:
+    """Three steps of 16 bits up or down, at all frequencies alike."""
+
+    def load(file: Any, sr: int = 16_000) -> np.ndarray:
+        samples = right(file, sr)
+        return samples + np.random.default_rng(0).uniform(-1e-4, 1e-4, len(samples)).astype(np.float32)
 
     return load
 
@@ -75,6 +98,18 @@ FAULTS = [
         "audio.samples",
         "samples[0] of a stereo recording",
         {"audio.load_audio": first_channel},
+    ),
+    Fault(
+        "straight-line resampling",
+        "audio.samples",
+        "np.interp, by way of the rate that all else in a program has",
+        {"audio.load_audio": straight_lines},
+    ),
+    Fault(
+        "noise of 1e-4",
+        "audio.samples",
+        "dither, or a conversion to fewer bits on the way",
+        {"audio.load_audio": faint_noise},
     ),
     Fault(
         "mel filters without area normalisation",

@@ -49,7 +49,19 @@ def stale_audio(right: Any) -> Any:
     return init
 
 
+def in_half_precision(right: Any) -> Any:
+    """The encoder gets the spectrogram as a checkpoint of halves has its weights."""
+    return lambda model, mel: right(model, mel.astype(np.float16))
+
+
 FAULTS = [
+    Fault(
+        "log-mel in half precision",
+        "log_mel",
+        "mel.half(), which models on a GPU take",
+        {"model.Whisper.embed_audio": in_half_precision},
+        looks_like="rounded to float16",
+    ),
     Fault(
         "positions shifted by one",
         "decoder.positions",

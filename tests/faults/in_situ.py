@@ -6,7 +6,7 @@ import numpy as np
 
 from maxwhisper import Whisper
 from reference import wiring
-from reference.capture import Activations, capture_max
+from reference.capture import Activations, capture_max_and_input
 from reference.dataflow import split
 from reference.judge import judge_each, unwitnessed
 from reference.numpy_whisper import decoder_inputs
@@ -29,19 +29,21 @@ class InSitu:
 
     def ask(self, model: Whisper) -> list[Activations]:
         """What a model makes of the windows, one after the other."""
-        return [capture_max(model, question.mel, question.prompt, question.forced) for question in self._questions]
+        return [capture_max_and_input(model, question.mel, question.prompt, question.forced) for question in self._questions]
 
     def culprit(self, answers: Sequence[Activations], known_weights: Weights) -> Compared | None:
-        """The first activation that its own op does not explain; known_weights: what the judge takes for the model's.
+        """The log-mel spectrogram, if the graph was given another one, or the first activation that its own op does not explain.
 
-        The encoder, which keeps nothing from one window to the next, is judged on the first of them.
+        known_weights: what the judge takes for the model's. The encoder, which keeps nothing from one window to the next, is judged on the
+        first of them.
         """
         for i, (question, activations, sound) in enumerate(zip(self._questions, answers, self.sound)):
             given = {**known_weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
             changed = set(self._changed({**given, **activations}, {**self._weights, **decoder_inputs(question.tokens), **sound}))
             if i > 0:
                 changed = {name for name in changed if name.startswith("decoder.")}
-            if found := self._first(activations, given, sound, changed):
+            wrong_input = compare_activations(self._flow, activations, given, sound, only=["log_mel"])
+            if found := first_divergence(wrong_input) or self._first(activations, given, sound, changed):
                 return found
         return None
 
@@ -56,7 +58,7 @@ class InSitu:
 
     def _changed(self, ours: Activations, sound: Activations) -> Iterator[str]:
         """Activations that are others than the sound model's, or are made of what is."""
-        same: dict[str, bool] = {"log_mel": True}
+        same: dict[str, bool] = {}
 
         def is_same(source: str) -> bool:
             name = split(source)[0]

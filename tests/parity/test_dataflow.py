@@ -172,7 +172,9 @@ def test_an_input_that_is_not_what_was_given_is_blamed_itself(name: str) -> None
     shown = {**activations(wrong), name: wrong[name]}
     compared = list(compare_activations(FLOW, shown, GIVEN, truth(FLOW, GIVEN)))
     assert [(c.name, c.op) for c in compared if not c.passes] == [(name, "given")]
-    assert str(first_divergence(compared)).startswith(f"{name} (given): ")
+    says = str(first_divergence(compared))
+    assert says.startswith(f"{name} (given): not what was given: ")
+    assert says.endswith("; it looks like the right one, rounded to float16")
     right = {**activations(), **GIVEN}
     assert [c.name for c in compare_activations(FLOW, right, GIVEN, truth(FLOW, GIVEN))] == ["ln", "q", "context", "fc", "out", "side"]
     (alone,) = compare_activations(FLOW, shown, GIVEN, truth(FLOW, GIVEN), only=[name])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from reference.dtypes import DTYPES
 from reference.parity.resemblance import resemblance
 
 RNG = np.random.default_rng(0)
@@ -36,6 +37,8 @@ def only(index: tuple[slice | int, ...]) -> np.ndarray:
         (np.maximum(RIGHT, -0.5), "cut off below -0.5"),
         (RIGHT + RNG.standard_normal(5), "a term that is the same at every position is missing, or one too many (a bias?)"),
         (0 * RIGHT, "all zeros"),
+        (RIGHT.astype(np.float16), "the right one, rounded to float16"),
+        (RIGHT.astype(DTYPES["bfloat16"]).astype(np.float32), "the right one, rounded to bfloat16"),
         (RIGHT[:, :3], "shape [2, 3, 8, 5] instead of [2, 6, 8, 5]"),
         (RIGHT + RNG.standard_normal(RIGHT.shape), ""),
     ],
