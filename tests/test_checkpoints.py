@@ -17,9 +17,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxwhisper import CheckpointError, ModelDimensions, available_models
+from maxwhisper import CheckpointError, ModelDimensions, Whisper, available_models
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, catalog, load_checkpoint, pytorch, read_checkpoint, weight_shapes
 from maxwhisper.errors import CheckpointWarning
+from reference import wiring
+from reference.capture import capture_max
+from reference.dataflow import Dataflow
+from reference.judge import judge_each
+from reference.numpy_whisper import NumpyWhisper, decoder_inputs
+from reference.openai import load_openai, reordered
 from tests.checkpoint_writers import (
     ctranslate2_bytes,
     huggingface_state,
@@ -473,6 +479,24 @@ def test_numbers_decide_whether_the_lm_head_is_the_embedding(name: str, config: 
     assert np.array_equal(read_checkpoint(tmp_path).weights[LM_HEAD], small.weights["decoder.token_embedding.weight"] + np.float16(1))
 
 
+def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator) -> None:
+    """Not the token embedding; in float32 it is `test_model.Uneven`'s."""
+    dims = ModelDimensions(80, 16, 16, 2, 1, 51864, 12, 16, 2, 1)
+    checkpoint = random_checkpoint(dims, np.float32, tied=False)
+    model = Whisper(checkpoint, capture=["decoder.embedding", "decoder.ln", "decoder.logits"], compute_type="int8")
+    mel, prompt, forced = rng.standard_normal((80, 32), np.float32), [50257, 50362], [400, 11]
+    tokens = np.array([[*prompt, *forced]])
+    known = {**model._weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
+
+    def judged(flow: Dataflow) -> dict[str, bool]:
+        steps = {name: flow[name] for name in ("decoder.embedding", "decoder.logits")}
+        return {name: judged.ours.passes for name, judged in judge_each(steps, known)}
+
+    tied = wiring.of_max(dims, "int8")
+    assert judged(wiring.for_weights(tied, checkpoint.weights)) == {"decoder.embedding": True, "decoder.logits": True}
+    assert judged(tied) == {"decoder.embedding": True, "decoder.logits": False}
+
+
 @pytest.mark.parametrize("name", [EMBED_TOKENS, "proj_out.weight"])
 def test_a_vocabulary_stored_once_is_both_unless_they_differ(name: str, small: Checkpoint, tmp_path: Path) -> None:
     state = huggingface_state(small)
@@ -516,6 +540,12 @@ def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
     refused(tmp_path, match="index.json is damaged or no index")
 
 
+@pytest.mark.parametrize("file", ["", ".", "..", "/", "a\0b", "x" * 5000, "\ud800"])
+def test_an_index_may_name_what_can_be_no_file(file: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    refused(tmp_path, match="no file beside it|not there|can't be read")
+
+
 @pytest.mark.parametrize(
     "strays",
     [
@@ -546,6 +576,13 @@ def test_no_choice_is_made_among_other_names(small: Checkpoint, other: Checkpoin
     refused(tmp_path, match=r"holds 2 models, model\.fp16\.safetensors, model\.fp32\.safetensors; name one of them")
     assert_same(read_checkpoint(tmp_path / "model.fp32.safetensors"), small)
     assert_same(read_checkpoint(tmp_path / "model.fp16.safetensors"), other)
+
+
+def test_variants_have_indices_too(small: Checkpoint, tmp_path: Path) -> None:
+    write_config(tmp_path, small)
+    write_files(tmp_path, huggingface_state(small), "model.fp32.safetensors", n_files=2)
+    (tmp_path / "model.fp32.safetensors.index.json").rename(tmp_path / "model.safetensors.index.fp32.json")  # as transformers names it
+    assert_same(read_checkpoint(tmp_path), small)
 
 
 LORA = {f"base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_{x}.weight": torch.zeros(4, 8) for x in "AB"}
@@ -708,3 +745,38 @@ def test_added_tokens_are_refused_with_the_reason(
     added = edited(small, **weights)
     object.__setattr__(added, "dims", dims)
     refused(WRITERS[writer](tmp_path, added), match=match)
+
+
+def test_openai_whisper_computes_with_an_lm_head_of_its_own(rng: np.random.Generator) -> None:
+    """As our judge it is given one; it computes the same whatever order its channels have."""
+    dims = ModelDimensions(80, 16, 16, 2, 1, 51864, 12, 16, 2, 1)
+    checkpoint = random_checkpoint(dims, np.float32, tied=False)
+    mel, tokens = rng.standard_normal((1, 80, 32), np.float32), np.array([[50257, 50362, 400]])
+    truth = NumpyWhisper(checkpoint)
+    exact = truth.decoder(tokens, truth.encoder(mel))
+    tied = NumpyWhisper(random_checkpoint(dims, np.float32))
+    differs = abs(tied.decoder(tokens, tied.encoder(mel)) - exact).max()
+    judge = load_openai(checkpoint)
+    for model in (judge, reordered(judge, seed=0)[0]):
+        with torch.no_grad():
+            error = abs(model(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy() - exact).max()
+        assert error <= differs / 1000  # float32's rounding, far below what the other head makes
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_index_is_refused_or_harmless(name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder, small = tmp_path_factory.mktemp("damaged"), random_checkpoint(SMALL)
+    write_config(folder, small)
+    write_files(folder, huggingface_state(small), name.removesuffix(".index.json"), n_files=2)
+    whole = bytearray((folder / name).read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=3)):
+        whole[position] = data.draw(st.integers(0, 255))
+    (folder / name).write_bytes(whole)
+    try:
+        assert_same(read_checkpoint(folder), small)
+    except CheckpointError as error:
+        assert str(folder) in str(error)  # noqa: PT017 either outcome is fine
+    finally:
+        shutil.rmtree(folder)

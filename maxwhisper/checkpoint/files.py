@@ -1,6 +1,7 @@
 """A model in a folder or a file: which files hold its weights, and what else says how large it is."""
 
 import json
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -73,7 +74,7 @@ def _instead_of_one(found: list[str], adapters: list[str], shards: list[str]) ->
         )
     if shards:
         return f"parts of a model, {shards[0]} the first, but no index (….index.json) that names them; get it, too"
-    return "no model: no .safetensors, model.bin or .pt file in it"
+    return "no model: no .safetensors, .bin or .pt file in it"
 
 
 def read_file(path: Path) -> Checkpoint:
@@ -127,7 +128,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
     try:
         for name, file in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items():
             names_in[file].append(name)
-        if strange := [file for file in names_in if file != Path(file).name]:
+        if strange := [file for file in names_in if not file or file != Path(file).name]:
             raise ValueError(f"{strange[0]!r} is no file beside it")
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
@@ -135,7 +136,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is damaged or no index of weights ({error!r}); get it anew") from error
     weights = dict[str, np.ndarray]()
     for file, names in names_in.items():
-        if not path.with_name(file).exists():
+        if not os.path.exists(path.with_name(file)):  # pathlib raises for names that can be none
             raise CheckpointError(f"{path} names {file}, which is not there; get it, too")
         stored, _ = _read_weights(path.with_name(file))
         if missing := [name for name in names if name not in stored]:
