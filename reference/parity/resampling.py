@@ -18,9 +18,9 @@ PASSED_BAND = 0.79
 RIPPLE = 2.0**-15
 STEP = 2.0**-15  # of 16-bit samples
 ROUNDING = STEP / sqrt(12)  # root mean square of what rounding to one does
-# On speech and white noise, 19 rates of 7350 to 192000 Hz, FFmpeg 9.0 came to 0.9 of `expected_error` at most and FFmpeg 5.1 to 1.0; straight
-# lines to 10 at least where there is anything to be lost. (5.1 comes to 3 on tones as loud as can be whose rate is a multiple of 16 kHz: all
-# results then share one set of rounded taps. 9.0 rounds none.)
+# On speech and white noise, 19 rates of 7350 to 192000 Hz, FFmpeg 9.0 came to 0.9 of `expected_error` at most and FFmpeg 5.1 to 1.0;
+# straight lines to 10 at least where there is anything to be lost. (5.1 comes to 3 on tones as loud as can be whose rate is a multiple of
+# 16 kHz: all results then share one set of rounded taps. 9.0 rounds none.)
 MARGIN = 2.0
 
 # The judge's own filter: 511 taps at 16 kHz, Kaiser's β = 10, which is 100 dB down 200 Hz above the end of its band.
