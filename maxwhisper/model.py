@@ -19,7 +19,7 @@ from max.engine import InferenceSession
 from maxwhisper.audio import HOP_LENGTH, N_FFT, Audio, log_mel_bands, reflected, scaled
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
-from maxwhisper.devices import find_device
+from maxwhisper.devices import find_device, require_same_process
 from maxwhisper.dtypes import widened
 from maxwhisper.errors import OptionError
 from maxwhisper.idle import late_timers
@@ -68,12 +68,11 @@ class Whisper:
     be found in `activations` after the call that computed it; compute_type: "float32", on the CPU "int8", to round weights to 8 bits, or
     on a GPU "float16" or "bfloat16", to hold and compute everything in that.
 
-    Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs.
+    Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs, or
+    can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: str | Device = "cpu", capture: Sequence[str] = (), compute_type: str = "float32"
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: object = "cpu", capture: Sequence[str] = (), compute_type: str = "float32") -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.compute_type = compute_type
         self._reload: Callable[[], Checkpoint] | None = None  # where the checkpoint may be had again
@@ -88,20 +87,22 @@ class Whisper:
             compiled, self._captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
         self._graphs = session.init_all(compiled, weights_registry=self._weights)
 
-    def to(self, device: str | Device) -> "Whisper":
+    def to(self, device: object) -> "Whisper":
         """The same model on another device, its graphs compiled for that; as `torch.nn.Module.to`, this object itself.
 
         Raises OptionError where there is no such device, or the model was not made by `load_model`.
         """
-        found = find_device(device)
-        if found == self.device:
+        return self._remade(find_device(device), self.compute_type)
+
+    def _remade(self, device: Device, compute_type: str) -> "Whisper":
+        """This object, on that device and computing in that; as it was where that can't be had."""
+        if (device, compute_type) == (self.device, self.compute_type):
             return self
         if self._reload is None:
             raise OptionError("this model was made of a checkpoint that is gone; make another one for the device")
-        reload = self._reload
-        # In place, as programs don't look at what `to` returns; nobody derives a class whose __init__ takes something else.
-        self.__init__(reload(), found, compute_type=self.compute_type)  # type: ignore[misc]
-        self._reload = reload
+        made = Whisper(self._reload(), device, compute_type=compute_type)
+        made._reload = self._reload
+        self.__dict__ = made.__dict__  # in place, as programs don't look at what is returned
         return self
 
     def set_alignment_heads(self, dump: bytes) -> None:
@@ -190,6 +191,10 @@ class Whisper:
         """`logits` of log-mel windows, float32 [n_audio, n_mels, 3000]."""
         return self.logits(tokens, self.embed_audio(mel))
 
+    def encoder(self, mel: np.ndarray) -> AudioFeatures:
+        """`embed_audio`."""
+        return self.embed_audio(mel)
+
     def transcribe(self, audio: Audio, **options: Any) -> dict[str, Any]:
         """`maxwhisper.transcribe`."""
         from maxwhisper.transcribe import transcribe
@@ -208,7 +213,43 @@ class Whisper:
 
         return detect_language(self, mel, tokenizer)
 
+    # What is left of `torch.nn.Module`. A model is always as `eval` and `requires_grad_(False)` make one.
+
+    def cpu(self) -> "Whisper":
+        """`to` the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: object = "cuda") -> "Whisper":
+        """`to` a GPU."""
+        return self.to("cuda" if device is None else device)
+
+    def float(self) -> "Whisper":
+        """This object, computing in "float32"; raises as `to`."""
+        return self._remade(self.device, "float32")
+
+    def half(self) -> "Whisper":
+        """This object, computing in "float16", which only a GPU does; raises OptionError elsewhere, and as `to`."""
+        return self._remade(self.device, "float16")
+
+    def eval(self) -> "Whisper":
+        return self
+
+    def train(self, mode: bool = True) -> "Whisper":
+        """Raises OptionError unless `mode` is False: graphs can't be trained."""
+        if mode:
+            raise OptionError("a model whose graphs are compiled can't be trained; train OpenAI's, and load its checkpoint")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Whisper":
+        """Raises OptionError unless `requires_grad` is False: graphs have no gradients."""
+        return self.train(requires_grad)
+
+    def parameters(self) -> Iterator[np.ndarray | Buffer]:
+        """The weights as they are held, each in its own dtype, int8 ones with their scales."""
+        return (weight for name, weight in self._weights.items() if name != "encoder.positional_embedding")  # which is computed
+
     def _run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
+        require_same_process()
         with late_timers():
             outputs = self._graphs[graph].execute(*inputs)
         names = self._captured.get(graph, [])
@@ -217,6 +258,7 @@ class Whisper:
         return outputs[:n_own]
 
     def _to_device(self, array: np.ndarray) -> Buffer:
+        require_same_process()
         return Buffer.from_numpy(array).to(self.device)
 
 
@@ -324,13 +366,14 @@ _STEPS_UNASKED = 8  # some are in vain where a text ends, which costs less than 
 
 def load_model(
     name: str | os.PathLike[str] = "tiny.en",
-    device: str | Device | None = None,
+    device: object = None,
     download_root: str | os.PathLike[str] | None = None,
     in_memory: bool = False,
     *,
     compute_type: str = "float32",
 ) -> Whisper:
-    """Load a model by its official name, or from a file or folder, and compile it for a device: "cpu", the default, or "gpu" or "cuda".
+    """Load a model by its official name, or from a file or folder, and compile it for a device: "cpu", the default, "gpu" or "cuda", or
+    what else names one (`maxwhisper.devices.find_device`).
 
     `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
     Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; on the CPU "int8"
@@ -341,7 +384,7 @@ def load_model(
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """
     reload = partial(load_checkpoint, name, download_root)
-    model = Whisper(reload(), device or "cpu", compute_type=compute_type)
+    model = Whisper(reload(), "cpu" if device is None else device, compute_type=compute_type)
     model._reload = reload
     return model
 

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from max.driver import CPU
 
 from conftest import Trio
-from maxwhisper import OptionError, load_model, set_num_threads
+from maxwhisper import OptionError, devices, load_model, set_num_threads
 from maxwhisper.cli import main
 from maxwhisper.devices import absent_gpu, find_device
 from tests.versions import BEFORE_26_7, KEEPS_FLOAT32
@@ -24,6 +26,81 @@ def test_unknown_devices_are_named() -> None:
         find_device("tpu")
     with pytest.raises(OptionError, match="'tpu'"):
         load_model("tiny.en", device="tpu")
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0), CPU(), CPU(0)], ids=repr)
+def test_the_cpu_has_many_names(name: object) -> None:
+    assert find_device(name) == CPU()
+
+
+@pytest.mark.parametrize("name", [-1, 0.5, "", "0", "cpu:1", "cuda:", "cuda:-1", torch.device("meta"), torch.float16, None], ids=repr)
+def test_what_names_no_device_is_refused(name: object) -> None:
+    with pytest.raises(OptionError, match=r"^device .* is neither 'cpu' nor 'gpu'$"):
+        find_device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("cuda", 0), ("gpu:1", 1), (torch.device("cuda"), 0), (torch.device("cuda", 2), 2), (0, 0), (1, 1)]
+)
+def test_gpus_are_named_as_pytorch_names_them(name: object, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two GPUs that are not here."""
+    monkeypatch.setattr(devices, "accelerator_count", lambda: 2)
+    monkeypatch.setattr(devices, "Accelerator", lambda number: ("GPU", number))
+    if number < 2:
+        assert find_device(name) == ("GPU", number)
+    else:
+        with pytest.raises(OptionError, match=f"MAX finds no GPU {number} here"):
+            find_device(name)
+    monkeypatch.setattr(devices, "accelerator_count", lambda: 0)
+    for use in (find_device, lambda name: load_model("tiny.en", name)):
+        with pytest.raises(OptionError, match="MAX finds no GPU"):
+            use(name)
+
+
+def in_a_fork(before: str, then: str) -> subprocess.CompletedProcess[str]:
+    """What a process says that is forked off one where a model may have been loaded."""
+    script = f"""
+import multiprocessing, sys
+import numpy as np
+import maxwhisper
+silence = np.zeros((80, 3000), np.float32)
+{before}
+def use():
+    try:
+        {then}
+        print("done", flush=True)
+    except maxwhisper.WhisperError as error:
+        print(error, flush=True)
+forked = multiprocessing.get_context("fork").Process(target=use)
+forked.start()
+forked.join()
+sys.exit(forked.exitcode)
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        "model.embed_audio(silence)",
+        "model.transcribe(np.zeros(16000, np.float32))",
+        "model.logits(np.zeros((1, 1), int), features)",
+        "model.decoder(features).logits(np.zeros((1, 1, 1), int))",
+        "maxwhisper.load_model()",
+        "maxwhisper.load_model(device=model.device)",
+    ],
+)
+def test_a_model_loaded_before_a_fork_says_so(then: str) -> None:
+    """Instead of waiting for threads that are in the other process."""
+    done = in_a_fork("model = maxwhisper.load_model(); features = model.embed_audio(silence)", then)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("a model was loaded before this process was forked")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_model_is_loaded_after_a_fork() -> None:
+    done = in_a_fork("", "maxwhisper.load_model().embed_audio(silence)")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
 
 
 def test_a_model_that_waits_costs_nothing() -> None:

@@ -309,6 +309,45 @@ def test_a_model_moves(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
                 moved.to(here)
 
 
+def test_a_move_that_fails_changes_nothing(tiny_en: Trio) -> None:
+    model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
+    before = dict(vars(model))
+    refused = [lambda: model.to("tpu"), model.train, model.requires_grad_, *([model.half, model.cuda] if model.device.is_host else [])]
+    for change in refused:
+        with pytest.raises(OptionError):
+            change()
+        assert vars(model) == before
+
+
+def test_a_model_has_these_of_a_torch_module(tiny_en: Trio) -> None:
+    import torch
+
+    there = {name for name in dir(torch.nn.Module) if not name.startswith("_")}
+    said = re.search(r"Of `torch\.nn\.Module`'s methods there are ([^;]*);", " ".join(README.split()))
+    assert said and set(re.findall(r"`(\w+)`", said[1])) == there & set(dir(tiny_en.model))
+
+
+def test_what_changes_nothing_gives_the_model_back(tiny_en: Trio) -> None:
+    model = tiny_en.model
+    assert model.eval() is model.train(False) is model.requires_grad_(False) is model.float() is model
+    if model.device.is_host:
+        assert model.cpu() is model
+
+
+def test_parameters_are_theirs(tiny_en: Trio) -> None:
+    def described(model: Any) -> list[tuple[int, ...]]:
+        return sorted(tuple(weight.shape) for weight in model.parameters())
+
+    assert described(tiny_en.model) == described(tiny_en.judge)
+    assert next(tiny_en.model.parameters()).device == "cpu"
+    assert np.issubdtype(next(tiny_en.model.parameters()).dtype, np.floating)
+
+
+def test_the_encoder_is_embed_audio(tiny_en: Trio) -> None:
+    mel = np.zeros((80, 3000), np.float32)
+    assert np.array_equal(tiny_en.model.encoder(mel), tiny_en.model.embed_audio(mel))
+
+
 def test_logits_are_theirs_of_features_and_of_arrays(tiny_en: Trio) -> None:
     import torch
 
