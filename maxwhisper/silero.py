@@ -16,7 +16,7 @@ WEIGHTS = Path(__file__).with_name("assets") / "silero_vad_6.0.safetensors"
 _CONTEXT = 64  # samples that are seen again before each window; as many are mirrored behind it
 _FFT, _HOP = 256, 128
 _STRIDES = (1, 2, 2, 1)  # of the encoder's convolutions, each over 3 frames
-_BLOCK = 2048  # windows that are encoded at once; more take more memory, and are no faster
+_BLOCK = 512  # windows that are encoded at once; more take more memory, and are no faster
 
 
 def speech_probabilities(samples: np.ndarray) -> np.ndarray:
@@ -55,10 +55,10 @@ def _remember(features: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarra
     recurrent = weights["rnn.weight_hh"]
     states, cell = np.zeros((len(inputs) + 1, recurrent.shape[1]), np.float32), np.float32(0)
     for t, some in enumerate(inputs):
-        gates = some + np.einsum("ij,j->i", recurrent, states[t])  # too small for threads, which BLAS would start for each
-        take, keep, new, show = gates.reshape(4, -1)
-        cell = _sigmoid(keep) * cell + _sigmoid(take) * np.tanh(new)
-        states[t + 1] = _sigmoid(show) * np.tanh(cell)
+        gates = (some + np.einsum("ij,j->i", recurrent, states[t])).reshape(4, -1)  # too small for threads, which BLAS would start for each
+        take, keep, _, show = _sigmoid(gates)
+        cell = keep * cell + take * np.tanh(gates[2])
+        states[t + 1] = show * np.tanh(cell)
     return states[1:]
 
 
