@@ -1,12 +1,15 @@
 """The sessions people run: `nox -s tests`, `nox -s parity`, and the others below."""
 
 import os
+import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
+from packaging.requirements import Requirement
 
 # pip, and not uv, finds PyTorch's CPU build where one is provided.
 nox.options.default_venv_backend = "virtualenv"
@@ -20,7 +23,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_"
 
 def install(session: nox.Session, *extra: str) -> None:
     """The project as it lies here, with what tests and parity need."""
-    session.install("-e", ".[test,base,vad,normalizers]", *extra)
+    session.install("-e", ".[test,base,normalizers]", *extra)
     session.install("--no-deps", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "speech"))
 
 
@@ -29,6 +32,51 @@ def tests(session: nox.Session) -> None:
     """Everything that must pass. `nox -s tests -- tests/test_audio.py` runs a part."""
     install(session)
     session.run("pytest", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def pythons(session: nox.Session) -> None:
+    """Install the wheel for every Python here, with the newest and the oldest dependencies, and use it: `nox -s pythons -- [3.12 …]`."""
+    found = {version: path for version, path in _pythons() if version in (session.posargs or PYTHONS)}
+    if not found:
+        session.error(f"none of Python {', '.join(session.posargs or PYTHONS)} is installed")
+    project, folder = nox.project.load_toml("pyproject.toml"), Path(session.create_tmp())
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    session.run("pip", "install", "--quiet", "--no-deps", *nox.project.dependency_groups(project, "speech"))
+    (audio,) = Path(session.virtualenv.location).glob("lib/*/site-packages/moonshine_onnx/assets/beckett.wav")
+    (wheel,) = folder.glob("*.whl")
+    for version, path in found.items():
+        oldest = folder / f"oldest-{version}.txt"
+        oldest.write_text("\n".join(_oldest(project["project"]["dependencies"], version)), encoding="utf-8")
+        for end, constraints in (("newest", ()), ("oldest", ("--constraint", str(oldest)))):
+            python = folder / f"{version}-{end}" / "bin" / "python"
+            session.run(path, "-m", "venv", str(python.parents[1]), external=True)
+            session.run(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[normalizers]", *constraints, external=True)
+            session.run(str(python), "-I", "tests/fresh_install.py", str(audio), external=True)
+            shutil.rmtree(python.parents[1])
+
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+def _pythons() -> Iterator[tuple[str, str]]:
+    """The version and path of each Python that is installed, by its name or by pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in PYTHONS:
+        for path in (shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)):
+            with suppress(OSError):  # pyenv puts a name on the path that fails where no such version is chosen
+                if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+                    yield version, path
+                    break
+
+
+def _oldest(dependencies: list[str], version: str) -> Iterator[str]:
+    """The lower end of each range that holds for a version of Python."""
+    for requirement in map(Requirement, dependencies):
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": version}):
+            (lowest,) = (limit.version for limit in requirement.specifier if limit.operator in (">=", "=="))
+            yield f"{requirement.name}=={lowest}"
 
 
 @nox.session

@@ -1,0 +1,43 @@
+"""Use an installed maxwhisper as a newcomer does: `python -I tests/fresh_install.py beckett.wav`, by the Python that it is installed for.
+
+Needs nothing but the package; exits with a traceback where something does not work.
+"""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("max", "numpy", "tiktoken", "safetensors", "huggingface-hub", "imageio-ffmpeg")
+SAID = "Ever tried, ever failed. No matter, try again. Fail again. Fail better."
+
+
+def main(audio: str) -> None:
+    """Import every module, ask for help, and transcribe ten seconds of a person speaking."""
+    import maxwhisper
+
+    modules = ["maxwhisper", *(module.name for module in pkgutil.walk_packages(maxwhisper.__path__, "maxwhisper."))]
+    for name in modules:
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
+    program = Path(sys.executable).with_name("maxwhisper")
+    for arguments in (["--help"], ["transcribe", "--help"], ["compile", "--help"]):
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("usage: maxwhisper"), done.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([program, "transcribe", audio, "--beam_size", "None", "-o", folder], check=True, stdout=subprocess.DEVNULL)
+        written = {path.suffix: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+    assert written.keys() == {".txt", ".srt", ".vtt", ".tsv", ".json"}, written.keys()
+    said = " ".join(written[".txt"].split())
+    assert said == SAID, said
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("max", "numpy", "tiktoken", "safetensors", "huggingface-hub", "imageio-ffmpeg")
+    )
+    print(f"Python {sys.version.split()[0]}, {packages}: {len(modules)} modules imported, a file transcribed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
