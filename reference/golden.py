@@ -158,7 +158,7 @@ def change_of(name: str, golden: GoldenOp) -> str:
     if golden.output.shape != kept.output.shape:
         return f"the output's shape was {kept.output.shape} and is {golden.output.shape}"
     share = apart(golden.output, kept.output, may_lose(TABLE[name], golden.inputs))
-    return f"the output differs by {share:.3g} of what float64 may lose" if share > 1 else ""
+    return f"the output differs by {share:.3g} times what float64 may lose" if share > 1 else ""
 
 
 def _op_document(name: str, golden: GoldenOp) -> str:
