@@ -14,6 +14,7 @@ from conftest import Trio
 from maxwhisper import ModelDimensions, OptionError, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.devices import find_device
+from maxwhisper.dtypes import DTypes
 from maxwhisper.graphs import build_module
 from maxwhisper.ops import kernels
 from reference import definitions as define
@@ -140,17 +141,17 @@ CAPTURED = {
 
 
 class Uneven:
-    """A small model with large-v3-turbo's peculiarities: 128 mels, 51866 tokens, more encoder layers than decoder layers; and its
-    activations as extra outputs of its graphs.
+    """A small model with large-v3-turbo's peculiarities: 128 mels, 51866 tokens, more encoder layers than decoder layers; with an LM
+    head other than its embedding; and its activations as extra outputs of its graphs.
     """
 
     def __init__(self, device: str) -> None:
         dims = ModelDimensions(128, 1500, 32, 4, 3, 51866, 448, 32, 4, 1)
-        self.checkpoint = random_checkpoint(dims, np.float32)
+        self.checkpoint = random_checkpoint(dims, np.float32, tied=False)
         self.judge = load_openai(self.checkpoint)
         self.device = find_device(device)
         names = [name for graph in CAPTURED.values() for name in graph]
-        module, self.captured = build_module(dims, DeviceRef.from_device(self.device), capture=names)
+        module, self.captured = build_module(dims, DeviceRef.from_device(self.device), names, DTypes.of(self.checkpoint))
         session = InferenceSession(devices=[self.device])
         self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=kernels())
 
