@@ -561,10 +561,11 @@ def test_without_an_index_the_standard_name_decides(strays: list[str], small: Ch
     assert_same(read_checkpoint(tmp_path), small)
 
 
-def test_an_index_is_read_before_a_single_file_and_that_is_said(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
-    write_huggingface(tmp_path, other)
-    write_huggingface(tmp_path, small, n_files=2)
-    with pytest.warns(CheckpointWarning, match="model.safetensors, which is not read, as model.safetensors.index.json stands beside it"):
+def test_a_single_file_is_read_before_an_index_and_that_is_said(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+    """As transformers does."""
+    write_huggingface(tmp_path, other, n_files=2)
+    write_huggingface(tmp_path, small)
+    with pytest.warns(CheckpointWarning, match=r"model\.safetensors\.index\.json, which is not read, as model\.safetensors stands beside it"):
         assert_same(read_checkpoint(tmp_path), small)
 
 

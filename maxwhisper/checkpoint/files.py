@@ -20,8 +20,8 @@ from maxwhisper.checkpoint.names import openai_names, with_one_vocabulary
 from maxwhisper.checkpoint.pytorch import read_pytorch
 from maxwhisper.errors import CheckpointError, CheckpointWarning
 
-# What holds a folder's model, the first of them that is there: each format's own name, its index before its one file.
-STANDARD = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin", "model.bin")
+# What holds a folder's model, the first of them that is there: in the order of transformers, then CTranslate2's.
+STANDARD = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
 PYTORCH = (".pt", ".pth", ".ckpt")
 ENDINGS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|index(\.\w+)?\.json)$")
 SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\b")
@@ -39,7 +39,7 @@ FOREIGN = {
 
 
 def weights_file(folder: Path) -> Path:
-    """The file that holds a folder's model, or the index of those that do. The index decides, else the format's own name; never all files.
+    """The file that holds a folder's model, or the index of those that do. A format's own name decides, or its index; never all files.
 
     Warns with CheckpointWarning of an adapter, or another model, that is left out.
 
@@ -56,8 +56,8 @@ def weights_file(folder: Path) -> Path:
         raise CheckpointError(f"{folder} holds {_instead_of_one(found, adapters, list(filter(SHARD.search, names)))}")
     (name,) = found
     left_out = [f"an adapter ({adapters[0]}), which is not applied to {name}"] if adapters else []
-    if name.endswith(".index.json") and name.removesuffix(".index.json") in names:
-        left_out.append(f"{name.removesuffix('.index.json')}, which is not read, as {name} stands beside it")
+    if (index := f"{name}.index.json") in names:
+        left_out.append(f"{index}, which is not read, as {name} stands beside it")
     for what in left_out:
         warnings.warn(f"{folder} holds {what}", CheckpointWarning, stacklevel=3)
     return folder / name
