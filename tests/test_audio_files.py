@@ -4,13 +4,15 @@ import os
 import re
 import struct
 import warnings
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pytest
 import whisper
 
-from maxwhisper import AudioError, AudioWarning, OptionError, load_audio
+from conftest import Trio
+from maxwhisper import AudioError, AudioWarning, OptionError, cli, load_audio
 from maxwhisper.audio import SAMPLE_RATE
 from reference.clips import all_clips
 from tests.audio_writers import FFMPEG, LAYOUTS, chirp, ffmpeg, write_audio, write_caf, write_padded_wav
@@ -220,6 +222,24 @@ def test_a_duration_that_a_browser_wrote_is_doubted(tmp_path: Path) -> None:
         assert np.array_equal(load_audio(path), whole)
 
 
+def test_what_comes_before_ffmpeg_gives_up_is_read(tmp_path: Path, rng: np.random.Generator) -> None:
+    """It does where two thirds of all packets are damaged, and OpenAI Whisper then transcribes nothing."""
+    path = write_audio(tmp_path / "damaged.m4a", chirp(20.0, 48000)[None], 48000)
+    whole, data = load_quietly(path), bytearray(path.read_bytes())
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    kept = begin + (end - begin) // 8
+    data[kept:end] = b"\xff" * (end - kept)
+    path.write_bytes(data)
+    with pytest.raises(RuntimeError):
+        whisper.load_audio(str(path))
+    with pytest.warns(AudioWarning) as caught:
+        samples = load_audio(path)
+    assert np.array_equal(samples[:SAMPLE_RATE], whole[:SAMPLE_RATE])
+    seconds = f"{len(samples) / SAMPLE_RATE:.1f} s"
+    says = (f"may be cut short: 20.0 s by its header, {seconds} are there", f"is damaged: FFmpeg gave up after {seconds}")
+    assert [str(warning.message) for warning in caught] == [f"{path} {what}" for what in says]
+
+
 @pytest.mark.parametrize("size", [10**9, 2**30])
 def test_a_size_that_was_invented_is_doubted(size: int, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "stream.wav", chirp(2.0, 16000)[None], 16000)
@@ -252,7 +272,7 @@ def test_a_stream_that_is_joined_midway_is_read(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["mp3", "aac", "ts", "ogg", "flac"])
 @pytest.mark.parametrize("second", [(48000, "mono"), (48000, "stereo"), (24000, "mono")])
 def test_files_that_were_joined_are_read_through(second: tuple[int, str], kind: str, tmp_path: Path) -> None:
-    paths = []
+    paths = list[Path]()
     for rate, layout in ((48000, "mono"), second):
         sound = np.tile(chirp(2.0, rate), (2 if layout == "stereo" else 1, 1))
         codec = {"mp3": "libmp3lame", "ogg": "libvorbis", "flac": "flac"}.get(kind, "aac")
@@ -264,6 +284,62 @@ def test_files_that_were_joined_are_read_through(second: tuple[int, str], kind: 
         samples = load_audio(joined)
     assert np.array_equal(samples, whisper.load_audio(str(joined)))
     assert len(samples) > (1.9 if kind in ("flac", "ogg") else 3.6) * SAMPLE_RATE  # which FFmpeg itself may leave after the first
+
+
+# All of them in one run.
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path, rng: np.random.Generator) -> tuple[list[Path], list[Path]]:
+    """Files that stand for their kind, a second each: those that can be read, and those that can't."""
+    folder, sound = tmp_path / "in", chirp(1.0, 48000)[None]
+    folder.mkdir()
+    readable = [
+        write_audio(folder / f"8ch-{codec}.{kind}", np.tile(sound / 2, (8, 1)), 48000, "7.1", options=("-c:a", codec))
+        for kind, codec in (("m4a", "aac"), ("ogg", "libopus"), ("mka", "libvorbis"), ("wv", "wavpack"))
+    ]
+    readable += [
+        write_audio(folder / f"jump{i}-{kind}.{kind}", sound, 48000, options=("-af", f"asetpts=PTS+gte(T\\,{start})*20/TB"))
+        for kind in ("m4a", "webm", "mka")
+        for i, start in enumerate((0, 0.5))
+    ]
+    readable.append(write_caf(folder / "film.caf", rng.integers(-99, 99, (6, 16000)), 16000, (3, 1, 2, 5, 6, 4)))
+    readable.append(write_padded_wav(folder / "padded.wav", chirp(1.0, 16000), 16000, 32, 24))
+    readable.append(write_tracks(folder / "tracks.mkv", (400, 1, "default"), (800, 2, "0")))
+    for kind in ("wav", "flac", "webm"):
+        readable.append(write_audio(folder / f"cut-{kind}.{kind}", sound, 48000))
+        readable[-1].write_bytes(readable[-1].read_bytes()[: readable[-1].stat().st_size // 2])
+    ffmpeg("-f", "f32le", "-ar", "16000", "-i", "-", folder / "nan.wav", given=np.full(16000, np.nan, "<f4").tobytes())
+    ffmpeg("-f", "s16le", "-ar", "16000", "-i", "-", folder / "silent.wav")
+    readable += [folder / "nan.wav", folder / "silent.wav"]
+    (folder / "text.mp3").write_text("This is no sound at all.")
+    (folder / "noise.ogg").write_bytes(rng.bytes(20_000))
+    (folder / "empty.m4a").touch()
+    (folder / "folder.flac").mkdir()
+    ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=1", folder / "mute.mp4")
+    return readable, [folder / name for name in ("text.mp3", "noise.ogg", "empty.m4a", "folder.flac", "mute.mp4", "missing.wav")]
+
+
+@pytest.mark.parametrize("batched", [(), ("--batch_size", "8")])
+def test_a_batch_writes_all_that_can_be(
+    batched: tuple[str, ...],
+    odd_files: tuple[list[Path], list[Path]],
+    tiny_en: Trio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("maxwhisper.cli.load_model", lambda *_, **__: tiny_en.model)
+    readable, bad = odd_files
+    mixed = [str(path) for pair in zip_longest(readable, bad) for path in pair if path]
+    fast = ("--beam_size", "None", "--temperature_increment_on_fallback", "None", "--verbose", "False")
+    assert cli.main(["transcribe", *mixed, "-o", str(tmp_path / "out"), "-f", "txt", *fast, *batched]) == 1
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {path.stem for path in readable}
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("maxwhisper: ") for line in lines), lines
+    for path in bad:
+        assert sum(str(path) in line for line in lines) == 1, path
+    assert {line.split(": ")[1] for line in lines if "may be cut short" in line} == {"warning"}
 
 
 # Names, and files that are open.

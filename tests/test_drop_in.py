@@ -112,6 +112,16 @@ def test_defaults_are_theirs() -> None:
         assert {p.name: p.default for p in theirs.values()}.items() <= {p.name: p.default for p in ours.values()}.items()
 
 
+def test_every_difference_has_a_test() -> None:
+    _, _, rest = README.partition("<!-- differences -->")
+    table, _, _ = rest.partition("<!-- end of differences -->")
+    rows = [row.split("|") for row in table.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) > 20
+    for _, what, shown_by, _ in rows:
+        file, _, test = shown_by.strip(" `").partition("::")
+        assert f"\ndef {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), what
+
+
 # The two command lines.
 
 

@@ -197,6 +197,15 @@ def test_windows_at_once_are_aligned_as_each_alone(tiny_en: Trio) -> None:
     assert together[1] == []
 
 
+@pytest.mark.parametrize("n_frames", [0, 1])
+def test_a_single_frame_has_words_at_its_start(n_frames: int, tiny_en: Trio) -> None:
+    """OpenAI Whisper's path then leads nowhere, and a word begins one frame before the window."""
+    tokenizer = get_tokenizer(False)
+    words = find_alignment(tiny_en.model, tokenizer, tokenizer.encode(" Try again."), np.zeros((80, 3000), np.float32), n_frames)
+    assert [(word.start, word.end) for word in words] == [(0.0, 0.0)] * len(words)
+    assert "".join(word.word for word in words) == " Try again."
+
+
 def test_more_text_than_the_context_takes_is_refused(tiny_en: Trio) -> None:
     with pytest.raises(OptionError, match="do not fit a context of 448"):
         find_alignment(tiny_en.model, get_tokenizer(False), [11] * 447, np.zeros((80, 3000), np.float32), 3000)
