@@ -5,16 +5,23 @@
 >>> maxwhisper.transcribe(model, "speech.flac")["text"]
 """
 
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
-from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
-from maxwhisper.batched import transcribe_batched
-from maxwhisper.checkpoint import ModelDimensions, available_models
-from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
-from maxwhisper.devices import set_num_threads
-from maxwhisper.errors import AudioError, AudioWarning, CheckpointError, OptionError, OutputError, WhisperError, WhisperWarning
-from maxwhisper.model import Whisper, load_model
-from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
+try:
+    from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
+    from maxwhisper.batched import transcribe_batched
+    from maxwhisper.checkpoint import ModelDimensions, available_models
+    from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
+    from maxwhisper.devices import set_num_threads
+    from maxwhisper.errors import AudioError, AudioWarning, CheckpointError, OptionError, OutputError, WhisperError, WhisperWarning
+    from maxwhisper.model import Whisper, load_model
+    from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
+except KeyboardInterrupt:
+    if Path(*sys.argv[:1]).stem in ("maxwhisper", "-m"):  # the command line, of which nobody wants to see where it was
+        raise SystemExit(130) from None
+    raise
 
 __version__ = version("maxwhisper")
 

@@ -5,8 +5,10 @@ import dataclasses
 import io
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from maxwhisper.audio import Audio
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
+from maxwhisper.console import INTERRUPTED, console, say
 from maxwhisper.decoding import DecodingOptions
 from maxwhisper.devices import absent_gpu, find_device, set_num_threads
 from maxwhisper.dtypes import COMPUTE_TYPES
-from maxwhisper.errors import OptionError, OutputError, WhisperError
+from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.model import Whisper, load_model
 from maxwhisper.recording import clips_of
@@ -32,21 +35,40 @@ from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, op
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, or 1 where a file or all of them could not be transcribed."""
+    """Run the command line and return its exit status: 0, 1 where a file or all of them could not be transcribed, or 130 after Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every language still shows the rest
-    args = vars(_parser().parse_args(argv))
-    command = COMMANDS[args.pop("command")]
     try:
-        return command(**args)
-    except WhisperError as error:
-        _warn(error)
-        return 1
+        with console():
+            return _run(**vars(_parser().parse_args(argv)))
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+
+
+def _run(command: str, debug: bool, **arguments: Any) -> int:
+    report = partial(_report, debug=debug)
+    try:
+        return COMMANDS[command](report, **arguments)
+    except Exception as error:
+        report(error)
+        return 1
+
+
+Report = Callable[..., None]  # tells of an exception, perhaps that of a file by this name
+
+
+def _report(error: Exception, name: str | None = None, *, debug: bool) -> None:
+    if debug:
+        say("".join(traceback.format_exception(error)), "stderr")
+    if isinstance(error, WhisperError):
+        _warn(error)
+    else:
+        reason, *_ = "".join(traceback.format_exception_only(error)).split("\n")
+        _warn(f"{name}: {reason}" if name else reason)
 
 
 def _transcribe(
+    report: Report,
     audio: list[str],
     model: str,
     model_dir: str | None,
@@ -92,20 +114,20 @@ def _transcribe(
     writer, failed = get_writer(output_format, output_dir), 0
     for name, result in zip(names, results):
         try:
-            if isinstance(result, WhisperError):
+            if isinstance(result, Exception):
                 raise result
             writer(result, name, layout)
-        except WhisperError as error:
-            _warn(error)
+        except Exception as error:
+            report(error, name)
             failed += 1
     return 1 if failed else 0
 
 
-def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Transcript | WhisperError]:
+def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Transcript | Exception]:
     for path in audio:
         try:
             yield transcribe(model, _opened(path), **options)
-        except WhisperError as error:
+        except Exception as error:
             yield error
 
 
@@ -113,20 +135,49 @@ def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Tr
 _IN_ORDER = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_silence_threshold")
 
 
-def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, **options: Any) -> Iterator[Transcript | WhisperError]:
+def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, **options: Any) -> Iterator[Transcript | Exception]:
     for name in ("condition_on_previous_text", "language_detection_segments"):
         del options[name]
-    for result in transcribe_batched(model, map(_opened, audio), batch_size, **options):
-        if verbose and not isinstance(result, WhisperError):
-            print(*map(segment_line, result["segments"]), sep="\n", flush=True)
+    kept = cache(_opened)  # standard input can be read but once
+
+    def opened(path: str) -> Audio:
+        file = kept(path)
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+        return file
+
+    for result in _each(audio, lambda paths: transcribe_batched(model, map(opened, paths), batch_size, **options)):
+        if verbose and not isinstance(result, Exception):
+            for segment in result["segments"]:
+                say(segment_line(segment))
         yield result
+
+
+def _each(audio: list[str], transcribed: Callable[[list[str]], Iterator[Transcript | Exception]]) -> Iterator[Transcript | Exception]:
+    """What becomes of files that are transcribed together. Where that fails, nobody knows by which, so those left are done one by one."""
+    n_done = 0
+    try:
+        for result in transcribed(audio):
+            n_done += 1
+            yield result
+    except Exception as error:
+        left = audio[n_done:]
+        if len(left) == 1:
+            yield error
+        else:
+            for path in left:
+                yield from _each([path], transcribed)
 
 
 def _opened(path: str) -> Audio:
     """A file's path; what `-` stands for is read whole, as most formats can't be read otherwise."""
     if path != "-":
         return path
-    file = io.BytesIO(sys.stdin.buffer.read())
+    try:
+        file = io.BytesIO(sys.stdin.buffer.read())
+    except (AttributeError, OSError, ValueError) as error:  # none, a folder, or closed
+        reason = getattr(error, "strerror", None) or "it is closed"
+        raise AudioError(f"standard input can't be read ({reason}); pipe a recording to it, or name a file") from error
     file.name = "standard input"
     return file
 
@@ -142,19 +193,29 @@ def _check_layout(layout: dict[str, Any], word_timestamps: bool) -> None:
 
 
 def _warn(message: object) -> None:
-    print(f"maxwhisper: {message}", file=sys.stderr)
+    say(f"maxwhisper: {message}", "stderr")
 
 
-def _compile(model: str, model_dir: str | None, device: str, compute_type: str, cpu: str, gpu: str | None, output_dir: Path) -> int:
+def _compile(
+    report: Report,
+    model: str,
+    model_dir: str | None,
+    device: str,
+    compute_type: str,
+    cpu: str,
+    gpu: str | None,
+    output_dir: Path | None,
+) -> int:
+    where = output_dir or folder()
     found = absent_gpu(gpu) if gpu else find_device(device)
     target = Target.of(load_checkpoint(model, model_dir), found, cpu, compute_type)
-    path = find(target, output_dir)
+    path = find(target, where)
     if path is None:
-        with writing_to(output_dir):  # else it is said before any work is done
-            print(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", file=sys.stderr)
+        with writing_to(where):  # else it is said before any work is done
+            say(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", "stderr")
         compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
-        path = keep(compiled.export_mef, target, output_dir)
-    print(path)
+        path = keep(compiled.export_mef, target, where)
+    say(str(path))
     return 0
 
 
@@ -234,6 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_switch(add, "--vad_filter", False, "leave out what holds no speech, by Silero's detector")
     add("--batch_size", type=_positive, help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm")
+    add("--audio_track", type=int, help="which sound track of a file; 0 is the first; by default the one that FFmpeg takes")
     add("--threads", type=optional_int, default=0, help="number of CPU threads; 0 uses all cores")
 
     add = commands.add_parser(
@@ -246,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(add)
     add("--cpu", default=cpu_level(), choices=CPU_LEVELS, help="the least that the processor must be able to do; this machine's by default")
     add("--gpu", metavar="ARCHITECTURE", help="compile for a GPU of this architecture, which need not be here: sm_90 is NVIDIA's H100")
-    add("--output_dir", "-o", type=Path, default=folder(), help="folder for the file")
+    add("--output_dir", "-o", type=Path, help="folder for the file")
     return parser
 
 
@@ -260,6 +322,7 @@ def _add_model(add: Callable[..., object]) -> None:
         choices=COMPUTE_TYPES,
         help="int8, on the CPU, and float16 or bfloat16, on a GPU: faster, now and then another word",
     )
+    add("--debug", action="store_true", help="show where in the program an error came up")
 
 
 def _add_switch(add: Callable[..., object], name: str, default: bool, help: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,8 +24,9 @@ from max.graph import DeviceRef
 from maxwhisper import ops
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
 from maxwhisper.dtypes import COMPUTE_TYPES, HALVES, DTypes
-from maxwhisper.errors import OptionError, OutputError, WhisperError
+from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWarning
 from maxwhisper.graphs import build_module
+from maxwhisper.utils import user_cache
 
 PACKAGED = Path(__file__).parent / "assets" / "compiled"  # a wheel may carry some
 SOURCES = ("graphs.py", "ops.py", "dtypes.py", "log_mel.py", "audio.py", "quantized.py", "kernels/*.mojo")  # what graphs are made of
@@ -39,9 +41,15 @@ CPU_LEVELS = {
 
 
 def folder() -> Path:
-    """Where compiled graphs are kept: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MAXWHISPER_CACHE") or cache / "maxwhisper")
+    """Where compiled graphs are kept: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder.
+
+    Raises OutputError where there is neither.
+    """
+    if given := os.environ.get("MAXWHISPER_CACHE"):
+        return Path(given)
+    if (kept := user_cache("maxwhisper")) is None:
+        raise OutputError("there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder")
+    return kept
 
 
 def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -104,12 +112,17 @@ class Target:
 
 
 def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
-    """The graphs that are kept for a target, else compiled now, and kept if they can be."""
-    if path := find(target, folder()) or find(target, PACKAGED):
+    """The graphs that are kept for a target, else compiled now, and kept if they can be; if not, there is a WhisperWarning."""
+    with suppress(OutputError):
+        if path := find(target, folder()):
+            return read(path)
+    if path := find(target, PACKAGED):
         return read(path)
     compiled, _ = compile_graphs(target, session)
-    with suppress(OutputError):
+    try:
         keep(compiled.export_mef, target, folder())
+    except OutputError as error:
+        warnings.warn(f"the model will be compiled again each time: {error}", WhisperWarning, stacklevel=2)
     return compiled
 
 

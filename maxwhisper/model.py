@@ -3,7 +3,6 @@
 import base64
 import gzip
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from max.engine import InferenceSession
 from maxwhisper.audio import HOP_LENGTH, N_FFT, Audio, log_mel_bands, reflected, scaled
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.compiled import Target, compile_graphs, cpu_level, graphs_for
+from maxwhisper.console import say
 from maxwhisper.devices import find_device, require_same_process
 from maxwhisper.dtypes import widened
 from maxwhisper.errors import OptionError
@@ -392,7 +392,7 @@ def load_model(
 @contextmanager
 def _notice(message: str, after: float = 3.0) -> Iterator[None]:
     """Print a message if what is done takes long: compiled graphs come from MAX's cache in no time, or are compiled in minutes."""
-    timer = threading.Timer(after, print, (message,), {"file": sys.stderr, "flush": True})
+    timer = threading.Timer(after, say, (message, "stderr"))
     timer.start()
     try:
         yield

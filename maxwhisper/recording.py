@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, SAMPLE_RATE, Audio, as_samples, pad_or_trim
+from maxwhisper.console import say
 from maxwhisper.decoding import detect_language, likeliest
 from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
@@ -108,5 +108,5 @@ def language_of(
         language = Counter(language for language, _ in found).most_common(1)[0][0]
         probability = max(probability for one, probability in found if one == language)
     if verbose is not None:
-        tqdm.write(f"Detected language: {LANGUAGES[language].title()}")
+        say(f"Detected language: {LANGUAGES[language].title()}")
     return language, probability

@@ -1,6 +1,7 @@
 """Recordings of any length, window by window, by the rules of OpenAI Whisper's `transcribe.py`."""
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio
+from maxwhisper.console import listens
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
-from maxwhisper.errors import OptionError
+from maxwhisper.errors import OptionError, WhisperWarning
 from maxwhisper.hallucinations import Place, skip_hallucinations
 from maxwhisper.model import AudioFeatures, Whisper
 from maxwhisper.recording import Heard, clips_of, language_of
@@ -95,7 +97,7 @@ def iter_segments(
     if language_detection_segments < 1:
         raise OptionError(f"language_detection_segments {language_detection_segments} is less than 1")
     if word_timestamps and attempts[0].task == "translate":
-        warnings.warn("times of words may be wrong where speech is translated", stacklevel=2)
+        warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=2)
     heard = Heard.of(model, audio, clips, vad, audio_track)
     language, probability = language_of(
         model, heard, attempts[0].language, verbose, language_detection_segments, language_detection_threshold
@@ -165,11 +167,13 @@ class _Transcription:
     def segments(self, verbose: bool | None) -> Iterator[Segment]:
         """Decodes as far as it is asked for more."""
         n_frames, n_segments = sum(end - start for start, end in self.heard.clips), 0
-        with tqdm(total=n_frames, unit="frames", disable=None if verbose is not None else True) as progress:
+        hidden = None if verbose is not None and listens(sys.stderr) else True  # None: unless it is a terminal
+        with tqdm(total=n_frames, unit="frames", disable=hidden) as progress:
+            show = progress.write if verbose and listens(sys.stdout) else None
             for start, end in self.heard.clips:
                 seek = start
                 while seek < end:
-                    found, after = self._window(seek, min(N_FRAMES, end - seek), progress.write if verbose else None)
+                    found, after = self._window(seek, min(N_FRAMES, end - seek), show)
                     for segment in found:
                         yield {"id": n_segments, **self.heard.restored(segment)}
                         n_segments += 1

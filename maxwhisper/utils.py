@@ -21,6 +21,14 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def user_cache(name: str) -> Path | None:
+    """The folder of that name among those in which a user's programs keep what can be had again; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", name)
+    except RuntimeError:
+        return None
+
+
 def compression_ratio(text: str) -> float:
     """How much shorter zlib makes the text: high where it repeats itself."""
     data = text.encode()

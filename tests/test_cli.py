@@ -2,18 +2,26 @@
 
 import io
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from conftest import Trio
-from maxwhisper import cli, load_audio, transcribe
+from maxwhisper import AudioError, AudioWarning, Whisper, cli, compiled, load_audio, transcribe
 from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.recording import Heard
 from maxwhisper.timing import PREPEND_PUNCTUATIONS
-from maxwhisper.utils import FORMATS
+from maxwhisper.utils import FORMATS, WriteTXT
 from reference.clips import packaged_clips
 from tests.checkpoint_writers import random_checkpoint, write_openai
 from tests.test_audio import write_audio
@@ -79,7 +87,8 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
         --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False
         --compute_type int8 --patience 1.5 --carry_initial_prompt True --word_timestamps True --append_punctuations . --hotwords Tag
-        --clip_timestamps 1,2 --hallucination_silence_threshold 2 --vad_filter True --multilingual True --language_detection_segments 3"""
+        --clip_timestamps 1,2 --hallucination_silence_threshold 2 --vad_filter True --multilingual True --language_detection_segments 3
+        --audio_track 1"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
     assert compiled_once == [("base", "cpu", "models", {"compute_type": "int8"})]
     assert seen.pop("threads") == 2
@@ -110,6 +119,7 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         "vad_filter": True,
         "multilingual": True,
         "language_detection_segments": 3,
+        "audio_track": 1,
     }
     assert run("talk.mp3", "-o", str(tmp_path), "--temperature_increment_on_fallback", "None") == 0
     assert seen["temperature"] == [0.0]
@@ -120,6 +130,102 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.Capt
     assert run(COUNTING, str(tmp_path / "notes.wav"), BECKETT, "-o", str(tmp_path / "out"), "-f", "txt") == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"counting.txt", "beckett.txt"}
     assert "notes.wav can't be read as audio" in failure(capsys)
+
+
+TOGETHER = pytest.mark.parametrize("how", [[], ["--batch_size", "2"]], ids=["one by one", "batched"])
+FILES = [BECKETT, COUNTING, str(packaged_clips()["en/hello_world"].path)]
+
+
+@TOGETHER
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by nothing\nat all"), MemoryError(), OSError(5, "Input/output error"), AudioError("no")]
+)
+def test_any_exception_is_that_of_a_file(
+    error: Exception, how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = Heard.of
+
+    def fail(model: Whisper, audio: str, *others: object) -> Heard:
+        if audio == COUNTING:
+            raise error
+        return hear(model, audio, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Heard, "of", fail)
+    assert run(*FILES, *how, "-o", str(tmp_path), "-f", "txt") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"beckett.txt", "hello_world.txt"}
+    lines = str(error).splitlines() or [""]
+    said = lines[0] if isinstance(error, AudioError) else f"{COUNTING}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+    assert failure(capsys) == f"maxwhisper: {said}"
+    assert run(COUNTING, *how, "-o", str(tmp_path), "-f", "txt", "--debug") == 1
+    shown = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in shown and "in fail" in shown and f"maxwhisper: {said}" in shown
+
+
+def test_what_fails_for_many_windows_is_done_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows which of them it was; standard input is among them, which can be read but once."""
+    embed = Whisper.embed_audio
+
+    def fail(model: Whisper, mel: np.ndarray) -> object:
+        if mel.ndim == 3 and len(mel) > 1:
+            raise MemoryError
+        return embed(model, mel)
+
+    monkeypatch.setattr(Whisper, "embed_audio", fail)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(COUNTING).read_bytes())))
+    assert run("-", BECKETT, "--batch_size", "2", "-o", str(tmp_path), "-f", "txt") == 0
+    assert {path.name: len(path.read_text()) > 20 for path in tmp_path.iterdir()} == {"stdin.txt": True, "beckett.txt": True}
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def transcribe_batched(model: object, recordings: Iterable[str], *_: object, **__: object) -> Iterator[dict]:
+        for _recording in recordings:
+            yield {"text": "", "segments": [], "language": "en"}
+            written.append(len(list(tmp_path.iterdir())))
+
+    monkeypatch.setattr("maxwhisper.cli.transcribe_batched", transcribe_batched)
+    assert run(*FILES, "--batch_size", "2", "-o", str(tmp_path), "-f", "txt") == 0
+    assert written == [1, 2]  # nobody asks for what is behind the last
+
+
+def test_a_writer_that_fails_is_that_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write = WriteTXT.__call__
+
+    def fail(writer: WriteTXT, result: dict, name: str, *options: object) -> None:
+        if name == BECKETT:
+            raise KeyError("words")
+        write(writer, result, name, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WriteTXT, "__call__", fail)
+    assert run(*FILES, "-o", str(tmp_path), "-f", "txt") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"counting.txt", "hello_world.txt"}
+    assert f"{BECKETT}: KeyError: 'words'" in failure(capsys)
+
+
+def test_an_exception_before_any_file_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maxwhisper.cli.load_model", lambda *_, **__: [][0])
+    assert run(BECKETT, "-o", str(tmp_path)) == 1
+    assert failure(capsys) == "maxwhisper: IndexError: list index out of range"
+
+
+def test_warnings_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(model: object, audio: str, **options: object) -> dict:
+        warnings.warn(f"{Path(audio).stem} is strange", AudioWarning, stacklevel=2)
+        warnings.warn("something else", UserWarning, stacklevel=2)
+        return {"text": "", "segments": [], "language": "en"}
+
+    monkeypatch.setattr("maxwhisper.cli.transcribe", warned)
+    with pytest.warns(UserWarning, match="something else"):  # as elsewhere
+        assert run(*FILES[:2], "-o", str(tmp_path)) == 0
+    printed = capsys.readouterr().err
+    for name in ("beckett", "counting"):
+        assert f"maxwhisper: warning: {name} is strange\n" in printed
 
 
 @pytest.mark.parametrize("extension", ["wav", "mp3", "m4a"])
@@ -137,8 +243,8 @@ def test_standard_input_is_read(
         assert match in failure(capsys)
     cut = write_audio(tmp_path / "cut.wav", load_audio(BECKETT)[None], SAMPLE_RATE).read_bytes()[:-100_000]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(cut)))
-    assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 1
-    assert "standard input is cut short" in failure(capsys)
+    assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 0
+    assert failure(capsys).startswith("maxwhisper: warning: standard input may be cut short")
 
 
 def test_subtitles_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,3 +384,141 @@ assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
+
+
+# Where there are no streams, no home and no patience.
+
+
+def shell(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program, started by a shell that redirects its streams."""
+    command = f'"$@" {redirections}'
+    return subprocess.run(["sh", "-c", command, "sh", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200)
+
+
+COMMAND = (sys.executable, "-m", "maxwhisper", "transcribe")
+
+
+@pytest.mark.parametrize(
+    "redirections", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "| head -n 0", "| sleep 0"]
+)
+@TOGETHER
+def test_streams_that_are_closed_keep_nothing_from_being_written(redirections: str, how: list[str], tmp_path: Path, device: str) -> None:
+    done = shell(
+        f"{redirections}; echo $? >{tmp_path}/status", BECKETT, COUNTING, *how, "--device", device, "-o", str(tmp_path), "-f", "txt"
+    )
+    assert done.stderr == ""
+    assert {path.name for path in tmp_path.glob("*.txt")} == {"beckett.txt", "counting.txt"}
+    assert "Ever tried" in (tmp_path / "beckett.txt").read_text()
+    assert (tmp_path / "status").read_text() == "0\n"
+
+
+@pytest.mark.parametrize("redirections", ["| head -n 0", ">&-", ">/dev/full"])
+def test_a_pipe_that_closes_changes_no_exit_status(redirections: str, tmp_path: Path, device: str) -> None:
+    script = f'set -o pipefail; "$@" {redirections}'
+    for arguments in ([BECKETT, "--device", device, "-o", str(tmp_path)], ["--help"]):
+        done = subprocess.run(["bash", "-c", script, "bash", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("redirection", "reason"), [("<&-", "it is closed"), ("0>/dev/null", "Bad file descriptor")])
+@TOGETHER
+def test_standard_input_that_is_not_there_is_said(redirection: str, reason: str, how: list[str], tmp_path: Path, device: str) -> None:
+    done = shell(redirection, "-", BECKETT, *how, "--device", device, "-o", str(tmp_path), "-f", "txt")
+    assert done.returncode == 1
+    assert done.stderr == f"maxwhisper: standard input can't be read ({reason}); pipe a recording to it, or name a file\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["beckett.txt"]
+
+
+@pytest.mark.parametrize("stream", ["None", "closed"])
+@pytest.mark.parametrize("call", ["maxwhisper.transcribe(model, {0!r}, verbose={1})", "main(['transcribe', {0!r}, '-o', {2!r}])"])
+def test_programs_without_a_console_work(stream: str, call: str, tmp_path: Path) -> None:
+    """As those of pythonw and of services."""
+    script = f"""
+import io, os, sys
+import maxwhisper
+from maxwhisper.cli import main
+closed = io.StringIO()
+closed.close()
+sys.stdin = sys.stdout = sys.stderr = {stream}
+model = maxwhisper.load_model()
+for verbose in (None, False, True):
+    result = {call.format(BECKETT, "verbose", str(tmp_path))}
+    if result != 0 and "Ever tried" not in result["text"]:
+        os._exit(1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=1200)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+NO_HOME = "import pwd, sys; pwd.getpwuid = lambda uid: {}[uid]; from maxwhisper.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def homeless(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program, of a user that the system doesn't know."""
+    return subprocess.run([sys.executable, "-c", NO_HOME, *arguments], capture_output=True, text=True, timeout=1200, env=environment)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["compile", "--help"]])
+def test_help_needs_no_home(arguments: list[str]) -> None:
+    done = homeless(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("device")
+def test_nobody_needs_a_home(tmp_path: Path) -> None:
+    for environment in ({"MAXWHISPER_CACHE": str(compiled.folder())}, {"XDG_CACHE_HOME": str(compiled.folder().parent)}):
+        done = homeless("transcribe", BECKETT, "-o", str(tmp_path), "-f", "txt", **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        (tmp_path / "beckett.txt").unlink()
+    done = homeless("compile")
+    assert done.returncode == 1
+    assert done.stderr == "maxwhisper: there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder\n"
+    done = homeless("transcribe", BECKETT, "--model", "small", "-o", str(tmp_path), "-f", "txt", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("maxwhisper: model small is neither in a local cache")
+
+
+def interrupted(process: subprocess.Popen[str], sign: str, after: float) -> tuple[int, float, str]:
+    """Send Ctrl-C some time after a line with that sign; the exit status, how long it took to end, and the lines behind."""
+    assert process.stderr
+    assert any(sign in line for line in process.stderr)
+    time.sleep(after)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    return process.wait(), time.monotonic() - begin, rest
+
+
+@pytest.mark.parametrize("module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.model", "argparse"])
+def test_an_import_is_interrupted(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", BECKETT, "-o", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        status, seconds, rest = interrupted(process, f" {module}\n", 0)
+    assert status == 130
+    assert seconds < 3
+    assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("after", [0, 4])
+def test_compiling_is_interrupted(after: float, tmp_path: Path) -> None:
+    folders = {name: str(tmp_path / name) for name in ("MAXWHISPER_CACHE", "MODULAR_CACHE_DIR")}
+    command = [*COMMAND, BECKETT, "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **folders}) as process:
+        status, seconds, rest = interrupted(process, "compiling Whisper's graphs", after)
+    assert (status, rest) == (130, "")
+    assert seconds < 3
+    assert not list(Path(folders["MAXWHISPER_CACHE"]).rglob("*"))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("after", [0.5, 1.5])
+def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
+    recordings = [shutil.copy(BECKETT, tmp_path / f"{i}.wav") for i in range(100)]
+    command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", *map(str, recordings), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        status, seconds, rest = interrupted(process, "argparse", after)
+    assert status == 130
+    assert seconds < 3
+    assert "Traceback" not in rest
+    assert not [path for path in (tmp_path / "out").glob("*") if path.name.endswith(".partial") or not path.stat().st_size]

@@ -13,7 +13,7 @@ from max.driver import CPU
 from max.dtype import DType
 
 from conftest import Trio
-from maxwhisper import OutputError, Whisper, compiled
+from maxwhisper import OutputError, Whisper, WhisperWarning, compiled
 from maxwhisper.checkpoint import ModelDimensions
 from maxwhisper.compiled import CPU_LEVELS, HOST, Target, cpu_level, find, folder, keep
 from maxwhisper.dtypes import DTypes
@@ -127,10 +127,19 @@ def test_a_model_is_compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(again.embed_audio(mel).to_numpy(), tiny_en.model.embed_audio(mel).to_numpy())
 
 
-def test_a_model_that_can_not_be_kept_is_used_all_the_same(tiny_en: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("no_home", [False, True])
+def test_a_model_that_can_not_be_kept_is_used_all_the_same(
+    no_home: bool, tiny_en: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("MAXWHISPER_CACHE", str(tmp_path / "file"))
-    assert Whisper(tiny_en.checkpoint).embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
+    if no_home:
+        monkeypatch.delenv("MAXWHISPER_CACHE", raising=False)
+        monkeypatch.setattr(compiled, "user_cache", lambda name: None)
+    else:
+        monkeypatch.setenv("MAXWHISPER_CACHE", str(tmp_path / "file"))
+    with pytest.warns(WhisperWarning, match=r"compiled again each time: .*(no home folder.*MAXWHISPER_CACHE|choose another folder)"):
+        model = Whisper(tiny_en.checkpoint)
+    assert model.embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
 
 
 def test_the_command_says_where_it_is_kept(tiny_en: Trio, tmp_path: Path) -> None:

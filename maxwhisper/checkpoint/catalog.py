@@ -11,6 +11,7 @@ from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
 from maxwhisper.checkpoint.files import read_file, weights_file
 from maxwhisper.errors import CheckpointError
+from maxwhisper.utils import user_cache
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | o
 def _read_official(name: str, official: Official, download_root: str | os.PathLike[str] | None) -> Checkpoint:
     if official.packaged and all(importlib.util.find_spec(package) for package, _ in official.packaged.parts):
         return _read_packaged(official.packaged)
-    pt = _openai_cache(download_root) / f"{_PT_NAMES.get(name, name)}.pt"
-    if pt.is_file():
+    cache = Path(download_root) if download_root else user_cache("whisper")
+    if cache and (pt := cache / f"{_PT_NAMES.get(name, name)}.pt").is_file():
         with pt.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != official.sha256:
@@ -126,11 +127,6 @@ def _read_packaged(packaged: Packaged) -> Checkpoint:
     if hashlib.sha256(data).hexdigest() != packaged.sha256:
         raise CheckpointError(f"{paths[0]} is damaged (its sha256 is not the known one); {packaged.install} again")
     return read_ctranslate2(data, str(paths[0]))
-
-
-def _openai_cache(download_root: str | os.PathLike[str] | None) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(download_root) if download_root else cache / "whisper"
 
 
 def _from_hub(name: str, official: Official) -> Path:
