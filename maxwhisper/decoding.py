@@ -154,7 +154,7 @@ def detect_language(model: Whisper, mel: np.ndarray | AudioFeatures, tokenizer: 
     logits = model.decoder(features).logits(start)[:, 0, 0, list(tokenizer.all_language_tokens)]
     tokens = np.array(tokenizer.all_language_tokens)[logits.argmax(axis=-1)]
     probs = [dict(zip(tokenizer.all_language_codes, row)) for row in softmax(logits).tolist()]
-    return (tokens[0], probs[0]) if isinstance(mel, np.ndarray) and mel.ndim == 2 else (tokens, probs)
+    return (tokens[0], probs[0]) if getattr(mel, "ndim", None) == 2 else (tokens, probs)
 
 
 def likeliest(probs: dict[str, float]) -> str:
@@ -325,4 +325,4 @@ def decode(
     options = replace(options or DecodingOptions(), **kwargs)  # type: ignore[arg-type]
     features = mel if isinstance(mel, AudioFeatures) else model.embed_audio(mel)
     results = DecodingTask(model, options, rng).run(features)
-    return results[0] if isinstance(mel, np.ndarray) and mel.ndim == 2 else results
+    return results[0] if getattr(mel, "ndim", None) == 2 else results

@@ -295,6 +295,20 @@ def test_marks_lead_back_as_theirs(x: np.ndarray) -> None:
 # What the model itself does.
 
 
+def test_models_take_tensors(tiny_en: Trio) -> None:
+    import torch
+
+    model = tiny_en.model
+    speech = packaged_clips()["en/hello_world"].samples
+    mel = maxwhisper.log_mel_spectrogram(maxwhisper.pad_or_trim(speech))
+    tensor: Any = torch.from_numpy(np.array(mel))
+    assert model.transcribe(torch.from_numpy(speech), temperature=0.0) == model.transcribe(speech, temperature=0.0)  # type: ignore[arg-type]
+    assert model.decode(tensor, fp16=False) == model.decode(mel)
+    assert model.decode(tensor[None]) == model.decode(mel[None])
+    tokens: Any = torch.tensor([[50257, 50362, 464]])
+    assert np.array_equal(model(tensor[None], tokens), model(mel[None], tokens.numpy()))
+
+
 def test_a_model_moves_to_where_it_is(tiny_en: Trio) -> None:
     assert tiny_en.model.to(tiny_en.model.device_name) is tiny_en.model
     assert tiny_en.model.to(tiny_en.model.device) is tiny_en.model
