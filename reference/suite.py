@@ -40,11 +40,11 @@ def _type(spec: Input, dtype: str, device: DeviceRef) -> TensorType | BufferType
 class Suite:
     """Rows compiled for a device."""
 
-    def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE) -> None:
+    def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE, dtypes: Iterable[str] = tuple(DTYPES)) -> None:
         self.name = device_name
         self.rows = {name: op for name, op in rows.items() if device_name in op.devices}
         self.device = find_device(device_name)
-        module = build_module(self.rows, DeviceRef.from_device(self.device))
+        module = build_module(self.rows, DeviceRef.from_device(self.device), dtypes)
         with compiling_for(cpu_level()):  # as the model's graphs are
             self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 

@@ -16,6 +16,7 @@ from maxwhisper.audio import N_FRAMES
 from maxwhisper.search import BeamSearchDecoder, top
 from reference.clips import english_speech, packaged_clips
 from reference.transcripts import CLOSE_FIELDS, EQUAL_FIELDS
+from tests.test_next_token import SUM_ERROR
 
 EOT = 7
 N_VOCAB = 12
@@ -90,7 +91,7 @@ def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pyte
         assert isinstance(fast, list) and isinstance(slow, list)
         for a, b in zip(fast, slow, strict=True):
             assert a.tokens == b.tokens
-            assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=1e-4)  # `SUM_ERROR` of `test_next_token.py`, of each token
+            assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=SUM_ERROR)
 
 
 def decoded(trio: Trio, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]]:

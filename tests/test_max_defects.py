@@ -19,6 +19,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, TensorValue, ops
 
+from maxwhisper.compiled import HOST, compiling_for, cpu_level
 from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
 
 pytestmark = pytest.mark.max_defects
@@ -140,6 +141,20 @@ def test_sum_of_halves() -> None:
     tenth = np.full((2, 4096), 0.1, np.float16)
     exact = tenth.astype(np.float64).sum(axis=-1, keepdims=True).astype(np.float16)  # 409.5; MAX: 408.5
     assert np.array_equal(run(lambda x: ops.sum(x, axis=-1), (tenth, ["n", "k"])), exact)
+
+
+@pytest.mark.skipif(cpu_level() in ("x86-64-v3", HOST), reason="this processor's vectors are no wider than the target's")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: a product's constant is laid out for the vectors of the machine that compiles"
+)
+def test_a_constant_is_laid_out_for_the_target() -> None:
+    """The model's graphs for the CPU have none; `maxwhisper.log_mel` has, which a GPU computes. A v3 lays out for itself."""
+    ones = np.ones((20, 40), np.float32)
+    with compiling_for("x86-64-v3"):
+        result = run(
+            lambda x: x @ ops.constant(ones * np.arange(40, dtype=np.float32), DType.float32, device=DEVICE), (ones[:3, :20], ["n", 20])
+        )
+    assert np.array_equal(result, np.full((3, 1), 20) * np.arange(40, dtype=np.float32))
 
 
 NAN_AMONG_NUMBERS = np.array([[1, np.nan, 3, 0]], np.float32)

@@ -1,4 +1,4 @@
-"""What holds on this processor holds on others: its libraries are told to compute as theirs do."""
+"""What holds on this processor holds on others: its libraries are told to compute as theirs do, and graphs are compiled for lesser ones."""
 
 import os
 import subprocess
@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from maxwhisper.compiled import CPU_LEVELS, cpu_level
+from reference.fuzz import fuzz
+from reference.suite import Suite
+from reference.table import TABLE
 
 ROOT = Path(__file__).parents[1]
 # OpenBLAS's names of processors, the level that each needs, and what it calls the kernels that it takes there.
@@ -22,10 +25,15 @@ COMPARE_WITH_WHAT_IS_KEPT = (
 )
 
 
+def above(level: str) -> list[str]:
+    """The levels of processors that are better."""
+    best_first = list(CPU_LEVELS)
+    return best_first[: best_first.index(level)]
+
+
 def skip_without(level: str) -> None:
     """Skip what this processor can't execute."""
-    best_first = list(CPU_LEVELS)
-    if best_first.index(cpu_level()) > best_first.index(level):
+    if level in above(cpu_level()):
         pytest.skip(f"this processor is no {level}")
 
 
@@ -51,3 +59,36 @@ def test_what_is_kept_holds_on_another_processor(core_type: str) -> None:
     tests = [f"tests/{test}" for test in COMPARE_WITH_WHAT_IS_KEPT]
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def level(device: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A level that this processor is taken for; what it is compiled for everywhere else is skipped."""
+    level: str = request.param
+    if device != "cpu":
+        pytest.skip("this is about the CPU")
+    skip_without(level)
+    if level == cpu_level():
+        pytest.skip(f"this processor is a {level}, and all tests run for it")
+    for better in above(level):
+        monkeypatch.delitem(CPU_LEVELS, better)
+    assert cpu_level() == level
+    return level
+
+
+MULTIPLY_BYTES = ("attention_int8", "linear_int8")
+COMPILED_FOR = {  # rows that kernels of ours compute, in vectors as wide as the processor's
+    "x86-64-v3": (
+        *("attention", "cached", "conv1d_stride1", "conv1d_stride2", "decoder_block", "decoder_block_int8", "few_rows", "linear"),
+        *("linear_of_halves", "linear_scaled", *MULTIPLY_BYTES),
+    ),
+    "x86-64-v4": MULTIPLY_BYTES,  # all that it does in another way than a "cascadelake"
+}
+
+
+@pytest.mark.parametrize("level", COMPILED_FOR, indirect=True)
+def test_rows_compiled_for_a_lesser_processor_stay_inside_both_gates(level: str) -> None:
+    rows = {name: TABLE[name] for name in COMPILED_FOR[level]}
+    compiled = Suite("cpu", rows, ["float32"])
+    for op in rows:
+        fuzz(compiled, op, "float32", n_examples=20)

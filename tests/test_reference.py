@@ -20,6 +20,10 @@ from reference.openai import in_float64, reordered
 from reference.table import TABLE
 from reference.transcripts import TokenDifference, Transcription, Window, compare, differences, transcribe_with_max, transcribe_with_openai
 
+# Where errors are drawn for all parts, as `reference.float64` does, none of these features and logits moves by more than 1.1e-12; eight
+# times that for each side.
+DRAWN = 2 * 8 * 1.1e-12
+
 
 def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape)
@@ -59,8 +63,8 @@ def test_the_float64_model_is_openais(tiny_en: Trio) -> None:
     tokens = np.array([[50257, 50363, 1675, 262]])
     features = tiny_en.truth.encoder(mel)
     with torch.no_grad(), in_float64(tiny_en.judge) as judge:
-        assert abs(judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < 1e-10
-        assert abs(judge(*as_torch(mel, tokens)).numpy() - tiny_en.truth.decoder(tokens, features)).max() < 1e-10
+        assert abs(judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < DRAWN
+        assert abs(judge(*as_torch(mel, tokens)).numpy() - tiny_en.truth.decoder(tokens, features)).max() < DRAWN
     assert tiny_en.judge.decoder.ln.weight.dtype == torch.float32
 
 
