@@ -7,12 +7,12 @@ decoded at once, so that weights are read once for all. A sentence that is cut i
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import N_FRAMES, Audio, pad_or_trim
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.model import AudioFeatures, Whisper
@@ -38,6 +38,15 @@ class Piece:
     mel: np.ndarray
     language: str
 
+    @property
+    def start(self) -> float:
+        """When it begins, in seconds."""
+        return self.seek * HOP_LENGTH / SAMPLE_RATE
+
+    def follows(self, other: "Piece") -> bool:
+        """Whether it is of what comes later in the recording; clips may come in any order, and overlap."""
+        return self.clip == other.clip or self.seek >= other.seek + other.mel.shape[1]
+
     def after(self, n_frames: int) -> "Piece":
         """What is left behind so many frames."""
         return replace(self, seek=self.seek + n_frames, mel=self.mel[:, n_frames:])
@@ -62,6 +71,7 @@ class _Settings:
     punctuations: tuple[str, str] | None  # to prepend, and to append, where words are timed
     clips: Sequence[Clip]
     vad: VadOptions | None
+    audio_track: int | None
     rng: np.random.Generator
 
 
@@ -81,6 +91,7 @@ def transcribe_batched(
     clip_timestamps: str | Sequence[float] = "0",
     vad_filter: bool = False,
     vad_parameters: object = None,
+    audio_track: int | None = None,
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> Iterator[Transcript | AudioError]:
@@ -99,6 +110,7 @@ def transcribe_batched(
         punctuations=(prepend_punctuations, append_punctuations) if word_timestamps else None,
         clips=clips_of(clip_timestamps),
         vad=VadOptions.of(vad_parameters) if vad_filter else None,
+        audio_track=audio_track,
         rng=rng or np.random.default_rng(0),
     )
     return _transcribe(model, recordings, batch_size, settings)
@@ -111,7 +123,7 @@ def _transcribe(model: Whisper, recordings: Iterable[Audio], batch_size: int, se
     def pieces() -> Iterator[Piece]:
         for i, recording in enumerate(recordings):
             try:
-                heard = Heard.of(model, recording, settings.clips, settings.vad)
+                heard = Heard.of(model, recording, settings.clips, settings.vad, settings.audio_track)
             except AudioError as error:
                 failed[i] = error
                 continue
@@ -206,10 +218,26 @@ def _align(
 
 def _transcript(recording: Recording, tokenizer: Tokenizer, punctuations: tuple[str, str] | None) -> Transcript:
     segments, last_speech_timestamp = list[Segment](), 0.0
-    for _, some, alignment in sorted(recording.found, key=lambda found: (found[0].clip, found[0].seek)):
+    pieces = sorted(recording.found, key=lambda found: (found[0].clip, found[0].seek))
+    for (piece, some, alignment), following in zip_longest(pieces, pieces[1:]):
         if punctuations is not None and some:
             place_words(some, alignment, tokenizer.eot, punctuations, last_speech_timestamp)
             last_speech_timestamp = get_end(some) or last_speech_timestamp
+        keep_within(some, piece.start, following[0].start if following and following[0].follows(piece) else np.inf)
         segments += (segment for segment in some if segment["text"].strip() and segment["start"] < segment["end"])
     segments = [{"id": i, **recording.heard.restored(segment)} for i, segment in enumerate(segments)]
     return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}
+
+
+def keep_within(segments: Sequence[Segment], start: float, end: float) -> None:
+    """Cut off, in place, what of a piece's segments and their words is before `start` or after `end`, in seconds, or in the segment before.
+
+    A segment that has words begins and ends with them.
+    """
+    for segment in segments:
+        words = segment.get("words", [])
+        for timed in (segment, *words):
+            timed["start"], timed["end"] = (min(max(timed[edge], start), end) for edge in ("start", "end"))
+        if words:
+            segment["start"], segment["end"] = words[0]["start"], words[-1]["end"]
+        start = segment["end"]

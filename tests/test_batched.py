@@ -1,17 +1,22 @@
 """Many windows at once: cut where it is quiet, decoded as they would be alone, put together in order."""
 
+import copy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import Trio
 from maxwhisper import AudioError, OptionError, transcribe, transcribe_batched
 from maxwhisper.audio import N_FRAMES, SAMPLE_RATE
-from maxwhisper.batched import cut
+from maxwhisper.batched import cut, keep_within
 from maxwhisper.cli import main
+from maxwhisper.segments import Segment
 from reference.clips import packaged_clips
 from tests.test_audio import write_audio
 
@@ -92,6 +97,45 @@ def test_segments_are_in_order_and_where_they_were_said(tiny_en: Trio) -> None:
     assert all(0 <= s["start"] < s["end"] <= len(LONG) / SAMPLE_RATE + 0.02 for s in segments)
     assert all(a["start"] <= b["start"] for a, b in pairwise(segments))
     assert result["text"] == "".join(segment["text"] for segment in segments)
+
+
+edges_in_order = st.lists(st.integers(800, 2200).map(lambda i: i / 100), min_size=2, max_size=9).map(sorted)
+
+
+@given(segments=st.lists(st.tuples(edges_in_order, edges_in_order)))
+def test_whatever_a_model_says_nothing_reaches_out_of_its_piece_or_into_another_segment(segments: list) -> None:
+    """Segments in any order, with words that follow each other but need not lie in them."""
+    made: list[Segment] = [
+        {"start": edges[0], "end": edges[-1], "words": [{"start": start, "end": end} for start, end in zip(words[::2], words[1::2])]}
+        for edges, words in segments
+    ]
+    keep_within(made, 10.0, 20.0)
+    check_times(made, 10.0, 20.0)
+    inside: list[Segment] = [{"start": 11.0, "end": 12.0}, {"start": 12.0, "end": 12.5, "words": [{"start": 12.0, "end": 12.5}]}]
+    kept = copy.deepcopy(inside)
+    keep_within(kept, 10.0, 20.0)
+    assert kept == inside
+
+
+def check_times(segments: list[Segment], start: float, end: float) -> None:
+    """Each within these times, none before the one before it has ended, words in the segment they are of."""
+    edges = [start, *(segment[edge] for segment in segments for edge in ("start", "end")), end]
+    assert all(a <= b + 1e-9 for a, b in pairwise(edges)), edges  # less than a microsecond is the sum's own
+    for segment in segments:
+        for word in segment.get("words", []):
+            assert segment["start"] <= word["start"] <= word["end"] <= segment["end"], (segment, word)
+
+
+@pytest.mark.parametrize("vad_filter", [False, True])
+@pytest.mark.parametrize("word_timestamps", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_no_segment_overlaps_the_next(batch_size: int, word_timestamps: bool, vad_filter: bool, tiny_en: Trio) -> None:
+    """Where pieces are cut in mid-sentence, too: each recording begins elsewhere, so that cuts fall on other words."""
+    recordings = [LONG[start * SAMPLE_RATE :] for start in range(0, 12, 3)]
+    options: dict[str, Any] = {"temperature": 0.0, "word_timestamps": word_timestamps, "vad_filter": vad_filter}
+    for result in transcribe_batched(tiny_en.model, recordings, batch_size, **options):
+        assert not isinstance(result, AudioError) and result["segments"]
+        check_times(result["segments"], 0.0, np.inf)  # the last may end after its recording, as OpenAI Whisper's do
 
 
 def test_the_language_is_each_recordings_own(base: Trio) -> None:
