@@ -15,7 +15,16 @@ try:
     from maxwhisper.checkpoint import ModelDimensions, available_models
     from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
     from maxwhisper.devices import set_num_threads
-    from maxwhisper.errors import AudioError, AudioWarning, CheckpointError, OptionError, OutputError, WhisperError, WhisperWarning
+    from maxwhisper.errors import (
+        AudioError,
+        AudioWarning,
+        CheckpointError,
+        CheckpointWarning,
+        OptionError,
+        OutputError,
+        WhisperError,
+        WhisperWarning,
+    )
     from maxwhisper.model import Whisper, load_model
     from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
 except KeyboardInterrupt:
@@ -29,6 +38,7 @@ __all__ = [
     "AudioError",
     "AudioWarning",
     "CheckpointError",
+    "CheckpointWarning",
     "DecodingOptions",
     "DecodingResult",
     "ModelDimensions",
