@@ -60,6 +60,7 @@ def as_samples(audio: Audio, track: int | None = None) -> np.ndarray:
 
 def pad_or_trim(array: np.ndarray, length: int = N_SAMPLES, *, axis: int = -1) -> np.ndarray:
     """Cut `array` to `length` along `axis`, or fill it up with zeros, as `whisper.pad_or_trim`."""
+    array = np.asanyarray(array)  # of a tensor, too
     array = array.take(range(min(length, array.shape[axis])), axis=axis)
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
