@@ -130,8 +130,9 @@ def check_times(segments: list[Segment], start: float, end: float) -> None:
 @pytest.mark.parametrize("word_timestamps", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_no_segment_overlaps_the_next(batch_size: int, word_timestamps: bool, vad_filter: bool, tiny_en: Trio) -> None:
-    """Where pieces are cut in mid-sentence, too: each recording begins elsewhere, so that cuts fall on other words. The model lets a segment of
-    the second one end a second after its piece.
+    """Where pieces are cut in mid-sentence, too: each recording begins elsewhere, so that cuts fall on other words.
+
+    The model lets a segment of the second one end a second after its piece.
     """
     recordings = [LONG[round(start * SAMPLE_RATE) :] for start in (0, 2.5, 6, 9)]
     options: dict[str, Any] = {"temperature": 0.0, "word_timestamps": word_timestamps, "vad_filter": vad_filter}
