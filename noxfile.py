@@ -38,8 +38,8 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Install the wheel for every Python here, with the newest and the oldest dependencies, and use it: `nox -s pythons -- [3.12 …]`."""
     found = {version: path for version, path in _pythons() if version in (session.posargs or PYTHONS)}
-    if not found:
-        session.error(f"none of Python {', '.join(session.posargs or PYTHONS)} is installed")
+    if missing := [version for version in session.posargs or PYTHONS if version not in found]:
+        (session.error if session.posargs else session.warn)(f"not installed here: Python {', '.join(missing)}")
     project, folder = nox.project.load_toml("pyproject.toml"), Path(session.create_tmp())
     shutil.rmtree(folder, ignore_errors=True)
     session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")

@@ -32,13 +32,18 @@ def load_audio(file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE, *
     Reads what FFmpeg reads (wav, flac, mp3, ogg, m4a, mp4, webm, …), by its program. A file without samples gives none. One that looks
     cut short, is damaged or holds samples that are no finite number is read as far as it goes, with an AudioWarning.
 
-    Raises AudioError if the file is missing, holds no audio, or can't be decoded at all; OptionError if the track is negative.
+    Raises AudioError if the file is missing, holds no audio, or can't be decoded at all; OptionError for what is no track's number.
     """
     from maxwhisper.audio_file import read_samples  # only here: samples in memory don't need it
 
-    if track is not None and not track >= 0:
-        raise OptionError(f"audio_track {track} is less than 0, the first; leave it out to take the default one")
-    return read_samples(os.fspath(file) if isinstance(file, (str, os.PathLike)) else file, sr, track)
+    check_track(track)
+    return read_samples(os.fsdecode(file) if isinstance(file, (str, bytes, os.PathLike)) else file, sr, track)
+
+
+def check_track(track: int | None) -> None:
+    """Raises OptionError for what can't be the number of a sound track."""
+    if track is not None and (isinstance(track, bool) or not isinstance(track, int | np.integer) or track < 0):
+        raise OptionError(f"audio_track {track!r} is no track's number; 0 is the first, and None takes the default one")
 
 
 def as_samples(audio: Audio, track: int | None = None) -> np.ndarray:

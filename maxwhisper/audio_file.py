@@ -64,7 +64,7 @@ class _Decoded:
     @property
     def n_tracks(self) -> int:
         """How many sound tracks the input has."""
-        return len(re.findall(r"^  Stream #0:\d+.*?: Audio:", self.header, re.MULTILINE))
+        return len(re.findall(r"^ {2,4}Stream #0:\d+.*?: Audio:", self.header, re.MULTILINE))
 
 
 def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | None) -> _Decoded:
@@ -87,10 +87,10 @@ def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | No
                 return again
     if not decoded.failed:
         return decoded
+    if "Input #0" in decoded.header and decoded.n_tracks == 0:
+        raise AudioError(f"{name} holds no audio; give a sound or video file")
     if track is not None and track >= decoded.n_tracks > 0:
         raise AudioError(f"{name} has no sound track {track}, only {decoded.n_tracks}, counted from 0; choose another")
-    if "Output file does not contain any stream" in decoded.log:
-        raise AudioError(f"{name} holds no audio; give a sound or video file")
     reasons = re.findall(r"^Error [^\n]*: ([^\n:]+)$", decoded.log, re.MULTILINE)
     reason = reasons[-1] if reasons else f"FFmpeg ended with status {decoded.status}"
     raise AudioError(f"{name} can't be read as audio ({reason}); give a sound or video file that plays")
@@ -107,7 +107,8 @@ def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run FFmpeg: the one that `IMAGEIO_FFMPEG_EXE` names, or else the one of the package imageio-ffmpeg."""
     try:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-threads", "0", *arguments]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        environment = {**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"}  # what it says is read here
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
     except (OSError, RuntimeError) as error:  # it can't be started; there is none
         raise AudioError(f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE") from error
 
@@ -117,7 +118,7 @@ def _problems(decoded: _Decoded, header: WavHeader, rate: int) -> Iterator[str]:
     if decoded.remedy:
         yield decoded.remedy
     seconds = len(decoded.samples) / rate
-    promised = _promised_seconds(decoded.header, header, seconds)
+    promised = seconds + header.missing_seconds if header.missing_seconds else _promised_seconds(decoded)
     if seconds < promised - _CUT_SECONDS:
         yield f"may be cut short: {promised:.1f} s by its header, {seconds:.1f} s are there"
     if decoded.status != 0:
@@ -132,19 +133,19 @@ _FLOATS = re.compile(r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE
 def _count_not_finite(source: Sequence[str]) -> int:
     """How many of the stored samples are no finite number."""
     counted = "astats=measure_perchannel=none:measure_overall=Number_of_NaNs+Number_of_Infs"
-    log = _ffmpeg(*source, "-af", counted, "-f", "null", "-").stderr.decode(errors="replace")
+    log = _ffmpeg(*source, "-vn", "-sn", "-dn", "-af", counted, "-f", "null", "-").stderr.decode(errors="replace")
     return round(sum(map(float, re.findall(r"Number of (?:NaNs|Infs): ([\d.]+)", log))))
 
 
-def _promised_seconds(log: str, header: WavHeader, seconds: float) -> float:
-    """How long the audio is by the file's own header, or 0 if it doesn't say; `seconds` were decoded."""
-    if header.n_bytes_there:
-        return seconds * (header.n_bytes or 0) / header.n_bytes_there
+def _promised_seconds(decoded: _Decoded) -> float:
+    """How long the audio is by the file's own header, or 0 if it doesn't say."""
+    log = decoded.header
     kinds = re.search(r"^Input #0, (\S+), from", log, re.MULTILINE)
     times = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+), start: ([-\d.]+)", log, re.MULTILINE)
-    has_video = re.search(r"^  Stream #0:\d+.*?: Video:(?!.*\(attached pic\))", log, re.MULTILINE)
-    if not kinds or not times or has_video or _EXACT_DURATION.isdisjoint(kinds[1].split(",")):
-        return 0.0  # of a video it would be the pictures' duration
+    has_video = re.search(r"^ {2,4}Stream #0:\d+.*?: Video:(?!.*\(attached pic\))", log, re.MULTILINE)
+    alone = decoded.n_tracks == 1 and not has_video  # else the longest of all tracks has the file's duration
+    if not kinds or not times or not alone or _EXACT_DURATION.isdisjoint(kinds[1].split(",")):
+        return 0.0
     hours, minutes, rest, start = map(float, times.groups())
     return 3600 * hours + 60 * minutes + rest - max(0.0, start)
 
@@ -160,8 +161,11 @@ def _on_disk(source: str | BinaryIO, name: str) -> Iterator[str]:
         yield source
         return
     with tempfile.NamedTemporaryFile(prefix="maxwhisper-") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
+        try:
+            shutil.copyfileobj(source, file)
+            file.flush()
+        except (OSError, ValueError, TypeError) as error:  # a full disk; a closed file; one that gives text
+            raise AudioError(f"{name} can't be read ({error}); give a file that is open for reading bytes") from error
         yield file.name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, pad_or_trim
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, check_track, pad_or_trim
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.model import AudioFeatures, Whisper
@@ -104,6 +104,7 @@ def transcribe_batched(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size {batch_size} is less than 1")
+    check_track(audio_track)
     settings = _Settings(
         attempts=options_for_each(temperature, {**decode_options, "prompt": initial_prompt}),
         thresholds=Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold),
@@ -232,7 +233,7 @@ def _transcript(recording: Recording, tokenizer: Tokenizer, punctuations: tuple[
 def keep_within(segments: Sequence[Segment], start: float, end: float) -> None:
     """Cut off, in place, what of a piece's segments and their words is before `start` or after `end`, in seconds, or in the segment before.
 
-    A segment that has words begins and ends with them.
+    A segment that has words begins and ends with them. One that lies outside altogether is left without a duration.
     """
     for segment in segments:
         words = segment.get("words", [])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from max.engine import InferenceSession
 
-from maxwhisper.audio import Audio
+from maxwhisper.audio import Audio, check_track
 from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
@@ -101,6 +101,7 @@ def _transcribe(
     decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
     options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
     clips_of(options["clip_timestamps"])
+    check_track(options["audio_track"])
     if batch_size:
         for name in _IN_ORDER:
             asked = options.pop(name)
@@ -162,6 +163,8 @@ def _each(audio: list[str], transcribed: Callable[[list[str]], Iterator[Transcri
             yield result
     except Exception as error:
         left = audio[n_done:]
+        if not left:
+            raise
         if len(left) == 1:
             yield error
         else:
@@ -212,7 +215,8 @@ def _compile(
     path = find(target, where)
     if path is None:
         with writing_to(where):  # else it is said before any work is done
-            say(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", "stderr")
+            pass
+        say(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", "stderr")
         compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
         path = keep(compiled.export_mef, target, where)
     say(str(path))

@@ -19,7 +19,7 @@ INTERRUPTED = 130  # the exit status, as of what a shell sees ended by Ctrl-C
 
 def listens(stream: TextIO | None) -> bool:
     """Whether a standard stream is there: a program without a console has none, which Python shows as None."""
-    return stream is not None and not stream.closed
+    return stream is not None and not getattr(stream, "closed", False)
 
 
 def say(text: str, to: str = "stdout") -> None:
@@ -27,6 +27,7 @@ def say(text: str, to: str = "stdout") -> None:
     stream = getattr(sys, to)
     if listens(stream):
         tqdm.write(text, file=stream)
+        getattr(stream, "flush", bool)()  # for whoever reads along; a stream of somebody's own may have none
 
 
 class Outlet(io.TextIOBase):
@@ -38,6 +39,10 @@ class Outlet(io.TextIOBase):
     def write(self, text: str) -> int:
         self._attempt("write", text)
         return len(text)
+
+    @property
+    def encoding(self) -> str | None:  # type: ignore[override]  # which says whether a progress bar may have blocks
+        return getattr(self._stream, "encoding", None)
 
     def flush(self) -> None:
         self._attempt("flush")
@@ -54,8 +59,8 @@ class Outlet(io.TextIOBase):
                 getattr(self._stream, method)(*arguments)
         except (OSError, ValueError):
             stream, self._stream = self._stream, None
-            with suppress(OSError, ValueError):  # what is left in its buffer would fail again when Python ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())  # type: ignore[union-attr]  # its buffer would fail again when Python ends
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio
+from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio, check_track
 from maxwhisper.console import listens
 from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
 from maxwhisper.errors import OptionError, WhisperWarning
@@ -91,6 +91,7 @@ def iter_segments(
     Raises AudioError where the audio can't be used, OptionError for options that can't.
     """
     attempts = options_for_each(temperature, decode_options)
+    check_track(audio_track)
     clips, vad = clips_of(clip_timestamps), VadOptions.of(vad_parameters) if vad_filter else None
     if hallucination_silence_threshold is not None and not hallucination_silence_threshold >= 0:
         raise OptionError(f"hallucination_silence_threshold {hallucination_silence_threshold} is not 0 or more")

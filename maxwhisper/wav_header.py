@@ -16,12 +16,11 @@ _CONTAINERS = {8: "pcm_u8", 16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_s32le"}  
 class WavHeader:
     """What a header says of the samples behind it.
 
-    n_bytes: their size; None if the writer didn't know it, as in a pipe. n_bytes_there: how much of it the file holds.
+    missing_seconds: how much longer than what is there they are; 0 if the writer didn't know their size, as in a pipe.
     decoder: FFmpeg's name of the decoder that reads them right; None if FFmpeg finds it by itself.
     """
 
-    n_bytes: int | None = None
-    n_bytes_there: int = 0
+    missing_seconds: float = 0.0
     decoder: str | None = None
 
 
@@ -36,15 +35,16 @@ def read_wav_header(path: str) -> WavHeader:
 
 
 def _read_chunks(file: BinaryIO) -> WavHeader:
-    decoder = None
+    decoder, byte_rate = None, 0
     while len(chunk := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", chunk)
         begin = file.tell()
         if name == b"fmt ":
-            decoder = _decoder(file.read(min(size, 40)))
+            fmt = file.read(min(size, 40))
+            decoder, byte_rate = _decoder(fmt), int.from_bytes(fmt[8:12], "little")
         elif name == b"data":
-            known = 0 < size < _UNKNOWN_SIZE
-            return WavHeader(size if known else None, file.seek(0, os.SEEK_END) - begin, decoder)
+            missing = size - (file.seek(0, os.SEEK_END) - begin) if 0 < size < _UNKNOWN_SIZE else 0
+            return WavHeader(max(0, missing) / byte_rate if byte_rate else 0.0, decoder)
         file.seek(begin + size + size % 2)
     return WavHeader(decoder=decoder)
 

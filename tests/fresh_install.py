@@ -33,9 +33,7 @@ def main(audio: str) -> None:
     assert written.keys() == {".txt", ".srt", ".vtt", ".tsv", ".json"}, written.keys()
     said = " ".join(written[".txt"].split())
     assert said == SAID, said
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("max", "numpy", "tiktoken", "safetensors", "huggingface-hub", "imageio-ffmpeg")
-    )
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"Python {sys.version.split()[0]}, {packages}: {len(modules)} modules imported, a file transcribed")
 
 

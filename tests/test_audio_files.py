@@ -4,15 +4,18 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import whisper
 
 from conftest import Trio
-from maxwhisper import AudioError, AudioWarning, OptionError, cli, load_audio
+from maxwhisper import AudioError, AudioWarning, OptionError, cli, load_audio, transcribe, transcribe_batched
 from maxwhisper.audio import SAMPLE_RATE
 from reference.clips import all_clips
 from tests.audio_writers import FFMPEG, LAYOUTS, chirp, ffmpeg, write_audio, write_caf, write_padded_wav
@@ -180,8 +183,36 @@ def test_another_track_can_be_asked_for(tmp_path: Path) -> None:
         assert pitch(load_audio(path, track=track)) == pytest.approx(hz, abs=5)
     with pytest.raises(AudioError, match=r"film\.mkv has no sound track 3, only 3, counted from 0; choose another"):
         load_audio(path, track=3)
-    with pytest.raises(OptionError, match="audio_track -1 is less than 0"):
-        load_audio(path, track=-1)
+    silent = tmp_path / "mute.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=1", silent)
+    for asked in (None, 0):
+        with pytest.raises(AudioError, match=r"mute\.mp4 holds no audio"):
+            load_audio(silent, track=asked)
+
+
+@pytest.mark.parametrize("track", [-1, 1.5, "1", True])
+def test_what_is_no_tracks_number_is_refused_before_any_work(track: Any, tiny_en: Trio, tmp_path: Path) -> None:
+    uses: list[Callable[[], object]] = [partial(load_audio, tmp_path, track=track)]
+    transcribers: list[Callable[..., object]] = [transcribe, transcribe_batched]
+    uses += [partial(one, tiny_en.model, [], audio_track=track) for one in transcribers]
+    for use in uses:
+        with pytest.raises(OptionError, match=rf"audio_track {track!r} is no track's number"):
+            use()
+
+
+def test_a_negative_track_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("maxwhisper.cli.load_model", None)
+    assert cli.main(["transcribe", "talk.mp3", "--audio_track", "-1", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "maxwhisper: audio_track -1 is no track's number; 0 is the first, and None takes the default one\n"
+
+
+def test_tracks_of_different_lengths_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "film.m4a"
+    tones = [("-f", "lavfi", "-i", f"sine=duration={seconds}:sample_rate=16000") for seconds in (2, 20)]
+    ffmpeg(*tones[0], *tones[1], "-map", "0:a", "-map", "1:a", path)
+    assert len(load_quietly(path)) == 2 * SAMPLE_RATE
 
 
 def test_a_track_that_can_not_be_decoded_is_left_out(tmp_path: Path) -> None:
@@ -356,6 +387,24 @@ def test_a_file_that_is_open_is_read_to_its_end(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "talk.m4a", chirp(0.5, 16000)[None], 16000)
     with path.open("rb") as file:
         assert np.array_equal(load_audio(file), load_audio(path))
+    with pytest.raises(AudioError, match=r"talk\.m4a can't be read .*give a file that is open for reading bytes"):
+        load_audio(file)
+    with path.open(encoding="latin-1") as text, pytest.raises(AudioError, match="give a file that is open for reading bytes"):
+        load_audio(text)  # type: ignore[arg-type]
+    assert np.array_equal(load_audio(os.fsencode(path)), load_audio(path))  # type: ignore[arg-type]
+
+
+def test_reasons_are_found_in_colour_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AV_LOG_FORCE_COLOR", "1")
+    with pytest.raises(AudioError, match=r"\(No such file or directory\)"):
+        load_audio(tmp_path / "missing.wav")
+
+
+def test_a_wav_cut_behind_its_header_is_doubted(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "cut.wav", chirp(2.0, 16000)[None], 16000)
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"data") + 8])
+    with pytest.warns(AudioWarning, match=r"cut\.wav may be cut short: 2\.0 s by its header, 0\.0 s are there"):
+        assert len(load_audio(path)) == 0
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from conftest import Trio
 from maxwhisper import AudioError, AudioWarning, Whisper, cli, compiled, load_audio, transcribe
 from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.console import Outlet, say
 from maxwhisper.recording import Heard
 from maxwhisper.timing import PREPEND_PUNCTUATIONS
 from maxwhisper.utils import FORMATS, WriteTXT
@@ -522,3 +523,28 @@ def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
     assert seconds < 3
     assert "Traceback" not in rest
     assert not [path for path in (tmp_path / "out").glob("*") if path.name.endswith(".partial") or not path.stat().st_size]
+
+
+class Plain:
+    """A stream as programs put in the place of the standard ones: it writes, and knows nothing else."""
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+
+def test_a_stream_that_only_writes_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Plain()
+    monkeypatch.setattr(sys, "stdout", stream)
+    say("a line")
+    assert stream.written == "a line\n"
+
+
+def test_what_is_said_is_there_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "out").open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        say("a line")
+        assert (tmp_path / "out").read_text() == "a line\n"
+        assert Outlet(stream).encoding == stream.encoding

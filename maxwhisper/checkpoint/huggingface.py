@@ -58,7 +58,7 @@ def read_config(folder: Path) -> Config | None:
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """A file's weights under its own names.
 
-    Raises CheckpointError where it can't be read, is damaged, or holds numbers of a kind that none of our dtypes holds.
+    Raises CheckpointError where it can't be read, is damaged, or holds numbers of a kind that NumPy lacks.
     """
     try:
         tensors = safetensors.deserialize(path.read_bytes())
