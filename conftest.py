@@ -17,11 +17,11 @@ from playwright.sync_api import Browser, sync_playwright
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.clips import packaged_clips
-from reference.numpy_whisper import NumpyWhisper
-from reference.openai import load_openai
+from reference.models.float64 import NumpyWhisper
+from reference.models.openai import load_openai
+from reference.ops import TABLE, rows_on
+from reference.ops.suite import Suite, suite
 from reference.parity.clip import ClipReport, Programs, compare_clip
-from reference.suite import Suite, suite
-from reference.table import TABLE, rows_on
 
 # Nothing is downloaded by a test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

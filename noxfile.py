@@ -90,7 +90,7 @@ def parity(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Every op on any shape, for long: `nox -s fuzz -- --examples 2000 [--op softmax]`."""
     install(session)
-    session.run("python", "-m", "reference.fuzz", *session.posargs)
+    session.run("python", "-m", "reference.ops.fuzz", *session.posargs)
 
 
 @nox.session
@@ -112,15 +112,15 @@ def mutants(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """How fast each op and each stage is beside PyTorch, whether that has worsened, and how far from the machine's ceilings."""
     install(session)
-    session.run("pytest", "-m", "bench", "tests/bench", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs)
-    session.run("python", "-m", "reference.speed.floor")
+    session.run("pytest", "-m", "bench", "tests/speed", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs)
+    session.run("python", "-m", "tests.speed.floor")
 
 
 @nox.session
 def compare(session: nox.Session) -> None:
     """Speed, memory and words beside OpenAI Whisper, faster-whisper and whisper.cpp, taking turns: `nox -s compare -- [AUDIO]`."""
     install(session, "-e", ".[compare]")
-    session.run("python", "-m", "reference.speed.compare", *session.posargs)
+    session.run("python", "-m", "tests.speed.compare", *session.posargs)
 
 
 @nox.session
@@ -146,7 +146,7 @@ def upgrade(session: nox.Session) -> None:
         install(session)
     except CommandFailed:
         raise SystemExit(3) from None
-    command = [str(Path(session.bin) / "python"), "-m", "reference.upgrade", *session.posargs]
+    command = [str(Path(session.bin) / "python"), "-m", "tests.upgrade", *session.posargs]
     process = subprocess.Popen(command, env={**os.environ, **KEEP_MEMORY})
     with suppress(KeyboardInterrupt):  # which reaches the process as well
         process.wait()
@@ -158,7 +158,7 @@ def upgrade(session: nox.Session) -> None:
 def gpu_compile(session: nox.Session) -> None:
     """Everything that runs on a GPU, compiled without one: `nox -s gpu_compile -- [--gpu sm_89] [--model tiny.en] [--op linear]`."""
     install(session)
-    session.run("python", "-m", "reference.gpu_compile", *session.posargs)
+    session.run("python", "-m", "tests.gpu.compile_ahead", *session.posargs)
 
 
 @nox.session

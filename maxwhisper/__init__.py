@@ -11,10 +11,9 @@ from pathlib import Path
 
 try:
     from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
-    from maxwhisper.batched import transcribe_batched
     from maxwhisper.checkpoint import ModelDimensions, available_models
     from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
-    from maxwhisper.devices import set_num_threads
+    from maxwhisper.engine.devices import set_num_threads
     from maxwhisper.errors import (
         AudioError,
         AudioWarning,
@@ -25,8 +24,9 @@ try:
         WhisperError,
         WhisperWarning,
     )
-    from maxwhisper.model import Whisper, load_model
     from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
+    from maxwhisper.transcription.batched import transcribe_batched
+    from maxwhisper.whisper import Whisper, load_model
 except KeyboardInterrupt:
     if Path(*sys.argv[:1]).stem in ("maxwhisper", "-m"):  # the command line, of which nobody wants to see where it was
         raise SystemExit(130) from None

@@ -16,22 +16,22 @@ import numpy as np
 from max.engine import InferenceSession
 
 from maxwhisper.audio import Audio, check_track
-from maxwhisper.batched import transcribe_batched
 from maxwhisper.checkpoint import available_models, load_checkpoint
-from maxwhisper.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.console import INTERRUPTED, console, say
 from maxwhisper.decoding import DecodingOptions
-from maxwhisper.devices import absent_gpu, find_device, set_num_threads
-from maxwhisper.dtypes import COMPUTE_TYPES
+from maxwhisper.engine.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
+from maxwhisper.engine.devices import absent_gpu, find_device, set_num_threads
+from maxwhisper.engine.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
-from maxwhisper.model import Whisper, load_model
-from maxwhisper.recording import clips_of
-from maxwhisper.segments import segment_line
 from maxwhisper.subtitles import Layout
-from maxwhisper.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-from maxwhisper.transcribe import options_for_each, transcribe
+from maxwhisper.transcription.batched import transcribe_batched
+from maxwhisper.transcription.recording import clips_of
+from maxwhisper.transcription.segments import segment_line
+from maxwhisper.transcription.sequential import options_for_each, transcribe
+from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
+from maxwhisper.whisper import Whisper, load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from maxwhisper.audio import CHUNK_LENGTH
+from maxwhisper.engine.decoder import AudioFeatures, TokenRules
 from maxwhisper.errors import OptionError
-from maxwhisper.model import AudioFeatures, Decoder, TokenRules, Whisper
 from maxwhisper.search import BeamSearchDecoder, Candidate, GreedyDecoder, logsumexp, softmax
+from maxwhisper.speech_model import SpeechDecoder, SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer, language_code
 from maxwhisper.utils import compression_ratio
 
@@ -138,7 +139,7 @@ class ApplyTimestampRules:
             logits[begin : timestamps[-1] + (0 if opens else 1)] = -np.inf
 
 
-def detect_language(model: Whisper, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
+def detect_language(model: SpeechModel, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
     """The likeliest language of each window, as a token, and the probability of every language, as a dict by code.
 
     mel: log-mel windows [n_audio, n_mels, 3000] or their features; one window [n_mels, 3000] gives one token and one dict. tokenizer: the
@@ -165,7 +166,7 @@ def likeliest(probs: dict[str, float]) -> str:
 class DecodingTask:
     """Decodes windows under one set of options."""
 
-    def __init__(self, model: Whisper, options: DecodingOptions, rng: np.random.Generator | None = None) -> None:
+    def __init__(self, model: SpeechModel, options: DecodingOptions, rng: np.random.Generator | None = None) -> None:
         self.model = model
         self.options = options
         self.tokenizer = tokenizer = get_tokenizer(
@@ -239,7 +240,7 @@ class DecodingTask:
         candidates, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
         return [self._best(*window) for window in zip(languages, candidates, no_speech_probs)]
 
-    def _token_decoder(self, decoder: Decoder) -> GreedyDecoder | BeamSearchDecoder:
+    def _token_decoder(self, decoder: SpeechDecoder) -> GreedyDecoder | BeamSearchDecoder:
         options, eot = self.options, self.tokenizer.eot
         if options.beam_size is not None:
             return BeamSearchDecoder(options.beam_size, eot, decoder.rearrange, options.patience)
@@ -308,7 +309,7 @@ class DecodingTask:
 
 
 def decode(
-    model: Whisper,
+    model: SpeechModel,
     mel: np.ndarray | AudioFeatures,
     options: DecodingOptions | None = None,
     *,

@@ -18,7 +18,7 @@ from conftest import Trio
 from maxwhisper import AudioError, AudioWarning, load_audio, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
 from maxwhisper.audio import N_FFT, N_SAMPLES, SAMPLE_RATE, mel_filters
 from reference.clips import all_clips, packaged_clips
-from reference.definitions import log_mel_spectrogram as define_log_mel
+from reference.numerics.definitions import log_mel_spectrogram as define_log_mel
 from tests.audio_writers import CODECS, chirp, ffmpeg, write_audio
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from conftest import Trio
 from maxwhisper import AudioError, OptionError, transcribe, transcribe_batched
 from maxwhisper.audio import N_FRAMES, SAMPLE_RATE
-from maxwhisper.batched import cut, keep_within
 from maxwhisper.cli import main
-from maxwhisper.segments import Segment
+from maxwhisper.transcription.batched import cut, keep_within
+from maxwhisper.transcription.segments import Segment
 from reference.clips import packaged_clips
 from tests.test_audio import write_audio
 

@@ -15,7 +15,7 @@ from maxwhisper import DecodingResult, Whisper, decode, log_mel_spectrogram, pad
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.search import BeamSearchDecoder, top
 from reference.clips import english_speech, packaged_clips
-from reference.transcripts import CLOSE_FIELDS, EQUAL_FIELDS
+from reference.parity.transcripts import CLOSE_FIELDS, EQUAL_FIELDS
 from tests.test_next_token import SUM_ERROR
 
 EOT = 7

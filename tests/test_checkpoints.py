@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from maxwhisper import CheckpointError, ModelDimensions, Whisper, available_models
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, catalog, load_checkpoint, pytorch, read_checkpoint, weight_shapes
 from maxwhisper.errors import CheckpointWarning
-from reference import wiring
-from reference.capture import capture_max
-from reference.dataflow import Dataflow
-from reference.judge import judge_each
-from reference.numpy_whisper import NumpyWhisper, decoder_inputs
-from reference.openai import load_openai, reordered
+from reference.flow import whisper as whisper_flow
+from reference.flow.dataflow import Dataflow
+from reference.models.capture import capture_max
+from reference.models.float64 import NumpyWhisper, decoder_inputs
+from reference.models.openai import load_openai, reordered
+from reference.ops.judge import judge_each
 from tests.checkpoint_writers import (
     ctranslate2_bytes,
     huggingface_state,
@@ -486,14 +486,14 @@ def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator
     model = Whisper(checkpoint, capture=["decoder.embedding", "decoder.ln", "decoder.logits"], compute_type="int8")
     mel, prompt, forced = rng.standard_normal((80, 32), np.float32), [50257, 50362], [400, 11]
     tokens = np.array([[*prompt, *forced]])
-    known = {**model._weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
+    known = {**model.weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
 
     def judged(flow: Dataflow) -> dict[str, bool]:
         steps = {name: flow[name] for name in ("decoder.embedding", "decoder.logits")}
         return {name: judged.ours.passes for name, judged in judge_each(steps, known)}
 
-    tied = wiring.of_max(dims, "int8")
-    assert judged(wiring.for_weights(tied, checkpoint.weights)) == {"decoder.embedding": True, "decoder.logits": True}
+    tied = whisper_flow.of_max(dims, "int8")
+    assert judged(whisper_flow.for_weights(tied, checkpoint.weights)) == {"decoder.embedding": True, "decoder.logits": True}
     assert judged(tied) == {"decoder.embedding": True, "decoder.logits": False}
 
 

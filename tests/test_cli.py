@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from conftest import Trio
-from maxwhisper import AudioError, AudioWarning, Whisper, cli, compiled, load_audio, transcribe
+from maxwhisper import AudioError, AudioWarning, Whisper, cli, load_audio, transcribe
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.console import Outlet, say
-from maxwhisper.recording import Heard
-from maxwhisper.timing import PREPEND_PUNCTUATIONS
+from maxwhisper.engine import compiled
+from maxwhisper.transcription.recording import Heard
+from maxwhisper.transcription.timing import PREPEND_PUNCTUATIONS
 from maxwhisper.utils import FORMATS, WriteTXT
 from reference.clips import packaged_clips
 from tests.checkpoint_writers import random_checkpoint, write_openai
@@ -490,7 +491,7 @@ def interrupted(process: subprocess.Popen[str], sign: str, after: float) -> tupl
     return process.wait(), time.monotonic() - begin, rest
 
 
-@pytest.mark.parametrize("module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.model", "argparse"])
+@pytest.mark.parametrize("module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.whisper", "argparse"])
 def test_an_import_is_interrupted(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", BECKETT, "-o", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

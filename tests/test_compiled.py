@@ -1,10 +1,14 @@
 """Compiled graphs are kept once, found again, and never taken for what they are not."""
 
+import ast
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +17,11 @@ from max.driver import CPU
 from max.dtype import DType
 
 from conftest import Trio
-from maxwhisper import OutputError, Whisper, WhisperWarning, compiled
+from maxwhisper import OutputError, Whisper, WhisperWarning
 from maxwhisper.checkpoint import ModelDimensions
-from maxwhisper.compiled import CPU_LEVELS, HOST, Target, cpu_level, find, folder, keep
-from maxwhisper.dtypes import DTypes
+from maxwhisper.engine import compiled
+from maxwhisper.engine.compiled import CPU_LEVELS, HOST, PACKAGE, SOURCES, Target, cpu_level, find, folder, keep
+from maxwhisper.engine.dtypes import DTypes
 
 DIMS = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
 TARGET = Target(DIMS, DTypes({"a.weight": DType.float16}), CPU(), "x86-64-v4")
@@ -67,23 +72,46 @@ def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch:
         patch.setattr(compiled, "version", lambda package: "99.0")
         assert find(dataclasses.replace(TARGET), tmp_path) is None
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "SOURCES", ("graphs.py",))
+        patch.setattr(compiled, "SOURCES", ("engine/graphs.py",))
         assert find(dataclasses.replace(TARGET), tmp_path) is None
     assert find(dataclasses.replace(TARGET), tmp_path)
 
 
+# Of what the engine's modules import of others, that which changes nothing in a graph.
+CHANGES_NO_GRAPH = {
+    "errors.py",  # messages
+    "checkpoint/checkpoint.py",  # its weights' dtypes and sizes are in the key themselves
+}
+
+
+def definition(module: str, name: str) -> Path:
+    """The file that defines what can be imported under a name from a module, be it that this only passes it on."""
+    source = importlib.import_module(module)
+    if hasattr(source, "__path__") and find_spec(f"{module}.{name}"):
+        return Path(str(importlib.import_module(f"{module}.{name}").__file__))
+    path = Path(str(source.__file__))
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            return definition(str(node.module), name)
+    return path
+
+
+def imported_files(path: Path) -> Iterator[Path]:
+    """The files that define what a module imports from this package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "maxwhisper":
+            yield from (definition(str(node.module), alias.name) for alias in node.names)
+
+
 def test_every_file_that_graphs_are_made_of_counts() -> None:
-    package = Path(compiled.__file__).parent
-    made_of = {path.name for pattern in compiled.SOURCES for path in package.glob(pattern)}
-    assert made_of == {
-        "graphs.py",
-        "ops.py",
-        "dtypes.py",
-        "log_mel.py",
-        "audio.py",
-        "quantized.py",
-        *(path.name for path in (package / "kernels").iterdir() if path.suffix == ".mojo"),
-    }
+    engine, counted = PACKAGE / "engine", {path for pattern in SOURCES for path in PACKAGE.glob(pattern)}
+    made_of, to_read = {*(engine / "kernels").rglob("*.mojo")}, {engine / "graphs.py"}
+    while to_read:
+        made_of |= to_read
+        found = {file for path in to_read if engine in path.parents for file in imported_files(path)}
+        to_read = found - made_of - {PACKAGE / name for name in CHANGES_NO_GRAPH}
+    assert made_of >= {PACKAGE / name for name in ("engine/ops.py", "audio.py", "checkpoint/dimensions.py")}
+    assert made_of <= counted
 
 
 def test_many_may_keep_at_once(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import torch
 from max.driver import CPU
 
 from conftest import Trio
-from maxwhisper import OptionError, devices, load_model, set_num_threads
+from maxwhisper import OptionError, load_model, set_num_threads
 from maxwhisper.cli import main
-from maxwhisper.devices import absent_gpu, find_device
+from maxwhisper.engine import devices
+from maxwhisper.engine.devices import absent_gpu, find_device
 from tests.versions import BEFORE_26_7, KEEPS_FLOAT32
 
 
@@ -133,8 +134,8 @@ def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
     script = f"""
 import sys
 from max.graph import ops as max_ops
-from maxwhisper import ops
-from reference.gpu_compile import main
+from maxwhisper.engine import ops
+from tests.gpu.compile_ahead import main
 {before}
 sys.exit(main(["--op", "gelu", "linear", "--model"]))
 """

@@ -4,7 +4,7 @@ import pytest
 from max.graph import DeviceRef
 
 from maxwhisper import ModelDimensions
-from maxwhisper.graphs import build_module
+from maxwhisper.engine.graphs import build_module
 
 DIMS = ModelDimensions(80, 16, 8, 2, 2, 51864, 12, 8, 2, 2)
 ENCODER_BLOCK = [

@@ -13,14 +13,14 @@ from whisper.normalizers import EnglishTextNormalizer
 from conftest import Trio
 from maxwhisper import OptionError, Whisper, load_model, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.dtypes import DTypes
-from maxwhisper.quantized import as_stored, quantize
-from reference import wiring
-from reference.capture import capture_max
+from maxwhisper.engine.dtypes import DTypes
+from maxwhisper.engine.quantization import as_stored, quantize
 from reference.clips import english_speech, packaged_clips
-from reference.dataflow import split
-from reference.judge import judge_each, unwitnessed
-from reference.numpy_whisper import decoder_inputs
+from reference.flow import whisper as whisper_flow
+from reference.flow.dataflow import split
+from reference.models.capture import capture_max
+from reference.models.float64 import decoder_inputs
+from reference.ops.judge import judge_each, unwitnessed
 from tests.test_timing import time_shifts
 
 MAX_OTHER_WORDS = 0.06  # faster-whisper's int8 differs in 0.064 from OpenAI Whisper on 161 s of speech
@@ -32,7 +32,7 @@ def rounded(tiny_en: Trio) -> Callable[[bool], Whisper]:
     """tiny.en with rounded weights, with all activations or as it is used."""
 
     def load(capture: bool) -> Whisper:
-        names = [split(name)[0] for name in wiring.of_max(tiny_en.checkpoint.dims, "int8")] if capture else []
+        names = [split(name)[0] for name in whisper_flow.of_max(tiny_en.checkpoint.dims, "int8")] if capture else []
         return Whisper(tiny_en.checkpoint, capture=names, compute_type="int8")
 
     return load
@@ -61,8 +61,8 @@ def test_every_activation_is_what_its_op_makes_of_it(rounded: Callable[[bool], W
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     said = [50363, 843, 523, 616, 5891, 3399, 11]
     found = capture_max(model, mel, PROMPT, said)
-    given = {**model._weights, "log_mel": mel[None], **decoder_inputs(np.array([[*PROMPT, *said]]))}
-    flow = wiring.of_max(model.dims, "int8")
+    given = {**model.weights, "log_mel": mel[None], **decoder_inputs(np.array([[*PROMPT, *said]]))}
+    flow = whisper_flow.of_max(model.dims, "int8")
     wrong = [
         f"{name}: {judged.ours}" for name, judged in judge_each(flow, {**given, **found}, verdict=unwitnessed) if not judged.ours.passes
     ]

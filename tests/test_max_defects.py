@@ -19,7 +19,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType, TensorValue, ops
 
-from maxwhisper.compiled import HOST, compiling_for, cpu_level
+from maxwhisper.engine.compiled import HOST, compiling_for, cpu_level
 from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
 
 pytestmark = pytest.mark.max_defects
@@ -41,7 +41,7 @@ def run(build: Callable[..., TensorValue], *inputs: tuple[np.ndarray, list[str |
     reason="MAX 26.7.0: a comparison of broadcast operands, itself broadcast, is evaluated at its first element",
 )
 def test_where_broadcasts_a_comparison() -> None:
-    """A causal mask made inside the graph hides nothing, or all. Worked around in `maxwhisper.ops.apply_mask`: it comes from outside."""
+    """A causal mask made inside the graph hides nothing, or all. Worked around in `ops.apply_mask`: it comes from outside."""
 
     def masked(scores: TensorValue, positions: TensorValue) -> TensorValue:
         visible = ops.unsqueeze(positions, 0) <= ops.unsqueeze(positions, 1)
@@ -89,7 +89,7 @@ def test_the_number_of_threads_can_be_chosen() -> None:
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on the CPU a batched matrix product of halves adds up in halves")
 def test_batched_matmul_of_halves() -> None:
-    """One of rank 2 adds up in float32. Worked around in `maxwhisper.ops`: attention widens its inputs."""
+    """One of rank 2 adds up in float32. Worked around in `maxwhisper.engine.ops`: attention widens its inputs."""
     ones = np.ones((2, 2, 4096), np.float16)
 
     def product(a: TensorValue) -> TensorValue:
@@ -102,7 +102,7 @@ def test_batched_matmul_of_halves() -> None:
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 def test_a_bias_reaches_all_that_need_it() -> None:
-    """Attention's values, in the graph of halves that `tests/test_gpu_graphs.py` runs on the CPU. Mended in 26.7."""
+    """Attention's values, in the graph of halves that `tests/gpu/test_gpu_graphs.py` runs on the CPU. Mended in 26.7."""
     n, n_head, head_dim = 8, 2, 8
     n_state = n_head * head_dim
     halves = {"weights": ["batch", n_head, n, n], "x": ["batch", n, n_state], "weight": [n_state, n_state]}
@@ -125,7 +125,7 @@ def test_a_bias_reaches_all_that_need_it() -> None:
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: layer_norm of halves rounds epsilon to their dtype")
 def test_layer_norm_rounds_epsilon() -> None:
-    """Worked around in `maxwhisper.ops.layer_norm`, which widens halves."""
+    """Worked around in `maxwhisper.engine.ops.layer_norm`, which widens halves."""
     x, one, epsilon = np.array([[-1e-4, 1e-4]], np.float16), np.ones(2, np.float16), 2e-8  # which is 0 in float16
 
     def norm(x: TensorValue, weight: TensorValue) -> TensorValue:
@@ -148,7 +148,7 @@ def test_sum_of_halves() -> None:
     strict=True, raises=AssertionError, reason="MAX 26.7.0: a product's constant is laid out for the vectors of the machine that compiles"
 )
 def test_a_constant_is_laid_out_for_the_target() -> None:
-    """The model's graphs for the CPU have none; `maxwhisper.log_mel` has, which a GPU computes. A v3 lays out for itself."""
+    """The model's graphs for the CPU have none; `maxwhisper.engine.log_mel` has, which a GPU computes. A v3 lays out for itself."""
     ones = np.ones((20, 40), np.float32)
     with compiling_for("x86-64-v3"):
         result = run(
@@ -209,7 +209,7 @@ def test_one_buffer_as_two_inputs() -> None:
     strict=True, raises=AssertionError, reason="MAX 26.7.0: Buffer.zeros returns before it has zeroed, and zeroes what is written"
 )
 def test_zeros_are_zero_at_once() -> None:
-    """A step's graph lost what it had written to a new decoder's cache, once in some thousand times: `maxwhisper.model.Decoder`."""
+    """A step's graph lost what it had written to a new decoder's cache, once in some thousand times: `engine.decoder.Decoder`."""
     shape = (1 << 18,)
     for _ in range(100):
         buffers = [Buffer.zeros(shape, DType.uint8, CPU()) for _ in range(8)]
@@ -221,7 +221,7 @@ def test_zeros_are_zero_at_once() -> None:
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: the thread that writes its log wakes 10,000 times a second")
 def test_a_process_that_waits_costs_nothing() -> None:
-    """Worked around in `maxwhisper.idle.late_timers`."""
+    """Worked around in `maxwhisper.engine.timer_slack.late_timers`."""
     run(lambda x: x + 1, (np.ones(1, np.float32), ["n"]))
     time.sleep(2)  # the threads of its pool look for work for a while
     begin = time.process_time()
@@ -253,7 +253,7 @@ InferenceSession(devices=[accelerator]).compile(graph).export_mef({str(tmp_path 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on a GPU a product of float32 matrices rounds them to TF32")
 def test_float32_stays_float32(tmp_path: Path) -> None:
-    """As a graph compiled for sm_90 says of itself. Worked around in `maxwhisper.ops.matmul`, which calls cuBLAS without it."""
+    """As a graph compiled for sm_90 says of itself. Worked around in `maxwhisper.engine.ops.matmul`, which calls cuBLAS without it."""
     compiled = compile_for_gpu(
         tmp_path,
         """
@@ -270,7 +270,7 @@ with Graph("product", input_types=[matrix, matrix]) as graph:
     strict=True, raises=subprocess.CalledProcessError, reason="MAX 26.7.0: flash attention of float16 does not compile for sm_90"
 )
 def test_flash_attention_of_float16(tmp_path: Path) -> None:
-    """Of bfloat16 it does. Worked around in `maxwhisper.ops.attention`, which takes the steps one by one."""
+    """Of bfloat16 it does. Worked around in `maxwhisper.engine.ops.attention`, which takes the steps one by one."""
     compile_for_gpu(
         tmp_path,
         """

@@ -13,13 +13,13 @@ from max.graph import DeviceRef
 from conftest import Trio
 from maxwhisper import ModelDimensions, OptionError, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.devices import find_device
-from maxwhisper.dtypes import DTypes
-from maxwhisper.graphs import build_module
-from maxwhisper.ops import kernels
-from reference import definitions as define
+from maxwhisper.engine.devices import find_device
+from maxwhisper.engine.dtypes import DTypes
+from maxwhisper.engine.graphs import build_module
+from maxwhisper.engine.ops import kernels
 from reference.clips import Clip, all_clips, packaged_clips
-from reference.openai import load_openai, reordered
+from reference.models.openai import load_openai, reordered
+from reference.numerics import definitions as define
 from tests.checkpoint_writers import random_checkpoint
 
 

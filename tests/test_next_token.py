@@ -13,10 +13,11 @@ from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from conftest import Trio
-from maxwhisper import decode, log_mel_spectrogram, ops
+from maxwhisper import decode, log_mel_spectrogram
 from maxwhisper.audio import N_FRAMES, pad_or_trim
-from maxwhisper.compiled import HOST, compiling_for, cpu_level
 from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
+from maxwhisper.engine import ops
+from maxwhisper.engine.compiled import HOST, compiling_for, cpu_level
 from maxwhisper.search import GreedyDecoder, logsumexp, top
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips

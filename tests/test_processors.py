@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maxwhisper.compiled import CPU_LEVELS, cpu_level
-from reference.fuzz import fuzz
-from reference.suite import Suite
-from reference.table import TABLE
+from maxwhisper.engine.compiled import CPU_LEVELS, cpu_level
+from reference.ops import TABLE
+from reference.ops.fuzz import fuzz
+from reference.ops.suite import Suite
 
 ROOT = Path(__file__).parents[1]
 # OpenBLAS's names of processors, the level that each needs, and what it calls the kernels that it takes there.

@@ -8,10 +8,10 @@ import pytest
 from conftest import Trio
 from maxwhisper import OptionError, iter_segments, transcribe
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.recording import Heard, clips_of, language_of
 from maxwhisper.tokenizer import get_tokenizer
+from maxwhisper.transcription.recording import Heard, clips_of, language_of
 from reference.clips import packaged_clips
-from reference.transcripts import transcribe_with_max
+from reference.parity.transcripts import transcribe_with_max
 
 LONG = np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"] * 4)
 

@@ -12,16 +12,24 @@ import torch.nn.functional as F
 from conftest import Trio
 from maxwhisper import log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
-from reference import definitions as define
 from reference.clips import packaged_clips
-from reference.float64 import apart, may_lose
-from reference.golden import recall, transcript_cases
-from reference.openai import in_float64, reordered
-from reference.table import TABLE
-from reference.transcripts import TokenDifference, Transcription, Window, compare, differences, transcribe_with_max, transcribe_with_openai
+from reference.golden.transcripts import recall, transcript_cases
+from reference.models.openai import in_float64, reordered
+from reference.numerics import definitions as define
+from reference.ops import TABLE
+from reference.ops.float64_error import apart, may_lose
+from reference.parity.transcripts import (
+    TokenDifference,
+    Transcription,
+    Window,
+    compare,
+    differences,
+    transcribe_with_max,
+    transcribe_with_openai,
+)
 
-# Where errors are drawn for all parts, as `reference.float64` does, none of these features and logits moves by more than 1.1e-12; eight
-# times that for each side.
+# Where errors are drawn for all parts, as `reference.ops.float64_error` does, none of these features and logits moves by more than
+# 1.1e-12; eight times that for each side.
 DRAWN = 2 * 8 * 1.1e-12
 
 

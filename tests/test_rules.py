@@ -11,7 +11,7 @@ import whisper
 
 from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, transcribe
 from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE
-from maxwhisper.transcribe import options_for_each
+from maxwhisper.transcription.sequential import options_for_each
 from tests.test_decoding import Draws, assert_same
 from tests.torch_model import TorchModel, random_model
 
@@ -187,7 +187,7 @@ def test_progress_is_shown_in_frames(verbose: bool | None, disable: bool | None,
         bars.append(Bar(**how))
         return bars[-1]
 
-    monkeypatch.setattr(importlib.import_module("maxwhisper.transcribe"), "tqdm", make)
+    monkeypatch.setattr(importlib.import_module("maxwhisper.transcription.sequential"), "tqdm", make)
     transcribe(TorchModel(MODELS[False]), SEVERAL_WINDOWS, verbose=verbose, sample_len=16, temperature=0.0)
     (bar,) = bars
     n_frames = len(SEVERAL_WINDOWS) // HOP_LENGTH

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from conftest import Trio
-from maxwhisper import OptionError, Whisper, log_mel_spectrogram, pad_or_trim
+from maxwhisper import DecodingResult, OptionError, Whisper, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES, SAMPLE_RATE, TOKENS_PER_SECOND
 from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
-from maxwhisper.hallucinations import is_anomalous
-from maxwhisper.timing import (
+from maxwhisper.tokenizer import get_tokenizer
+from maxwhisper.transcription.hallucinations import is_anomalous
+from maxwhisper.transcription.timing import (
     APPEND_PUNCTUATIONS,
     PREPEND_PUNCTUATIONS,
     Spoken,
@@ -33,10 +34,9 @@ from maxwhisper.timing import (
     place_words,
     standardized,
 )
-from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import Clip, all_clips, packaged_clips
+from reference.parity.transcripts import compare, transcribe_with_max, transcribe_with_openai
 from reference.parity.words import placed_by_openai
-from reference.transcripts import compare, transcribe_with_max, transcribe_with_openai
 
 upstream: Any = importlib.import_module("whisper.timing")
 
@@ -163,8 +163,9 @@ def text_tokens(trio: Trio, clip: Clip) -> tuple[Any, list[int], Any, int]:
     n_frames = min(3000, mel.shape[1] - 3000)
     window = np.where(np.arange(3000) < n_frames, mel[:, :3000], 0).astype(np.float32)
     options: dict[str, Any] = {"language": clip.language} if model.is_multilingual else {}
-    tokens = model.decode(window, **options).tokens
-    return window, [token for token in tokens if token < get_tokenizer(model.is_multilingual).eot], options, n_frames
+    result = model.decode(window, **options)
+    assert isinstance(result, DecodingResult)
+    return window, [token for token in result.tokens if token < get_tokenizer(model.is_multilingual).eot], options, n_frames
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,9 @@ def time_shifts(model: Whisper, reference: Whisper) -> np.ndarray:
     """By how many frames of 20 ms, in order, the words of ten seconds begin and end elsewhere with one model than with another."""
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     tokenizer = get_tokenizer(False)
-    text = [token for token in reference.decode(mel).tokens if token < tokenizer.eot]
+    result = reference.decode(mel)
+    assert isinstance(result, DecodingResult)
+    text = [token for token in result.tokens if token < tokenizer.eot]
     ours, theirs = (
         np.array([(word.start, word.end) for word in find_alignment(some, tokenizer, text, mel, 1000)]) for some in (model, reference)
     )

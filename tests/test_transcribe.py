@@ -12,10 +12,10 @@ import whisper
 from conftest import Trio, remembering
 from maxwhisper import AudioError, OptionError, transcribe
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.segments import split_at_timestamps
+from maxwhisper.transcription.segments import split_at_timestamps
 from reference.clips import all_clips, packaged_clips
-from reference.golden import TranscriptCase, recall, transcript_cases
-from reference.transcripts import Comparison, compare, differences, n_steps, transcribe_with_max, transcribe_with_openai
+from reference.golden.transcripts import TranscriptCase, recall, transcript_cases
+from reference.parity.transcripts import Comparison, compare, differences, n_steps, transcribe_with_max, transcribe_with_openai
 from tests.test_audio import chirp, write_audio
 from tests.test_decoding import Draws
 from tests.torch_model import TorchModel, random_model

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from conftest import Trio
 from maxwhisper import AudioError, OptionError, iter_segments, transcribe, transcribe_batched
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.silero import speech_probabilities
-from maxwhisper.vad import Speech, VadOptions, find_speech, speech_parts
+from maxwhisper.transcription.silence import Speech, VadOptions, find_speech, speech_parts
+from maxwhisper.transcription.silero import speech_probabilities
 from reference.clips import all_clips, packaged_clips
-from reference.silence import ANSWERS, DIGITS, SCALE
+from reference.golden.silence import ANSWERS, DIGITS, SCALE
 
 CHUNK = 512  # samples of which the detector says one probability
 NO_PAD = VadOptions(min_silence_duration_ms=100, speech_pad_ms=0)
@@ -85,7 +85,7 @@ def test_times_are_those_of_the_recording() -> None:
 
 @cache
 def answers() -> dict[str, Any]:
-    """What faster-whisper says, kept by `python -m reference.silence answers`."""
+    """What faster-whisper says, kept by `python -m reference.golden.silence answers`."""
     return json.loads(ANSWERS.read_text())
 
 
@@ -126,7 +126,7 @@ def test_every_window_has_its_probability(n_samples: int) -> None:
 def test_windows_are_the_same_whatever_is_looked_at_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = packaged_clips()["beckett"].samples
     together = speech_probabilities(samples)
-    monkeypatch.setattr("maxwhisper.silero._BLOCK", 7)
+    monkeypatch.setattr("maxwhisper.transcription.silero._BLOCK", 7)
     np.testing.assert_allclose(speech_probabilities(samples), together, rtol=0, atol=1e-4)  # as above
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import whisper
-from max.driver import CPU, Buffer
+from max.driver import Buffer
 from whisper.model import disable_sdpa
 
 import maxwhisper
-from maxwhisper.model import AudioFeatures
-from reference.capture import watched
+from maxwhisper.audio import Audio
+from maxwhisper.engine.decoder import AudioFeatures
+from reference.models.capture import watched
 
 
 def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
@@ -40,8 +41,8 @@ def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
     return model
 
 
-class TorchModel(maxwhisper.Whisper):
-    """A `maxwhisper.Whisper` by PyTorch.
+class TorchModel:
+    """A `maxwhisper.speech_model.SpeechModel` by PyTorch.
 
     capture: every activation is kept; attention is written out for that.
     """
@@ -50,9 +51,13 @@ class TorchModel(maxwhisper.Whisper):
         self.model = model
         self.capture = capture
         self.dims = maxwhisper.ModelDimensions(**vars(model.dims))
-        self.activations = {}
-        self._graphs = {}
-        self.device = CPU()
+        self.is_multilingual, self.num_languages = self.dims.is_multilingual, self.dims.num_languages
+        self.decodes_in_graph = self.searches_in_graph = False
+        self.alignment_heads = model.alignment_heads.indices().T.tolist()
+        self.activations: dict[str, Buffer] = {}
+
+    def log_mel_spectrogram(self, audio: Audio, padding: int = 0) -> np.ndarray:
+        return maxwhisper.log_mel_spectrogram(audio, self.dims.n_mels, padding)
 
     def embed_audio(self, mel: np.ndarray) -> Any:
         with self.watched():
@@ -75,7 +80,7 @@ class TorchModel(maxwhisper.Whisper):
 
 
 class TorchDecoder:
-    """As `maxwhisper.model.Decoder`, with OpenAI Whisper's own cache."""
+    """A `maxwhisper.speech_model.SpeechDecoder`, with OpenAI Whisper's own cache."""
 
     def __init__(self, model: TorchModel, features: torch.Tensor, n_group: int) -> None:
         self.model, self.features, self.n_group = model, features, n_group

@@ -23,6 +23,16 @@ class ModelDimensions:
     n_text_head: int
     n_text_layer: int
 
+    @property
+    def is_multilingual(self) -> bool:
+        """Whether the vocabulary is the multilingual one; as `whisper.model.Whisper.is_multilingual`."""
+        return self.n_vocab >= 51865
+
+    @property
+    def num_languages(self) -> int:
+        """How many languages the vocabulary has tokens for; as `whisper.model.Whisper.num_languages`."""
+        return self.n_vocab - 51765 - int(self.is_multilingual)
+
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING = "decoder.token_embedding.weight"

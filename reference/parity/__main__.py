@@ -13,14 +13,14 @@ from tqdm import tqdm
 from maxwhisper import WhisperError, available_models, set_num_threads
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import Clip, packaged_clips
-from reference.openai import N_THREADS
-from reference.page import write, write_json
+from reference.models.openai import N_THREADS
 from reference.parity.activations import Compared
 from reference.parity.clip import ClipReport, Programs, compare_clip
 from reference.parity.document import document
 from reference.parity.page import page
 from reference.parity.stages import Stage
 from reference.parity.window import Output
+from reference.report.page import write, write_json
 
 FOLDER = Path("report")
 console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)

@@ -1,7 +1,7 @@
 """A model's activations against float64, one by one: the first that its own op does not explain is the culprit.
 
-Nothing here knows of Whisper. To use it for a model of your own: write its data flow down (`reference.dataflow`), naming the table's op
-that computes each activation and what from; capture your activations under these names; and ask.
+Nothing here knows of Whisper. To use it for a model of your own: write its data flow down (`reference.flow.dataflow`), naming the table's
+op that computes each activation and what from; capture your activations under these names; and ask.
 
     flow = {
         "ln": Step("layer_norm", ("x", "ln.weight", "ln.bias")),
@@ -12,7 +12,7 @@ that computes each activation and what from; capture your activations under thes
     culprit = first_divergence(compare_activations(flow, activations, given, truth(flow, given)))
     print(culprit or "equal within rounding")
 
-An op that the table lacks is one more row of it (`reference.table`).
+An op that the table lacks is one more row of it (`reference.ops`).
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reference.bounds import Approx
-from reference.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
-from reference.dataflow import Arrays, Dataflow, evaluate, look_up, split
-from reference.judge import expect, judge_each
-from reference.parity.flow import check_activations, check_flow
+from reference.flow.checks import check_activations, check_flow
+from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, split
+from reference.numerics.bounds import Approx
+from reference.numerics.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
+from reference.ops import TABLE
+from reference.ops.judge import expect, judge_each
 from reference.parity.resemblance import resemblance
 from reference.parity.rewrites import biased_keys
-from reference.table import TABLE
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,16 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from maxwhisper import Whisper, iter_segments
 from maxwhisper.checkpoint import Checkpoint
-from reference import transcripts
-from reference.capture import names
 from reference.clips import Clip
-from reference.numpy_whisper import NumpyWhisper
-from reference.openai import load_openai
-from reference.parity import stages
+from reference.models.capture import names
+from reference.models.float64 import NumpyWhisper
+from reference.models.openai import load_openai
+from reference.parity import stages, transcripts
 from reference.parity.activations import Compared
 from reference.parity.stages import Stage
+from reference.parity.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
 from reference.parity.window import Output, Question, Window, production_outputs
 from reference.parity.words import judge_words, watching_words
-from reference.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
 
 
 class Programs:

@@ -14,8 +14,8 @@ import numpy as np
 from maxwhisper.checkpoint import Checkpoint
 from reference.parity.activations import Compared, Error
 from reference.parity.clip import ClipReport
+from reference.parity.transcripts import TokenDifference
 from reference.parity.window import Output
-from reference.transcripts import TokenDifference
 
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
 PACKAGES = ("max", "numpy", "torch", "openai-whisper")

@@ -8,9 +8,9 @@ from typing import Any
 import whisper
 from markupsafe import Markup, escape
 
-from reference.page import Picture, render
 from reference.parity import pictures
 from reference.parity.clip import ClipReport
+from reference.report.page import Picture, render
 
 TEMPLATE = Path(__file__).parent / "page.html"
 

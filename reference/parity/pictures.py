@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from maxwhisper.audio import FRAMES_PER_SECOND
-from reference.page import Picture, draw
 from reference.parity.activations import Compared, Error
+from reference.report.page import Picture, draw
 
 COLORS = {"MAX": "#e4572e", "PyTorch": "#4c8bf5"}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from reference.dtypes import DTYPES
+from reference.numerics.dtypes import DTYPES
 
 ENOUGH = 0.01  # of the difference that is to be explained
 

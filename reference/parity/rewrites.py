@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from reference.bounds import Approx
-from reference.compare import compare
-from reference.dataflow import Arrays, Dataflow, Step, look_up, split
-from reference.judge import expect, judge
-from reference.table import TABLE
+from reference.flow.dataflow import Arrays, Dataflow, Step, look_up, split
+from reference.numerics.bounds import Approx
+from reference.numerics.compare import compare
+from reference.ops import TABLE
+from reference.ops.judge import expect, judge
 
 
 def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:

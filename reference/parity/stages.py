@@ -12,10 +12,10 @@ import torch
 
 import maxwhisper
 from maxwhisper.audio import N_SAMPLES, SAMPLE_RATE
-from reference.judge import expect, judge
+from reference.ops.judge import expect, judge
+from reference.ops.log_mel import LOG_MELS
 from reference.parity.resampling import FULL_SCALE, MARGIN, STEP, expected_error, passed_error
-from reference.table.log_mel import LOG_MELS
-from reference.transcripts import Comparison, Transcription, Window
+from reference.parity.transcripts import Comparison, Transcription, Window
 
 LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF")
 OPUS_RATE = 48_000  # at which FFmpeg decodes it; libsndfile does at the rate that was encoded

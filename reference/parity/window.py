@@ -10,9 +10,10 @@ from whisper.model import disable_sdpa
 from whisper.tokenizer import Tokenizer
 
 import maxwhisper
-from reference import wiring
-from reference.capture import Activations, capture_max_and_input, capture_openai
-from reference.numpy_whisper import NumpyWhisper, decoder_inputs
+from maxwhisper.speech_model import SpeechModel
+from reference.flow import whisper as whisper_flow
+from reference.models.capture import Activations, capture_max_and_input, capture_openai
+from reference.models.float64 import NumpyWhisper, decoder_inputs
 from reference.parity.activations import Compared, Error, compare_activations, truth
 
 N_FORCED = 64  # tokens decoded one by one, at least
@@ -70,7 +71,7 @@ class Window:
     def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
         self.question = question
         self.device = instrumented.device_name
-        self.flow = wiring.for_weights(wiring.of_max(instrumented.dims), reference.weights)
+        self.flow = whisper_flow.for_weights(whisper_flow.of_max(instrumented.dims), reference.weights)
         weights = {name: weight.astype(np.float32) for name, weight in reference.weights.items()}
         self.given = {**weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
         self.max: Activations = capture_max_and_input(instrumented, question.mel, question.prompt, question.forced)
@@ -87,7 +88,7 @@ class Window:
         return compare_activations(self.flow, self.max, self.given, self.exact, self.openai, device=self.device)
 
 
-def answers(question: Question, model: maxwhisper.Whisper) -> Activations:
+def answers(question: Question, model: SpeechModel) -> Activations:
     """What a model's graphs return for a question: audio features, and the logits behind each token."""
     audio = model.embed_audio(question.mel)
     decoder = model.decoder(audio)
@@ -95,7 +96,7 @@ def answers(question: Question, model: maxwhisper.Whisper) -> Activations:
     return {"encoder.ln_post": audio.to_numpy(), "decoder.logits": np.concatenate(calls, axis=1)}
 
 
-def production_outputs(question: Question, model: maxwhisper.Whisper, window: Window) -> list[Output]:
+def production_outputs(question: Question, model: SpeechModel, window: Window) -> list[Output]:
     """What the graphs that people run return for the same question."""
     return [
         Output(f"{name}, production graph", *(Error.of(a, window.exact[name]) for a in (array, window.openai[name])))

@@ -15,13 +15,13 @@ import whisper
 from whisper.model import disable_sdpa
 
 import maxwhisper
-from reference import wiring
-from reference.judge import judge
-from reference.numpy_whisper import NumpyWhisper, decoder_inputs
+from reference.flow import whisper as whisper_flow
+from reference.models.float64 import NumpyWhisper, decoder_inputs
+from reference.ops import TABLE
+from reference.ops.judge import judge
 from reference.parity.activations import Error
 from reference.parity.stages import Stage
 from reference.parity.window import MAX_RATIO
-from reference.table import TABLE
 
 STEPS = ("attention_weights", "standardized", "median_filter", "dtw", "token_probabilities", "words_along", "place_words")
 UPSTREAM: Any = importlib.import_module("whisper.timing")
@@ -29,7 +29,7 @@ UPSTREAM: Any = importlib.import_module("whisper.timing")
 
 @dataclass
 class Timed:
-    """What `maxwhisper.timing` was given, and gave, at each of `STEPS`, for text in a window; nothing where there is no text.
+    """What `maxwhisper.transcription.timing` was given, and gave, at each of `STEPS`, for text in a window; nothing where there is no text.
 
     tokenizer: OpenAI Whisper's; features: the window's, as the decoder got them, [1, n_audio_ctx, n_audio_state].
     """
@@ -50,7 +50,7 @@ class Timed:
 @contextmanager
 def watching_words() -> Iterator[list[Timed]]:
     """Until the end of the block, whose words are timed, one window at a time."""
-    timing: Any = importlib.import_module("maxwhisper.timing")
+    timing: Any = importlib.import_module("maxwhisper.transcription.timing")
     found, find_alignments = list[Timed](), timing.find_alignments
 
     def watched(name: str) -> Any:
@@ -135,7 +135,7 @@ def judge_words(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> I
 def placed_by_openai(
     segments: list[dict[str, Any]], alignment: list[Any], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
 ) -> list[dict[str, Any]]:
-    """What OpenAI Whisper makes of the arguments of `maxwhisper.timing.place_words`, which stay as they are."""
+    """What OpenAI Whisper makes of the arguments of `maxwhisper.transcription.timing.place_words`, which stay as they are."""
     segments, theirs = deepcopy(segments), [UPSTREAM.WordTiming(**vars(deepcopy(timing))) for timing in alignment]
     prepended, appended = punctuations
     with mock.patch.object(UPSTREAM, "find_alignment", return_value=theirs):
@@ -154,7 +154,7 @@ def placed_by_openai(
 
 def _exact_scores(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> np.ndarray:
     """In float64, of the heads that OpenAI Whisper takes: [n_heads, n, n_audio_ctx]."""
-    flow = wiring.cross_kv(truth.dims) | wiring.decoder(truth.dims, fused=True)
+    flow = whisper_flow.cross_kv(truth.dims) | whisper_flow.decoder(truth.dims, fused=True)
     known = truth.evaluate(flow, {"encoder.ln_post": timed.features.astype(np.float64), **decoder_inputs(timed.tokens)})
     head_dim = truth.dims.n_text_state // truth.dims.n_text_head
 

@@ -9,8 +9,8 @@ from max.dtype import DType
 from max.graph import Dim, TensorValue
 from max.graph import ops as max_ops
 
-from maxwhisper import ops
-from maxwhisper.graphs import Scope
+from maxwhisper.engine import ops
+from maxwhisper.engine.graphs import Scope
 from tests.faults.in_audio import numpy_with
 from tests.faults.in_graphs import by_parts, by_steps
 from tests.faults.in_weights import every
@@ -77,21 +77,23 @@ CONTROLS = [
     control(
         "scale split, d^-1/4 twice",
         "OpenAI Whisper's own attention by hand",
-        replaces={"ops.attention": by_steps, "ops.attention_scores": instead(scaled_twice)},
+        replaces={"engine.ops.attention": by_steps, "engine.ops.attention_scores": instead(scaled_twice)},
         op="attention_scores",
     ),
-    control("a bias invented for keys", "ports whose linear layers all have one", replaces={"graphs.linear": biased_keys}),
+    control("a bias invented for keys", "ports whose linear layers all have one", replaces={"engine.graphs.linear": biased_keys}),
     control(
         "layer norm by a scaled weight",
         "fused kernels, which multiply and add once",
-        replaces={"ops.layer_norm": instead(scaled_weight)},
+        replaces={"engine.ops.layer_norm": instead(scaled_weight)},
         op="layer_norm",
     ),
-    control("GELU by erf", "the paper's formula, multiplied out", replaces={"ops.gelu": instead(gelu_by_erf)}, op="gelu"),
-    control("convolution unfolded", "im2col", replaces={"ops.conv1d": instead(unfolded_conv1d)}, op="conv1d_stride1"),
-    control("the decoder's block in its parts", "a port that was written op by op", replaces={"graphs.decoder_block": by_parts}),
+    control("GELU by erf", "the paper's formula, multiplied out", replaces={"engine.ops.gelu": instead(gelu_by_erf)}, op="gelu"),
+    control("convolution unfolded", "im2col", replaces={"engine.ops.conv1d": instead(unfolded_conv1d)}, op="conv1d_stride1"),
+    control("the decoder's block in its parts", "a port that was written op by op", replaces={"engine.graphs.decoder_block": by_parts}),
     control("heads in another order", "a checkpoint of another origin", weights=heads_in_another_order, knows=True),
-    control("garbage beyond the valid length", "a cache that is not cleared", replaces={"model.Decoder.__init__": garbage_in_cache}),
+    control(
+        "garbage beyond the valid length", "a cache that is not cleared", replaces={"engine.decoder.Decoder.__init__": garbage_in_cache}
+    ),
     control(
         "spectrum in float64",
         "another library's transform",

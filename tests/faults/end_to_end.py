@@ -17,14 +17,14 @@ from whisper.normalizers import EnglishTextNormalizer
 from maxwhisper import Whisper, WhisperError
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.checkpoint import Checkpoint
-from reference.capture import Activations
-from reference.numpy_whisper import NumpyWhisper
-from reference.openai import load_openai
+from reference.models.capture import Activations, CapturedModel
+from reference.models.float64 import NumpyWhisper
+from reference.models.openai import load_openai
 from reference.parity import stages
 from reference.parity.stages import Stage
+from reference.parity.transcripts import Transcription, compare, transcribe_with_max, transcribe_with_openai
 from reference.parity.window import Question, answers
 from reference.parity.words import judge_words, watching_words
-from reference.transcripts import Transcription, compare, transcribe_with_max, transcribe_with_openai
 
 STARTS = (0, N_FRAMES)  # of the windows whose stage outputs are compared
 N_STEPS = 8  # cached ones, whose logits are compared
@@ -90,7 +90,7 @@ class EndToEnd:
         samples = _audio().load_audio(self.path)
         return samples, _log_mel(samples, self.judge.dims.n_mels)
 
-    def contrast(self, model: Whisper, log_mel: np.ndarray, seen: Sequence[Activations]) -> Contrast | None:
+    def contrast(self, model: CapturedModel, log_mel: np.ndarray, seen: Sequence[Activations]) -> Contrast | None:
         """At the first of two outputs that is another one than without the fault; none where there is no such.
 
         seen: what the model makes of `questions`, where that is known.
@@ -106,7 +106,13 @@ class EndToEnd:
         return None
 
     def listen(
-        self, model: Whisper, samples: np.ndarray, log_mel: np.ndarray, options: Mapping[str, Any], is_control: bool, is_explained: bool
+        self,
+        model: CapturedModel,
+        samples: np.ndarray,
+        log_mel: np.ndarray,
+        options: Mapping[str, Any],
+        is_control: bool,
+        is_explained: bool,
     ) -> Heard:
         """All stages outside the network.
 
@@ -147,7 +153,7 @@ def _log_mel(samples: np.ndarray, n_mels: int) -> np.ndarray:
 
 def _windows(log_mel: np.ndarray) -> list[np.ndarray]:
     """As transcription cuts them."""
-    module, n = import_module("maxwhisper.recording"), log_mel.shape[1] - N_FRAMES
+    module, n = import_module("maxwhisper.transcription.recording"), log_mel.shape[1] - N_FRAMES
     return [module.pad_or_trim(log_mel[:, start : min(start + N_FRAMES, n)], N_FRAMES) for start in STARTS]
 
 

@@ -150,6 +150,6 @@ FAULTS = [
         "window padded at the front",
         "transcribe.window.1.log_mel",  # the first one is full
         "left-padding, as language models batch",
-        {"recording.pad_or_trim": instead(padded_in_front)},
+        {"transcription.recording.pad_or_trim": instead(padded_in_front)},
     ),
 ]

@@ -17,7 +17,7 @@ def decoder_given(**changes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> 
                 names = ("slots", "tokens", "positions", "rows")
                 given = {name: buffer.to_numpy() for name, buffer in zip(names, inputs)}
                 changed = {name: changes[name](array, given["positions"]) if name in changes else array for name, array in given.items()}
-                inputs = (*(model._to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[len(names) :])
+                inputs = (*(model.to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[len(names) :])
             return right(model, graph, *inputs)
 
         return run
@@ -59,25 +59,25 @@ FAULTS = [
         "log-mel in half precision",
         "log_mel",
         "mel.half(), which models on a GPU take",
-        {"model.Whisper.embed_audio": in_half_precision},
+        {"whisper.Whisper.embed_audio": in_half_precision},
         looks_like="rounded to float16",
     ),
     Fault(
         "positions shifted by one",
         "decoder.positions",
         "positions that start at 1, or at 2 as BART's",
-        {"model.Whisper._run": decoder_given(positions=lambda positions, _: positions + 1)},
+        {"engine.runtime.Runtime.run": decoder_given(positions=lambda positions, _: positions + 1)},
     ),
     Fault(
         "valid length not reset between windows",
         "decoder.positions",
         "a cache that is kept, to save its allocation",
-        {"model.Whisper.decoder": length_kept},
+        {"whisper.Whisper.decoder": length_kept},
     ),
     Fault(
         "cross-attention cache of the previous window",
         "decoder.blocks.0.cross_attn.context",
         "keys and values computed once, and not once per window",
-        {"model.Decoder.__init__": stale_audio},
+        {"engine.decoder.Decoder.__init__": stale_audio},
     ),
 ]

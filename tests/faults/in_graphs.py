@@ -8,8 +8,8 @@ from max.dtype import DType
 from max.graph import Dim, TensorValue
 from max.graph import ops as max_ops
 
-from maxwhisper import graphs, ops
-from maxwhisper.graphs import Scope
+from maxwhisper.engine import graphs, ops
+from maxwhisper.engine.graphs import Scope
 from tests.faults.plant import Fault, instead
 
 Build = Callable[..., TensorValue]
@@ -91,7 +91,7 @@ def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
     def softmax(right: Any) -> Build:
         return lambda scores: right(scores) * max_ops.exp(masks.pop()) if masks else right(scores)
 
-    return {"graphs.decoder_block": by_parts, "ops.apply_mask": apply_mask, "ops.softmax": softmax}
+    return {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": apply_mask, "engine.ops.softmax": softmax}
 
 
 def one_later(right: Any) -> Build:
@@ -159,7 +159,7 @@ def last_layer_dropped() -> dict[str, Callable[[Any], Any]]:
 
         return build
 
-    return {"graphs.self_attention": self_attention, "graphs.mlp": mlp}
+    return {"engine.graphs.self_attention": self_attention, "engine.graphs.mlp": mlp}
 
 
 def no_residual(right: Any) -> Any:
@@ -198,28 +198,28 @@ FAULTS = [
         "ReLU for GELU",
         "encoder.conv1.gelu",
         "what this project's first version had",
-        {"ops.gelu": instead(max_ops.relu)},
+        {"engine.ops.gelu": instead(max_ops.relu)},
         op="gelu",
     ),
     Fault(
         "tanh GELU",
         "encoder.conv1.gelu",
         "GPT-2's form, the default of many libraries",
-        {"ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="tanh"))},
+        {"engine.ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="tanh"))},
         op="gelu",
     ),
     Fault(
         "quick GELU",
         "encoder.conv1.gelu",
         "CLIP's form, x · sigmoid(1.702 x)",
-        {"ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="quick"))},
+        {"engine.ops.gelu": instead(lambda x: max_ops.gelu(x, approximate="quick"))},
         op="gelu",
     ),
     Fault(
         "no GELU",
         "encoder.conv1.gelu",
         "an activation that got lost",
-        {"ops.gelu": instead(lambda x: x * 1.0)},
+        {"engine.ops.gelu": instead(lambda x: x * 1.0)},
         op="gelu",
         looks_like="its input encoder.conv1, unchanged",
     ),
@@ -227,89 +227,89 @@ FAULTS = [
         "one convolution tap of three",
         "encoder.conv1",
         "what this project's first version had",
-        {"ops.conv1d": conv1d(taps=[1])},
+        {"engine.ops.conv1d": conv1d(taps=[1])},
         op="conv1d_stride1",
     ),
     Fault(
         "stride missing",
         "encoder.conv2",
         "what this project's first version had",
-        {"ops.conv1d": stride_missing},
+        {"engine.ops.conv1d": stride_missing},
     ),
     Fault(
         "convolution padded on one side",
         "encoder.conv1",
         "a causal convolution, as audio codecs have it",
-        {"ops.conv1d": conv1d(padding=(2, 0))},
+        {"engine.ops.conv1d": conv1d(padding=(2, 0))},
         op="conv1d_stride1",
     ),
     Fault(
         "convolution accumulated in half precision",
         "encoder.conv1",
         "sums kept in the weights' dtype",
-        {"ops.conv1d": conv1d(add=lambda a, b: in_half(a + b))},
+        {"engine.ops.conv1d": conv1d(add=lambda a, b: in_half(a + b))},
         op="conv1d_stride1",
     ),
     Fault(
         "ln_post missing",
         "encoder.ln_post",
         "what this project's first version had",
-        {"graphs.layer_norm": ln_post_missing},
+        {"engine.graphs.layer_norm": ln_post_missing},
     ),
     Fault(
         "epsilon 1e-6",
         "encoder.blocks.0.attn_ln",
         "the default of Flax, and of many models' configurations",
-        {"ops.layer_norm": layer_norm(1e-6)},
+        {"engine.ops.layer_norm": layer_norm(1e-6)},
         op="layer_norm",
     ),
     Fault(
         "epsilon 1e-3",
         "encoder.blocks.0.attn_ln",
         "the default of Keras",
-        {"ops.layer_norm": layer_norm(1e-3)},
+        {"engine.ops.layer_norm": layer_norm(1e-3)},
         op="layer_norm",
     ),
     Fault(
         "epsilon outside the root",
         "encoder.blocks.0.attn_ln",
         "(x - mean) / (std + epsilon), as in the Annotated Transformer",
-        {"ops.layer_norm": layer_norm(0.0, outside=1e-5)},
+        {"engine.ops.layer_norm": layer_norm(0.0, outside=1e-5)},
         op="layer_norm",
     ),
     Fault(
         "unbiased variance",
         "encoder.blocks.0.attn_ln",
         "torch.var's default, divided by n - 1",
-        {"ops.layer_norm": layer_norm(lost=1)},
+        {"engine.ops.layer_norm": layer_norm(lost=1)},
         op="layer_norm",
     ),
     Fault(
         "scale 1/d",
         "encoder.blocks.0.attn.context",
         "the root forgotten",
-        {"ops.attention": by_steps, "ops.attention_scores": scores(-1.0)},
+        {"engine.ops.attention": by_steps, "engine.ops.attention_scores": scores(-1.0)},
         op="attention_scores",
     ),
     Fault(
         "scale missing",
         "encoder.blocks.0.attn.context",
         "d^-1/4 on queries and keys taken for none",
-        {"ops.attention": by_steps, "ops.attention_scores": scores(0.0)},
+        {"engine.ops.attention": by_steps, "engine.ops.attention_scores": scores(0.0)},
         op="attention_scores",
     ),
     Fault(
         "scale of the whole state",
         "encoder.blocks.0.attn.context",
         "1/√n_state for 1/√head_dim",
-        {"ops.attention": by_steps, "ops.attention_scores": scores(-0.5, by_state=True)},
+        {"engine.ops.attention": by_steps, "engine.ops.attention_scores": scores(-0.5, by_state=True)},
         op="attention_scores",
     ),
     Fault(
         "softmax over the wrong axis",
         "encoder.blocks.0.attn.context",
         "an axis counted from the other end",
-        {"ops.attention": by_steps, "ops.softmax": softmax_over_queries},
+        {"engine.ops.attention": by_steps, "engine.ops.softmax": softmax_over_queries},
         op="softmax",
     ),
     Fault(
@@ -322,32 +322,32 @@ FAULTS = [
         "mask off by one",
         "decoder.blocks.0.attn.context",
         "triu(0) and triu(1) taken for each other",
-        {"graphs.decoder_block": by_parts, "ops.apply_mask": one_later},
+        {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": one_later},
     ),
     Fault(
         "mask missing in a prefill of several tokens",
         "decoder.blocks.0.attn.context",
         "a decoder that was only tried token by token",
-        {"graphs.decoder_block": by_parts, "ops.apply_mask": instead(lambda scores, mask: scores)},
+        {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": instead(lambda scores, mask: scores)},
     ),
     Fault(
         "heads and head_dim swapped",
         "encoder.blocks.0.attn.context",
         "a reshape to [head_dim, n_head]",
-        {"ops.in_heads": heads_interleaved},
+        {"engine.ops.in_heads": heads_interleaved},
     ),
     Fault(
         "cache written one position off",
         "decoder.blocks.0.attn.context",
         "the length counted before, or after, it grows",
-        {"graphs.decoder_block": by_parts, "ops.append_to_cache": cache_one_off},
+        {"engine.graphs.decoder_block": by_parts, "engine.ops.append_to_cache": cache_one_off},
         op="cached",
     ),
     Fault(
         "LM head rows shifted by one",
         "decoder.logits",
         "a vocabulary with one more special token",
-        {"ops.lm_head": logits_shifted},
+        {"engine.ops.lm_head": logits_shifted},
         op="lm_head",
         looks_like="shifted by one along axis 2",
     ),
@@ -361,19 +361,19 @@ FAULTS = [
         "a residual missing",
         "encoder.blocks.0.mlp.residual",
         "an assignment for a sum",
-        {"graphs.mlp": no_residual},
+        {"engine.graphs.mlp": no_residual},
         op="mlp",
     ),
     Fault(
         "post-norm for pre-norm",
         "encoder.blocks.0.mlp_ln",
         "the first transformer's order",
-        {"graphs.mlp": post_norm},
+        {"engine.graphs.mlp": post_norm},
     ),
     Fault(
         "residual stream in half precision",
         "encoder.blocks.0.mlp.residual",
         "half-precision accumulation over the layers",
-        {"graphs.mlp": residual_in_half},
+        {"engine.graphs.mlp": residual_in_half},
     ),
 ]

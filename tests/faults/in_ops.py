@@ -23,42 +23,46 @@ def mask_of_the_position_before(scores: TensorValue, mask: TensorValue) -> Tenso
 
 FAULTS = [
     Fault(
-        "bias dropped", "linear", "a layer without one", {"ops.linear": lambda right: lambda x, weight, bias: right(x, weight)}, op="linear"
+        "bias dropped",
+        "linear",
+        "a layer without one",
+        {"engine.ops.linear": lambda right: lambda x, weight, bias: right(x, weight)},
+        op="linear",
     ),
-    Fault("products in half precision", "linear", "the weights' dtype", {"ops.linear": instead(products_in_half)}, op="linear"),
+    Fault("products in half precision", "linear", "the weights' dtype", {"engine.ops.linear": instead(products_in_half)}, op="linear"),
     Fault(
         "layer norm's bias dropped",
         "layer_norm",
         "a root mean square norm",
-        {"ops.layer_norm": lambda right: lambda x, weight, bias: right(x, weight, bias * 0)},
+        {"engine.ops.layer_norm": lambda right: lambda x, weight, bias: right(x, weight, bias * 0)},
         op="layer_norm",
     ),
     Fault(
         "mask off by one in the graph",
         "masked_attention",
         "a diagonal counted from one",
-        {"ops.apply_mask": instead(mask_of_the_position_before)},
+        {"engine.ops.apply_mask": instead(mask_of_the_position_before)},
         op="masked_attention",
     ),
     Fault(
         "-1e4 for -inf",
         "causal_mask",
         "float16's habit; harmless until scores are large",
-        {"ops.apply_mask": lambda right: lambda scores, mask: right(scores, max_ops.max(mask, -1e4))},
+        {"engine.ops.apply_mask": lambda right: lambda scores, mask: right(scores, max_ops.max(mask, -1e4))},
         op="causal_mask",
     ),
     Fault(
         "attention weights in half precision",
         "softmax",
         "softmax in float32, its result in the weights' dtype",
-        {"ops.softmax": lambda right: lambda x: in_half(right(x))},
+        {"engine.ops.softmax": lambda right: lambda x: in_half(right(x))},
         op="softmax",
     ),
     Fault(
         "mask missing in the graph",
         "masked_attention",
         "a step's attention taken for a prefill's",
-        {"ops.apply_mask": instead(lambda scores, mask: scores)},
+        {"engine.ops.apply_mask": instead(lambda scores, mask: scores)},
         op="masked_attention",
     ),
 ]

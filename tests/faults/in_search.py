@@ -59,7 +59,7 @@ def other_heads(right: Any) -> Any:
     """All heads of the upper half of the layers."""
 
     def alignment(decoder: Any, tokens: np.ndarray, rows: Any, heads: Any) -> Any:
-        dims = decoder._model.dims
+        dims = decoder._runtime.dims
         return right(decoder, tokens, rows, all_of_upper_half(dims.n_text_layer, dims.n_text_head))
 
     return alignment
@@ -86,7 +86,7 @@ FAULTS = [
         "beams that keep their own past",
         "transcribe.window.0.tokens",
         "a cache that is not rearranged when beams change places",
-        {"model.Decoder.rearrange": not_rearranged},
+        {"engine.decoder.Decoder.rearrange": not_rearranged},
     ),
     fault(
         BEAMS,
@@ -114,62 +114,62 @@ FAULTS = [
         "a prompt that is not carried",
         "transcribe.window.0.prompt",
         "carry_initial_prompt parsed and forgotten",
-        {"transcribe._Transcription._prompt": forgotten},
+        {"transcription.sequential._Transcription._prompt": forgotten},
     ),
     fault(
         WORDS,
         "words by the wrong heads",
         "words.scores",
         "a model loaded from a file, whose alignment heads nobody names",
-        {"model.Decoder.alignment": other_heads},
+        {"engine.decoder.Decoder.alignment": other_heads},
     ),
     fault(
         WORDS,
         "silence attended to",
         "words.weights",
         "softmax before the padding is cut off",
-        {"timing.attention_weights": of_the_whole_window},
+        {"transcription.timing.attention_weights": of_the_whole_window},
     ),
     fault(
         WORDS,
         "weights standardized over frames",
         "words.standardized",
         "the axis counted in a tensor of another layout",
-        {"timing.standardized": over_frames},
+        {"transcription.timing.standardized": over_frames},
     ),
     fault(
         WORDS,
         "no median filter",
         "words.filtered",
         "left out as cosmetic",
-        {"timing.median_filter": instead(lambda x, width: x)},
+        {"transcription.timing.median_filter": instead(lambda x, width: x)},
     ),
     fault(
         WORDS,
         "the dearest way through the matrix",
         "words.path",
         "similarities warped as if they were costs",
-        {"timing.dtw": lambda right: lambda x: right(-x)},
+        {"transcription.timing.dtw": lambda right: lambda x: right(-x)},
     ),
     fault(
         WORDS,
         "words timed by frames of 10 ms",
         "words.times",
         "frames of the spectrogram taken for the encoder's",
-        {"timing.TOKENS_PER_SECOND": instead(100)},
+        {"transcription.timing.TOKENS_PER_SECOND": instead(100)},
     ),
     fault(
         WORDS,
         "punctuation that stands alone",
         "words.segments",
         "words shown as the tokenizer parts them",
-        {"timing.merge_punctuations": instead(lambda alignment, prepended, appended: None)},
+        {"transcription.timing.merge_punctuations": instead(lambda alignment, prepended, appended: None)},
     ),
     fault(
         WORDS,
         "on by timestamps where words are timed",
         "transcribe.window.1.log_mel",
         "words added to a transcript that is there already",
-        {"transcribe.get_end": instead(lambda segments: None)},
+        {"transcription.sequential.get_end": instead(lambda segments: None)},
     ),
 ]

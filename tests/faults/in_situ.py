@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from maxwhisper import Whisper
-from reference import wiring
-from reference.capture import Activations, capture_max_and_input
-from reference.dataflow import split
-from reference.judge import judge_each, unwitnessed
-from reference.numpy_whisper import decoder_inputs
+from reference.flow import whisper as whisper_flow
+from reference.flow.dataflow import split
+from reference.models.capture import Activations, CapturedModel, capture_max_and_input
+from reference.models.float64 import decoder_inputs
+from reference.ops.judge import judge_each, unwitnessed
 from reference.parity.activations import Compared, compare_activations, first_divergence
 from reference.parity.window import Question
 from tests.faults.plant import Weights
@@ -25,9 +25,9 @@ class InSitu:
         self._questions = questions
         self.sound = self.ask(sound)
         self._weights = weights
-        self._flow = wiring.of_max(sound.dims)
+        self._flow = whisper_flow.of_max(sound.dims)
 
-    def ask(self, model: Whisper) -> list[Activations]:
+    def ask(self, model: CapturedModel) -> list[Activations]:
         """What a model makes of the windows, one after the other."""
         return [capture_max_and_input(model, question.mel, question.prompt, question.forced) for question in self._questions]
 

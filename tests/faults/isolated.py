@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from maxwhisper import ops
-from reference.fuzz import fuzz
-from reference.inputs import Example
-from reference.judge import Judged
-from reference.suite import Suite
-from reference.table import TABLE, Op
+from maxwhisper.engine import ops
+from reference.ops import TABLE, Op
+from reference.ops.fuzz import fuzz
+from reference.ops.inputs import Example
+from reference.ops.judge import Judged
+from reference.ops.suite import Suite
 from tests.faults.plant import Fault
 
 N_EXAMPLES = 50

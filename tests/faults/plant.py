@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -18,7 +19,7 @@ Weights = dict[str, np.ndarray]
 class Fault:
     """A mistake: what must be blamed for it, and where it comes from in the real world.
 
-    replaces: for each name that `maxwhisper`'s modules look up, such as `ops.gelu`, what stands there instead, made from what stood
+    replaces: for each name that `maxwhisper`'s modules look up, such as `engine.ops.gelu`, what stands there instead, made from what stood
     there. weights: what the checkpoint's become, in float32; they are stored as before.
     op: the row of the table that shows it alone, if one does.
     model: which real weights it is planted into. looks_like: what parity must say that it resembles. knows: the judge has the changed
@@ -40,7 +41,7 @@ class Fault:
     @property
     def is_in_graphs(self) -> bool:
         """Graphs are built with it, so they have to be compiled."""
-        return any(name.startswith(("ops.", "graphs.")) for name in self.replaces)
+        return any(name.startswith(("engine.ops.", "engine.graphs.")) for name in self.replaces)
 
     def checkpoint(self, right: Checkpoint) -> Checkpoint:
         """The checkpoint that is loaded."""
@@ -55,12 +56,19 @@ class Fault:
         """Until the end of the block, `maxwhisper` makes the mistake."""
         with ExitStack() as stack:
             for path, make in self.replaces.items():
-                module, *owners, name = path.split(".")
-                target: Any = import_module(f"maxwhisper.{module}")
+                *owners, name = path.split(".")
+                target: Any = import_module("maxwhisper")
                 for owner in owners:
-                    target = getattr(target, owner)
+                    target = _step_into(target, owner)
                 stack.enter_context(mock.patch.object(target, name, make(getattr(target, name))))
             yield
+
+
+def _step_into(place: Any, name: str) -> Any:
+    """A package's module of that name, though the package may have a function so called; else an attribute."""
+    if hasattr(place, "__path__") and find_spec(f"{place.__name__}.{name}"):
+        return import_module(f"{place.__name__}.{name}")
+    return getattr(place, name)
 
 
 def control(name: str, copies: str, **how: Any) -> Fault:

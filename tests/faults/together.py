@@ -8,9 +8,10 @@ from unittest import mock
 from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, Module
 
-from maxwhisper import Whisper, graphs, ops
-from maxwhisper.compiled import compiling_for, cpu_level
-from reference.capture import names
+from maxwhisper import Whisper
+from maxwhisper.engine import graphs, ops
+from maxwhisper.engine.compiled import compiling_for, cpu_level
+from reference.models.capture import names
 from tests.faults.plant import Fault
 
 
@@ -30,16 +31,17 @@ def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisp
             captured |= _build(sound, fault.name, changed, module)
     session = InferenceSession(devices=[sound.device])
     with compiling_for(cpu_level()):
-        compiled = session.load_all(module, weights_registry=sound._weights, custom_extensions=ops.kernels())
+        compiled = session.load_all(module, weights_registry=sound.runtime.weights, custom_extensions=ops.kernels())
     return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
 
 
 def _variant(sound: Whisper, name: str, compiled: Any, captured: dict[str, list[str]]) -> Whisper:
-    model = copy(sound)
-    model.activations = {}
-    own = {graph: f"{name}:{graph}" for graph in sound._captured if f"{name}:{graph}" in captured}
-    model._graphs = {**sound._graphs, **{graph: compiled[key] for graph, key in own.items()}}
-    model._captured = {**sound._captured, **{graph: captured[key] for graph, key in own.items()}}
+    model, right = copy(sound), sound.runtime
+    model.runtime = runtime = copy(right)
+    runtime.activations = {}
+    own = {graph: f"{name}:{graph}" for graph in right.captured if f"{name}:{graph}" in captured}
+    runtime.graphs = {**right.graphs, **{graph: compiled[key] for graph, key in own.items()}}
+    runtime.captured = {**right.captured, **{graph: captured[key] for graph, key in own.items()}}
     return model
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from conftest import remembering
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
-from reference.capture import names
-from reference.openai import load_openai
+from reference.models.capture import CapturedModel, names
+from reference.models.openai import load_openai
 from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
@@ -141,7 +141,7 @@ class Trials:
             self._heard[name] = EndToEnd(self.checkpoint(name), self.recording, self.sound(name))
         return self._heard[name]
 
-    def faulty(self, fault: Fault) -> Whisper:
+    def faulty(self, fault: Fault) -> CapturedModel:
         """A model with the fault in its graphs, or in its weights."""
         if fault.by_torch:
             return TorchModel(load_openai(self.checkpoint(fault.model)), capture=True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from reference.bounds import Approx, gamma, matmul
-from reference.compare import SHARP, Verdict, Worst, compare
+from reference.numerics.bounds import Approx, gamma, matmul
+from reference.numerics.compare import SHARP, Verdict, Worst, compare
 
 SINGLE = np.dtype(np.float32)
 

@@ -1,13 +1,13 @@
-"""exp and erf, swept through the ops that take them: the ceilings that bounds rest on (`reference.bounds`) hold."""
+"""exp and erf, swept through the ops that take them: the ceilings that bounds rest on (`reference.numerics.bounds`) hold."""
 
 import numpy as np
 import pytest
 
-from reference.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY
-from reference.dtypes import DTYPES, unit_roundoff
-from reference.judge import judge, run_torch
-from reference.suite import Suite
-from reference.table import TABLE
+from reference.numerics.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY
+from reference.numerics.dtypes import DTYPES, unit_roundoff
+from reference.ops import TABLE
+from reference.ops.judge import judge, run_torch
+from reference.ops.suite import Suite
 
 
 def swept(dtype: str) -> np.ndarray:

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 
-from reference.fuzz import fuzz
-from reference.inputs import Example, examples
-from reference.suite import Suite, snippet
-from reference.table import TABLE
+from reference.ops import TABLE
+from reference.ops.fuzz import fuzz
+from reference.ops.inputs import Example, examples
+from reference.ops.suite import Suite, snippet
 
 ROWS = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes]
 # Examples that failed once, each by a defect of the op or of its bound.

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reference import definitions
-from reference.dtypes import DTYPES
-from reference.float64 import apart, may_lose
-from reference.golden import OPS, change_of, make_op, recall_op
-from reference.judge import expect, judge
-from reference.suite import Suite
-from reference.table import TABLE
-from reference.table.composed import Composed
+from reference.golden.ops import OPS, change_of, make_op, recall_op
+from reference.numerics import definitions
+from reference.numerics.dtypes import DTYPES
+from reference.ops import TABLE
+from reference.ops.composed import Composed
+from reference.ops.float64_error import apart, may_lose
+from reference.ops.judge import expect, judge
+from reference.ops.suite import Suite
 
 
 def test_every_row_is_kept_and_nothing_else() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reference.dtypes import DTYPES, from_max, to_max
-from reference.inputs import Example, examples
-from reference.judge import expect
-from reference.suite import Suite
-from reference.table import TABLE
+from reference.numerics.dtypes import DTYPES, from_max, to_max
+from reference.ops import TABLE
+from reference.ops.inputs import Example, examples
+from reference.ops.judge import expect
+from reference.ops.suite import Suite
 
 DTYPE_NAMES = list(DTYPES)
 BATCHED = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes if "batch" in next(iter(op.inputs.values())).shape]

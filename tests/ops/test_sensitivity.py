@@ -6,17 +6,17 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from maxwhisper import ops
-from reference import definitions as define
-from reference.bounds import Approx, Roundings
-from reference.dtypes import DTYPES, unit_roundoff
-from reference.float64 import apart, may_lose
-from reference.fuzz import fuzz, report
-from reference.golden import make_op
-from reference.inputs import Example, sized
-from reference.suite import Suite
-from reference.table import TABLE, Input, Op, row
-from reference.table.composed import Composed
+from maxwhisper.engine import ops
+from reference.golden.ops import make_op
+from reference.numerics import definitions as define
+from reference.numerics.bounds import Approx, Roundings
+from reference.numerics.dtypes import DTYPES, unit_roundoff
+from reference.ops import TABLE, Input, Op, row
+from reference.ops.composed import Composed
+from reference.ops.float64_error import apart, may_lose
+from reference.ops.fuzz import fuzz, report
+from reference.ops.inputs import Example, sized
+from reference.ops.suite import Suite
 
 
 def smallest_change_seen(suite: Suite, example: Example, name: str) -> float:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from reference.dataflow import DataflowError, Step, evaluate
-from reference.judge import run_torch
+from reference.flow.dataflow import DataflowError, Step, evaluate
+from reference.ops import TABLE
+from reference.ops.judge import run_torch
 from reference.parity.activations import compare_activations, first_divergence, truth
-from reference.table import TABLE
 
 FLOW = {
     "ln": Step("layer_norm", ("x", "ln.weight", "ln.bias")),

@@ -11,12 +11,12 @@ from torch import nn
 from whisper.model import MultiHeadAttention, disable_sdpa
 
 from maxwhisper import ModelDimensions
-from reference import wiring
-from reference.capture import Activations, capture_openai
-from reference.dataflow import split
-from reference.float64 import apart_in_situ
-from reference.numpy_whisper import decoder_inputs
-from reference.openai import in_float64
+from reference.flow import whisper as whisper_flow
+from reference.flow.dataflow import split
+from reference.models.capture import Activations, capture_openai
+from reference.models.float64 import decoder_inputs
+from reference.models.openai import in_float64
+from reference.ops.float64_error import apart_in_situ
 from reference.parity.activations import Compared, Error, compare_activations, first_divergence, truth
 from reference.parity.window import Output, Question
 
@@ -44,7 +44,7 @@ def given(model: whisper.Whisper) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def exact(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return truth(wiring.whole(DIMS), given)
+    return truth(whisper_flow.whole(DIMS), given)
 
 
 def run(model: whisper.Whisper, given: dict[str, np.ndarray]) -> Activations:
@@ -53,8 +53,8 @@ def run(model: whisper.Whisper, given: dict[str, np.ndarray]) -> Activations:
 
 
 def test_pytorch_in_maxs_place_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
-    compared = list(compare_activations(wiring.whole(DIMS), run(model, given), given, exact))
-    assert [c.name for c in compared] == [split(name)[0] for name in wiring.whole(DIMS)]
+    compared = list(compare_activations(whisper_flow.whole(DIMS), run(model, given), given, exact))
+    assert [c.name for c in compared] == [split(name)[0] for name in whisper_flow.whole(DIMS)]
     assert first_divergence(compared) is None, str(first_divergence(compared))
 
 
@@ -63,7 +63,7 @@ def test_openai_whisper_in_float64_is_the_definitions(model: whisper.Whisper, gi
     with in_float64(model) as judge, disable_sdpa():
         activations = capture_openai(judge, given["log_mel"][0], PROMPT, FORCED)
     assert {array.dtype for array in activations.values()} == {np.dtype(np.float64)}
-    shares = dict(apart_in_situ(wiring.whole(DIMS), {**given, **activations}))
+    shares = dict(apart_in_situ(whisper_flow.whole(DIMS), {**given, **activations}))
     assert shares.keys() == activations.keys()
     assert max(shares.values()) <= 1, max(shares, key=shares.__getitem__)
 
@@ -72,7 +72,7 @@ def test_fused_attention_is_equal(model: whisper.Whisper, given: dict[str, np.nd
     """PyTorch's SDPA, which swallows scores and weights."""
     activations = capture_openai(model, given["log_mel"][0], PROMPT, FORCED)
     assert not any(name.endswith((".scores", ".weights")) for name in activations)
-    culprit = first_divergence(compare_activations(wiring.whole(DIMS, fused=True), activations, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS, fused=True), activations, given, exact))
     assert culprit is None, str(culprit)
 
 
@@ -89,7 +89,7 @@ def test_an_invented_key_bias_is_a_rewrite(
     rewritten = deepcopy(model)
     biased_keys(rewritten)
     activations = capture_openai(rewritten, given["log_mel"][0], PROMPT, FORCED) if fused else run(rewritten, given)
-    compared = list(compare_activations(wiring.whole(DIMS, fused), activations, given, exact))
+    compared = list(compare_activations(whisper_flow.whole(DIMS, fused), activations, given, exact))
     assert first_divergence(compared) is None, str(first_divergence(compared))
     (key,) = [c for c in compared if c.rewritten]
     assert not key.in_situ.passes
@@ -191,7 +191,7 @@ def test_the_first_that_differs_is_named(
     plant, blamed, looks_like = FAULTS[fault]
     wrong = deepcopy(model)
     plant(wrong)
-    culprit = first_divergence(compare_activations(wiring.whole(DIMS), run(wrong, given), given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), run(wrong, given), given, exact))
     assert isinstance(culprit, Compared)
     assert culprit.name == blamed, str(culprit)
     assert looks_like in culprit.resembles, culprit.resembles
@@ -203,22 +203,22 @@ def test_a_wrong_shape_is_named_and_what_follows_is_judged_all_the_same(
     activations = run(model, given)
     for name in ("encoder.blocks.0.attn.key", "encoder.blocks.1.attn.scores"):
         wrong = {**activations, name: activations[name][:, :-1]}
-        compared = list(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+        compared = list(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
         culprit = first_divergence(compared)
         assert culprit is not None
         assert culprit.name == name
-        assert len(compared) == len(wiring.whole(DIMS))
+        assert len(compared) == len(whisper_flow.whole(DIMS))
 
 
 def test_missing_heads_are_seen_however_large_the_scores(
     model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     activations = run(model, given)
-    monkeypatch.setattr("reference.judge.LARGE", 10)
-    assert first_divergence(compare_activations(wiring.whole(DIMS), activations, given, exact)) is None
+    monkeypatch.setattr("reference.ops.judge.LARGE", 10)
+    assert first_divergence(compare_activations(whisper_flow.whole(DIMS), activations, given, exact)) is None
     name = "encoder.blocks.1.attn.scores"
     wrong = {**activations, name: activations[name][:, :3]}
-    culprit = first_divergence(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
     assert culprit is not None
     assert culprit.name == name
     assert "shape" in str(culprit)
@@ -229,7 +229,7 @@ def test_noise_on_keys_is_no_bias(model: whisper.Whisper, given: dict[str, np.nd
     name = "encoder.blocks.0.attn.key"
     noise = 1e-5 * np.random.default_rng(0).standard_normal(activations[name].shape)
     wrong = {**activations, name: (activations[name] + noise).astype(np.float32)}
-    culprit = first_divergence(compare_activations(wiring.whole(DIMS), wrong, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
     assert culprit is not None
     assert culprit.name == name
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reference.dataflow import Step
-from reference.definitions import causal_mask
+from reference.flow.dataflow import Step
+from reference.numerics.definitions import causal_mask
 from reference.parity.activations import compare_activations, first_divergence, truth
 
 N_LAYER, N_HEAD, N_STATE, N_VOCAB = 2, 3, 24, 50

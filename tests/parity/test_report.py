@@ -12,8 +12,9 @@ from playwright.sync_api import Browser
 
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
-from reference import signatures, wiring
-from reference.capture import capture_max, names
+from reference.flow import whisper as whisper_flow
+from reference.golden import activations as golden_activations
+from reference.models.capture import capture_max, names
 from reference.parity.activations import first_divergence
 from reference.parity.clip import ClipReport, Programs
 from reference.parity.document import SCHEMA, document
@@ -35,7 +36,7 @@ def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     (seen,) = clip.windows
     assert [a.name for a in seen.activations] == names(programs.model.dims)
     assert all(a.in_situ.passes and a.pytorch.passes for a in seen.activations)
-    assert [a.op for a in seen.activations] == [step.op for step in wiring.of_max(programs.model.dims).values()]
+    assert [a.op for a in seen.activations] == [step.op for step in whisper_flow.of_max(programs.model.dims).values()]
     assert len(seen.question.forced) >= 64
     assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
     assert len(seen.outputs) == 2
@@ -44,23 +45,23 @@ def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
 
 
 def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
-    kept = signatures.recall("tiny.en")
-    question = signatures.Case("tiny.en").question(kept)
+    kept = golden_activations.recall("tiny.en")
+    question = golden_activations.Case("tiny.en").question(kept)
     found = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
     # What the decoder's fused attention swallows is kept for the references alone.
     kept["activations"] = {name: kept["activations"][name] for name in names(parity[0].model.dims)}
-    assert list(signatures.drift(kept, found, signatures.MAX_DRIFT)) == []
+    assert list(golden_activations.drift(kept, found, golden_activations.MAX_DRIFT)) == []
     assert kept["tokens"] == parity[1].ours.windows[0].tokens
     assert kept["text"] == parity[1].ours.result["text"]
 
 
 def test_the_third_digit_of_one_kept_element_is_seen() -> None:
-    kept = signatures.recall("tiny.en")
-    case = signatures.Case("tiny.en")
+    kept = golden_activations.recall("tiny.en")
+    case = golden_activations.Case("tiny.en")
     exact = case.by_numpy(case.question(kept))
-    assert list(signatures.drift(kept, exact, signatures.REFERENCE_DRIFT)) == []
+    assert list(golden_activations.drift(kept, exact, golden_activations.REFERENCE_DRIFT)) == []
     kept["activations"]["encoder.blocks.2.mlp.0"]["values"][5] *= 1.001
-    (found,) = signatures.drift(kept, exact, signatures.REFERENCE_DRIFT)
+    (found,) = golden_activations.drift(kept, exact, golden_activations.REFERENCE_DRIFT)
     assert found.startswith("encoder.blocks.2.mlp.0: element")
 
 

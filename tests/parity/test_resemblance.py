@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reference.dtypes import DTYPES
+from reference.numerics.dtypes import DTYPES
 from reference.parity.resemblance import resemblance
 
 RNG = np.random.default_rng(0)

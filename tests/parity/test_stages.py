@@ -12,7 +12,7 @@ from maxwhisper import load_audio, log_mel_spectrogram
 from maxwhisper.audio import N_SAMPLES
 from reference.clips import all_clips, packaged_clips
 from reference.parity.stages import judge_log_mel, judge_samples, judge_tokens
-from reference.transcripts import Transcription, Window
+from reference.parity.transcripts import Transcription, Window
 
 NOISE = 0.3 * np.random.default_rng(0).standard_normal((44100, 2))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reference.upgrade.environment import Environment
+from tests.upgrade.environment import Environment
 
 
 @pytest.fixture

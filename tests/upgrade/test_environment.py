@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reference.upgrade import environment
-from reference.upgrade.__main__ import main
-from reference.upgrade.environment import Environment, UpgradeError, prepare, requirements
+from tests.upgrade import environment
+from tests.upgrade.__main__ import main
+from tests.upgrade.environment import Environment, UpgradeError, prepare, requirements
 
 
 def test_what_pip_is_told(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 from playwright.sync_api import Browser
 from rich.console import Console
 
-from reference.upgrade.defects import read_states
-from reference.upgrade.document import document
-from reference.upgrade.findings import GONE, THERE, Activation, Findings, Op, Pair, Transcript
-from reference.upgrade.noise import N_AGREEING, Speed
-from reference.upgrade.page import page
-from reference.upgrade.terminal import show
+from tests.upgrade.defects import read_states
+from tests.upgrade.document import document
+from tests.upgrade.findings import GONE, THERE, Activation, Findings, Op, Pair, Transcript
+from tests.upgrade.noise import N_AGREEING, Speed
+from tests.upgrade.page import page
+from tests.upgrade.terminal import show
 
 NORM = Activation("layer_norm", 1e-6, "", "a")
 FOUND = Findings(

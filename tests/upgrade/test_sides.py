@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reference.upgrade import compare
-from reference.upgrade.environment import Environment, UpgradeError
-from reference.upgrade.findings import Findings, Pair
-from reference.upgrade.side import Side
+from tests.upgrade import compare
+from tests.upgrade.environment import Environment, UpgradeError
+from tests.upgrade.findings import Findings, Pair
+from tests.upgrade.side import Side
 
 Make = Callable[..., Environment]
 # What wheels of `tests.upgrade.wheels` do, without a wheel.

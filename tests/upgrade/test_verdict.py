@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reference.upgrade.findings import GONE, STATUS, THERE, Activation, Findings, Op, Pair, Transcript
-from reference.upgrade.noise import N_AGREEING, N_ROUNDS, Speed, agreed
+from tests.upgrade.findings import GONE, STATUS, THERE, Activation, Findings, Op, Pair, Transcript
+from tests.upgrade.noise import N_AGREEING, N_ROUNDS, Speed, agreed
 
 RIGHT, WRONG, OTHER_BITS = Op(0.1, 0.2, "", "a"), Op(3.0, 9.0, "3 times its bound", "b"), Op(0.1, 0.2, "", "b")
 SLOWER, SAME, FASTER = Speed(1, 1.3, 1.3, 1.2, 1.4), Speed(1, 1, 1, 0.9, 1.1), Speed(1, 0.7, 0.7, 0.6, 0.8)

@@ -1,0 +1,179 @@
+"""Compiled graphs as files, so that a model is compiled once: the first time it is loaded, or ahead of time by `maxwhisper compile`.
+
+A file's name says what it was compiled from and for, and the sha256 of what it holds. One that is damaged or meant for something else is
+never given to MAX, which would run it as machine code.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from max.driver import Device, get_virtual_cpu_target, set_virtual_cpu_target
+from max.engine import CompiledModel, InferenceSession, read
+from max.graph import DeviceRef
+
+from maxwhisper.checkpoint import Checkpoint, ModelDimensions
+from maxwhisper.engine import ops
+from maxwhisper.engine.dtypes import COMPUTE_TYPES, HALVES, DTypes
+from maxwhisper.engine.graphs import build_module
+from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWarning
+from maxwhisper.utils import user_cache
+
+PACKAGE = Path(__file__).parents[1]
+PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some
+SOURCES = ("engine/*.py", "engine/kernels/*.mojo", "audio.py", "checkpoint/dimensions.py")  # what graphs are made of
+HOST = "host"  # the very processor of the machine that compiles
+# Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
+CPU_LEVELS = {
+    "cascadelake": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},  # x86-64-v4 that multiplies 8-bit numbers
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
+    HOST: set[str](),
+}
+
+
+def folder() -> Path:
+    """Where compiled graphs are kept: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder.
+
+    Raises OutputError where there is neither.
+    """
+    if given := os.environ.get("MAXWHISPER_CACHE"):
+        return Path(given)
+    if (kept := user_cache("maxwhisper")) is None:
+        raise OutputError("there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder")
+    return kept
+
+
+def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The best of `CPU_LEVELS` that this machine's processor has."""
+    features = set[str]()
+    with suppress(OSError, StopIteration), cpuinfo.open(encoding="utf-8") as lines:
+        features = set(next(line for line in lines if line.startswith("flags")).split())
+    return next(level for level, needed in CPU_LEVELS.items() if needed <= features)
+
+
+@contextmanager
+def compiling_for(cpu: str) -> Iterator[None]:
+    """What MAX compiles meanwhile is for any processor of that level; by default it would be for this machine's alone."""
+    before = get_virtual_cpu_target()
+    set_virtual_cpu_target("" if cpu == HOST else cpu)
+    try:
+        yield
+    finally:
+        set_virtual_cpu_target(before)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What graphs are compiled from and for: a model's sizes, its dtypes, a device, and a CPU by its level."""
+
+    dims: ModelDimensions
+    dtypes: DTypes
+    device: Device
+    cpu: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: Device, cpu: str, compute_type: str = "float32") -> "Target":
+        """What a checkpoint's graphs are, compiled for a device and a CPU, and for one of `COMPUTE_TYPES`.
+
+        Raises OptionError for another one, and where it can't be had: "int8" is there for the CPU only, halves are for GPUs.
+        """
+        if compute_type not in COMPUTE_TYPES:
+            raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
+        if compute_type == "int8" and not device.is_host:
+            raise OptionError("compute_type 'int8' is there for the CPU only; leave it out, or use the device 'cpu'")
+        if compute_type in HALVES and ops.has_kernels(DeviceRef.from_device(device)):
+            raise OptionError(f"compute_type {compute_type!r} is there for GPUs only; leave it out, or take 'int8', which is faster here")
+        return cls(checkpoint.dims, DTypes.of(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
+
+    @cached_property
+    def name(self) -> str:
+        """Another one wherever anything that matters is another: besides the above MAX's version and the code that builds graphs."""
+        sources = sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
+        details = {
+            "dims": asdict(self.dims),
+            "dtypes": {name: str(dtype) for name, dtype in {**self.dtypes.weights, "activations": self.dtypes.activations}.items()},
+            "sources": [[path.name, path.read_text(encoding="utf-8")] for path in sources],
+            "system": [platform.system(), platform.machine(), *([platform.node()] if self.cpu == HOST else [])],
+        }
+        digest = hashlib.sha256(json.dumps(details, sort_keys=True).encode()).hexdigest()[:16]
+        device = "cpu" if self.device.is_host else self.device.architecture_name
+        sizes = f"{self.dims.n_text_state}x{self.dims.n_audio_layer}+{self.dims.n_text_layer}"
+        return f"whisper-{sizes}-{device}-{self.cpu}-max-{version('max')}-{digest}"
+
+
+def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
+    """The graphs that are kept for a target, else compiled now, and kept if they can be; if not, there is a WhisperWarning."""
+    with suppress(OutputError):
+        if path := find(target, folder()):
+            return read(path)
+    if path := find(target, PACKAGED):
+        return read(path)
+    compiled, _ = compile_graphs(target, session)
+    try:
+        keep(compiled.export_mef, target, folder())
+    except OutputError as error:
+        warnings.warn(f"the model will be compiled again each time: {error}", WhisperWarning, stacklevel=2)
+    return compiled
+
+
+def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[str] = ()) -> tuple[CompiledModel, dict[str, list[str]]]:
+    """Takes minutes, or seconds where MAX's own cache has them. Also returns the names of each graph's extra outputs, those in `capture`.
+
+    Raises WhisperError where MAX can't compile them.
+    """
+    module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes)
+    try:
+        with compiling_for(target.cpu):
+            return session.compile(module, custom_extensions=ops.kernels()), captured
+    except RuntimeError as error:
+        reason, *_ = str(error).split("\n")
+        raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error
+
+
+def find(target: Target, where: Path) -> Path | None:
+    """The file of a target's graphs, if it is there and whole."""
+    for path in where.glob(f"{target.name}.*.mef"):
+        with suppress(OSError):
+            if path.name == _file_name(target, path):
+                return path
+    return None
+
+
+@contextmanager
+def writing_to(where: Path) -> Iterator[Path]:
+    """A folder in `where`, and so on its file system, that is gone in the end.
+
+    Raises OutputError where that can't be written to.
+    """
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=where) as unfinished:
+            yield Path(unfinished)
+    except OSError as error:
+        raise OutputError(f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder") from error
+
+
+def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:
+    """Put what `export` writes where `find` finds it: whole or not at all, whoever else does the same. Returns its path.
+
+    Raises OutputError where nothing can be written there.
+    """
+    with writing_to(where) as unfinished:
+        path = unfinished / "graphs"
+        export(path)
+        return path.replace(where / _file_name(target, path))
+
+
+def _file_name(target: Target, path: Path) -> str:
+    with path.open("rb") as file:
+        return f"{target.name}.{hashlib.file_digest(file, 'sha256').hexdigest()}.mef"

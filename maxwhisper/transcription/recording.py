@@ -1,0 +1,112 @@
+"""What there is to transcribe of a recording: its spectrogram, which parts of it, and in which language."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, SAMPLE_RATE, Audio, as_samples, pad_or_trim
+from maxwhisper.console import say
+from maxwhisper.decoding import detect_language, likeliest
+from maxwhisper.errors import OptionError
+from maxwhisper.languages import LANGUAGES
+from maxwhisper.speech_model import SpeechModel
+from maxwhisper.tokenizer import get_tokenizer, language_code
+from maxwhisper.transcription.segments import Segment
+from maxwhisper.transcription.silence import Speech, VadOptions, find_speech
+
+Clip = tuple[float, float]  # start and end in seconds, the end perhaps infinite
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording as a model hears it.
+
+    mel: log-mel [n_mels, content_frames + 3000], so that the last window is whole; clips: the first frame of each part that is to be
+    transcribed, and the one behind its last; duration: in seconds; speech: what was joined of the recording, where silence was left out.
+    """
+
+    mel: np.ndarray
+    clips: Sequence[tuple[int, int]]
+    duration: float
+    speech: Speech | None
+
+    @classmethod
+    def of(cls, model: SpeechModel, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None) -> "Heard":
+        """A file, or samples [n_samples]; track: which of the file's. Raises AudioError where they can't be used."""
+        samples, speech = as_samples(audio, track), None
+        duration = len(samples) / SAMPLE_RATE
+        if vad is not None:
+            speech = find_speech(samples, vad).within(_counted(clips, SAMPLE_RATE, len(samples)))
+            samples, clips = speech.joined(samples), [(0.0, np.inf)]
+        mel = model.log_mel_spectrogram(samples, padding=N_SAMPLES)
+        return cls(mel, _counted(clips, FRAMES_PER_SECOND, mel.shape[-1] - N_FRAMES), duration, speech)
+
+    @property
+    def content_frames(self) -> int:
+        return self.mel.shape[-1] - N_FRAMES
+
+    def window(self, seek: int, size: int) -> np.ndarray:
+        """So many frames from frame `seek` on, filled up to a window: [n_mels, 3000]."""
+        return pad_or_trim(self.mel[:, seek : seek + size], N_FRAMES)
+
+    def restored(self, segment: Segment) -> Segment:
+        """A segment at the times of the recording, whatever was left out."""
+        return self.speech.restore(segment) if self.speech else segment
+
+
+def _counted(clips: Sequence[Clip], rate: int, n: int) -> list[tuple[int, int]]:
+    """Clips in samples or frames, of which the recording has n."""
+    return [(round(start * rate), round(min(end * rate, n))) for start, end in clips]
+
+
+def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
+    """Pairs of start and end, in seconds, of a list of numbers, or of a text with commas between; the last end may be left out.
+
+    Raises OptionError where they are no such numbers.
+    """
+    try:
+        times = (
+            [float(time) for time in (timestamps.split(",") if isinstance(timestamps, str) else timestamps)] if len(timestamps) else [0.0]
+        )
+    except ValueError as error:
+        raise OptionError(f"clip_timestamps {timestamps!r} are no numbers with commas between") from error
+    if len(times) % 2:
+        times.append(np.inf)
+    clips = list(zip(times[::2], times[1::2]))
+    if not all(0 <= start < end for start, end in clips):
+        raise OptionError(f"clip_timestamps {timestamps!r} are not start,end,start,end,… in seconds, each end later than its start")
+    return clips
+
+
+def language_of(
+    model: SpeechModel, heard: Heard, asked: str | None, verbose: bool | None = None, n_windows: int = 1, threshold: float = 0.5
+) -> tuple[str, float]:
+    """The language that is asked for, or else detected, and how likely it is.
+
+    It is looked for in up to `n_windows` windows: the first that is likelier than `threshold`, or else the most frequent one.
+
+    Raises OptionError where the model does not know it.
+    """
+    if not model.is_multilingual:
+        if asked is not None and language_code(asked) != "en":
+            raise OptionError(f"this model knows only English, not {asked!r}; use a multilingual one, such as base")
+        return asked or "en", 1.0
+    if asked is not None:
+        get_tokenizer(True, num_languages=model.num_languages).to_language_token(language_code(asked))
+        return asked, 1.0
+    found = list[tuple[str, float]]()
+    for seek in range(0, max(1, min(heard.content_frames, n_windows * N_FRAMES)), N_FRAMES):
+        _, probs = detect_language(model, heard.window(seek, N_FRAMES))
+        language = likeliest(probs)
+        probability = probs[language]
+        if probability > threshold:
+            break
+        found.append((language, probability))
+    else:
+        language = Counter(language for language, _ in found).most_common(1)[0][0]
+        probability = max(probability for one, probability in found if one == language)
+    if verbose is not None:
+        say(f"Detected language: {LANGUAGES[language].title()}")
+    return language, probability

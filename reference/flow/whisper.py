@@ -1,0 +1,158 @@
+"""Whisper's data flow: which op computes each of its activations, and from what; by OpenAI Whisper's module paths, carried down to ops.
+
+The functions are those of `maxwhisper.engine.graphs`, by the same names.
+"""
+
+import re
+from collections.abc import Container, Mapping
+
+from maxwhisper import ModelDimensions
+from maxwhisper.checkpoint import LM_HEAD
+from maxwhisper.engine.quantization import scale_of
+from reference.flow.dataflow import Step
+
+CROSS_KV = re.compile(r"cross_attn\.(key|value)")  # the decoder's layers that a window goes through once
+
+
+def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
+    """All three graphs, one after the other."""
+    return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
+
+
+def of_max(dims: ModelDimensions, compute_type: str = "float32") -> dict[str, Step]:
+    """The same, as MAX's graphs compute it: attention is one op, which swallows `scores` and `weights`."""
+    flow = whole(dims, fused=True)
+    return int8(flow) if compute_type == "int8" else flow
+
+
+def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
+    """With the compute type "int8": of rounded weights, and, where there are many rows, of rounded rows."""
+    steps = dict[str, Step]()
+    for name, (op, (x, *weights)) in flow.items():
+        if op == "attention" and name.startswith("encoder."):
+            steps[name] = Step("attention_int8", (x, *weights))
+        elif op == "attention":
+            steps[name] = Step(op, (x, *(f"{kv}.half:{view}" for kv, _, view in (kv.partition(":") for kv in weights))))
+        elif op in ("linear", "lm_head"):
+            many_rows = name.startswith("encoder.") or CROSS_KV.search(name)
+            steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], scale_of(weights[0]), *weights[1:]))
+            if CROSS_KV.search(name):
+                steps[f"{name}.half"] = Step("half", (name,))
+        elif op == "token_embedding":
+            steps[name] = Step(op, (x, weights[0], scale_of(weights[0])))
+        else:
+            steps[name] = flow[name]
+    return steps
+
+
+def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[str, Step]:
+    """The same with the LM head that these weights have: where it isn't the token embedding, it is one of them."""
+    if LM_HEAD not in weights or "decoder.logits" not in flow:
+        return flow
+    op, sources = flow["decoder.logits"]
+    return {**flow, "decoder.logits": Step(op, tuple(source.replace("token_embedding", "proj_out") for source in sources))}
+
+
+def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.encoder`, from `log_mel` [n_audio, n_mels, n_frames] on.
+
+    fused: attention is one op, which swallows `scores` and `weights`, as in MAX's graphs.
+    """
+    flow = {
+        "encoder.conv1": Step("conv1d_stride1", ("log_mel:transposed", *_weights("encoder.conv1"))),
+        "encoder.conv1.gelu": Step("gelu", ("encoder.conv1",)),
+        "encoder.conv2": Step("conv1d_stride2", ("encoder.conv1.gelu", *_weights("encoder.conv2"))),
+        "encoder.conv2.gelu": Step("gelu", ("encoder.conv2",)),
+        "encoder.positions": Step("residual", ("encoder.conv2.gelu", "encoder.positional_embedding")),
+    }
+    x = "encoder.positions"
+    for i in range(dims.n_audio_layer):
+        block = f"encoder.blocks.{i}"
+        flow |= self_attention(block, x, dims.n_audio_head, fused)
+        flow |= mlp(block, f"{block}.attn.residual")
+        x = f"{block}.mlp.residual"
+    return flow | layer_norm("encoder.ln_post", x)
+
+
+def cross_kv(dims: ModelDimensions) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.cross_kv`, from `encoder.ln_post` on: every layer's keys and values, their heads side by side."""
+    flow = dict[str, Step]()
+    for i in range(dims.n_text_layer):
+        flow |= keys_and_values(f"decoder.blocks.{i}.cross_attn", "encoder.ln_post")
+    return flow
+
+
+def decoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.decoder`, from `tokens` [n_audio, n], their `positions` [n] and the causal `mask` [n, n] on."""
+    flow = {
+        "decoder.embedding": Step("token_embedding", ("tokens", "decoder.token_embedding.weight")),
+        "decoder.positions": Step("residual", ("decoder.embedding", "decoder.positional_embedding:positions")),
+    }
+    x = "decoder.positions"
+    for i in range(dims.n_text_layer):
+        block = f"decoder.blocks.{i}"
+        flow |= self_attention(block, x, dims.n_text_head, fused, ("mask",))
+        flow |= cross_attention(block, f"{block}.attn.residual", dims.n_text_head, fused)
+        flow |= mlp(block, f"{block}.cross_attn.residual")
+        x = f"{block}.mlp.residual"
+    flow |= layer_norm("decoder.ln", x)
+    return flow | {"decoder.logits": Step("lm_head", ("decoder.ln", "decoder.token_embedding.weight"))}
+
+
+def _weights(path: str) -> tuple[str, str]:
+    return f"{path}.weight", f"{path}.bias"
+
+
+def layer_norm(path: str, x: str) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.layer_norm`."""
+    return {path: Step("layer_norm", (x, *_weights(path)))}
+
+
+def linear(path: str, x: str) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.linear`."""
+    return {path: Step("linear", (x, *_weights(path)))}
+
+
+def keys_and_values(attn: str, x: str) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.keys_and_values`; keys have no bias."""
+    return {f"{attn}.key": Step("linear", (x, f"{attn}.key.weight"))} | linear(f"{attn}.value", x)
+
+
+def projections(attn: str, queries: str, keys: str) -> dict[str, Step]:
+    """What attention is computed from."""
+    return linear(f"{attn}.query", queries) | keys_and_values(attn, keys)
+
+
+def attention(attn: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.attention`, from the projections on."""
+    q, k, v, context = (f"{attn}.{name}:{n_head} heads" for name in ("query", "key", "value", "context"))
+    if fused:
+        steps = {context: Step("masked_attention" if mask else "attention", (q, k, v, *mask))}
+    else:
+        steps = {
+            f"{attn}.scores": Step("attention_scores", (q, k, *mask)),
+            f"{attn}.weights": Step("softmax", (f"{attn}.scores",)),
+            context: Step("attention_context", (f"{attn}.weights", v)),
+        }
+    return steps | linear(f"{attn}.out", f"{attn}.context")
+
+
+def self_attention(block: str, x: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.self_attention`; in the decoder, with a mask."""
+    attn, ln = f"{block}.attn", f"{block}.attn_ln"
+    steps = layer_norm(ln, x) | projections(attn, ln, ln) | attention(attn, n_head, fused, mask)
+    return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
+
+
+def cross_attention(block: str, x: str, n_head: int, fused: bool) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.cross_attention`, to keys and values that are there already."""
+    attn, ln = f"{block}.cross_attn", f"{block}.cross_attn_ln"
+    steps = layer_norm(ln, x) | linear(f"{attn}.query", ln) | attention(attn, n_head, fused)
+    return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
+
+
+def mlp(block: str, x: str) -> dict[str, Step]:
+    """`maxwhisper.engine.graphs.mlp`."""
+    steps = layer_norm(f"{block}.mlp_ln", x) | linear(f"{block}.mlp.0", f"{block}.mlp_ln")
+    steps |= {f"{block}.mlp.gelu": Step("gelu", (f"{block}.mlp.0",))} | linear(f"{block}.mlp.2", f"{block}.mlp.gelu")
+    return steps | {f"{block}.mlp.residual": Step("residual", (x, f"{block}.mlp.2"))}

@@ -1,0 +1,24 @@
+"""The table of ops: one row for each op of Whisper, with everything that proving it takes.
+
+Parity tests, shape fuzzing, golden vectors and reports iterate over `TABLE`. A new op is a new class in one of these files and nothing
+else:
+
+    @row
+    class Twice(Op):
+        \"""2 x. One product with a power of two, which is exact: no error at all.\"""
+
+        inputs = {"x": Input("batch n")}
+        build = staticmethod(lambda x: x + x)       # on MAX
+        define = staticmethod(lambda x: 2 * x)      # in NumPy float64
+        torch = staticmethod(lambda x: 2 * x)       # the witness
+        @staticmethod
+        def bound(roundings, x):
+            return Approx.exact(2 * x)
+
+It is then compiled with the others (`reference.ops.suite`), fuzzed, compared and reported.
+"""
+
+from reference.ops import attention, composed, layers, log_mel  # noqa: F401  (each adds its rows)
+from reference.ops.row import TABLE, Input, Op, row, rows_on
+
+__all__ = ["TABLE", "Input", "Op", "row", "rows_on"]

@@ -1,1 +1,0 @@
-"""`nox -s upgrade`: did another version of MAX make it wrong, or slow?"""

@@ -1,0 +1,112 @@
+"""`nox -s gpu_compile`: rows of the table and models compiled for a GPU that need not be here; what does not compile is named."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest import mock
+
+from max.driver import Device
+from max.engine import CompiledModel, InferenceSession
+from max.graph import DeviceRef, Module
+
+from maxwhisper import WhisperError, available_models
+from maxwhisper.checkpoint import load_checkpoint
+from maxwhisper.engine.compiled import Target, compile_graphs, compiling_for, cpu_level
+from maxwhisper.engine.devices import absent_gpu
+from maxwhisper.engine.dtypes import HALVES
+from maxwhisper.engine.ops import kernels
+from reference.ops import Op, rows_on
+from reference.ops.suite import build_module
+from tests.gpu.sass import kernels_on_tensor_cores
+
+MODELS = ("tiny.en", "base")
+TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
+SINGLE = ("float32",)
+COMPUTE_TYPES = (*SINGLE, *HALVES)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for each thing that was compiled; 1 where one was not."""
+    parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
+    parser.add_argument("--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example")
+    parser.add_argument("--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS))
+    parser.add_argument("--compute_type", nargs="*", default=COMPUTE_TYPES, choices=COMPUTE_TYPES, metavar="TYPE", help="models' (all)")
+    parser.add_argument("--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default")
+    args = parser.parse_args(argv)
+    rows = {name: op for name, op in rows_on("gpu").items() if name in args.op and not op.on_host}
+    failures = 0
+    # MAX puts code into what it compiles that its cache has for other graphs; what is exported is to be this code's alone.
+    with TemporaryDirectory() as cache, mock.patch.dict(os.environ, MODULAR_CACHE_DIR=cache):
+        try:
+            device = absent_gpu(args.gpu)
+        except WhisperError as error:
+            parser.error(str(error))
+        for name, problem, seconds in compiled(rows, [(model, type) for model in args.model for type in args.compute_type], device):
+            print(f"{args.gpu}  {name:32} {seconds:6.0f} s  {problem or 'compiled'}", flush=True)
+            failures += bool(problem)
+    return int(failures > 0)
+
+
+def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], device: Device) -> Iterator[tuple[str, str, float]]:
+    """What was compiled for a device, what is wrong with it ("" where nothing is), and how long that took in seconds.
+
+    Rows compile together, which is faster by far; where something is wrong, each by itself, to see which. Those in float32 apart from
+    those in halves: only the latter may multiply on tensor cores. models: names, and what they compute in.
+    """
+    session = InferenceSession(devices=[device])
+
+    def compile_rows(some: Mapping[str, type[Op]], dtypes: Sequence[str]) -> CompiledModel:
+        module: Module = build_module(some, DeviceRef.from_device(device), dtypes)
+        with compiling_for(cpu_level()):
+            return session.compile(module, custom_extensions=kernels())
+
+    def timed(name: str, compile_it: Callable[[], CompiledModel], may_round: bool = False) -> tuple[str, str, float]:
+        begin = time.perf_counter()
+        try:
+            artifact = _exported(compile_it())
+            problem = "" if may_round else rounds_to_tf32(artifact)
+        except (RuntimeError, ValueError, WhisperError) as error:
+            problem = str(error).strip()
+        return name, problem, time.perf_counter() - begin
+
+    for dtypes in (SINGLE, HALVES):
+        some, may_round = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}, dtypes == HALVES
+        if not some:
+            continue
+        together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", partial(compile_rows, some, dtypes), may_round)
+        alone = list[tuple[str, str, float]]()
+        if together[1]:
+            print("not all rows are well; each by itself now", file=sys.stderr, flush=True)
+            alone = [timed(name, partial(compile_rows, {name: op}, dtypes), may_round) for name, op in some.items()]
+        yield from alone
+        if not any(problem for _, problem, _ in alone):
+            yield together
+    for model, compute_type in models:
+        target = Target.of(load_checkpoint(model), device, cpu_level(), compute_type)
+        yield timed(f"{model} in {compute_type}", partial(_compile_model, target, session), may_round=compute_type in HALVES)
+
+
+def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:
+    return compile_graphs(target, session)[0]
+
+
+def rounds_to_tf32(artifact: bytes) -> str:
+    """Where a graph in float32 that was compiled for a GPU rounds to TF32; "" where it doesn't."""
+    found = [name[:60] for name in kernels_on_tensor_cores(artifact)] + ["cuBLAS"] * (TF32 in artifact)
+    return f"rounds float32 to TF32: {', '.join(found)}" if found else ""
+
+
+def _exported(compiled: CompiledModel) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graphs"
+        compiled.export_mef(path)
+        return path.read_bytes()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
