@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,7 @@ COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile":
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maxwhisper", description="OpenAI's Whisper on MAX Graph: speech to text.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('maxwhisper')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser(
         "transcribe",

@@ -27,6 +27,9 @@ def main(audio: str) -> None:
     for arguments in (["--help"], ["transcribe", "--help"], ["compile", "--help"]):
         done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("usage: maxwhisper"), done.stdout
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"maxwhisper {version('maxwhisper')}\n", done.stdout
+    assert Path(maxwhisper.__file__).with_name("py.typed").is_file()  # types are for those who use it, too
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([program, "transcribe", audio, "--beam_size", "None", "-o", folder], check=True, stdout=subprocess.DEVNULL)
         written = {path.suffix: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}

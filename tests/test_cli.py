@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -337,6 +338,13 @@ def test_help_names_the_command(option: str, capsys: pytest.CaptureFixture[str])
         cli.main(option.split())
     assert caught.value.code == 0
     assert "transcribe" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"maxwhisper {version('maxwhisper')}\n"
 
 
 # The real program, in a process of its own.

@@ -27,16 +27,16 @@ from maxwhisper import OptionError, Whisper, cli, timing
 from maxwhisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from reference.clips import extra_clips, packaged_clips
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[1] / "maxwhisper" / "README.md").read_text(encoding="utf-8")
 MISSING = object()
 MODULES = ("", "audio", "decoding", "tokenizer", "normalizers", "normalizers.basic", "normalizers.english", "timing", "utils")
 
 
 def listed(what: str) -> set[str]:
-    """Names in the first column of a table of the README."""
+    """Names in the first column of a table of `maxwhisper/README.md`."""
     _, _, rest = README.partition(f"<!-- {what} -->")
     table, end, _ = rest.partition(f"<!-- end of {what} -->")
-    assert end, f"the README has no list of {what}"
+    assert end, f"maxwhisper/README.md has no list of {what}"
     return {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
 
 
@@ -347,7 +347,7 @@ def test_a_model_has_these_of_a_torch_module(tiny_en: Trio) -> None:
     import torch
 
     there = {name for name in dir(torch.nn.Module) if not name.startswith("_")}
-    said = re.search(r"Of `torch\.nn\.Module`'s methods there are ([^;]*);", " ".join(README.split()))
+    said = re.search(r"The methods of `torch\.nn\.Module` are limited to ([^;]*);", " ".join(README.split()))
     assert said and set(re.findall(r"`(\w+)`", said[1])) == there & set(dir(tiny_en.model))
 
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Plant each fault and each control, print what came of it, and return 0 where each was caught, or let alone, else 1."""
     parser = argparse.ArgumentParser(prog="nox -s faults --", description=__doc__)
     parser.add_argument("name", nargs="*", help="only these faults and controls; by default, all")
-    parser.add_argument("--readme", action="store_true", help="write the table into the README")
+    parser.add_argument("--readme", action="store_true", help="write the table into tests/faults/README.md")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args(argv)
     everything = {**FAULTS, **CONTROLS}

@@ -1,11 +1,11 @@
-"""What the suite can say of itself: how many faults it caught, as a line and as the README's table."""
+"""What the suite can say of itself: how many faults it caught, as a line and as the table of `tests/faults/README.md`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.trial import Outcome
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- faults: written by `nox -s faults -- --readme` -->", "<!-- end of faults -->"
 
 

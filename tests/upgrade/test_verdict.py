@@ -103,5 +103,5 @@ def test_what_is_wrong_on_both_sides_is_said() -> None:
 
 
 def test_exit_statuses() -> None:
-    """As the README says."""
+    """As `tests/upgrade/README.md` says."""
     assert STATUS == {"nothing differs": 0, "nothing worse": 0, "wrong": 1, "slower": 2, "could not be compared": 3}
