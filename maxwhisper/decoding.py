@@ -268,7 +268,7 @@ class DecodingTask:
             if rules is None:
                 tokens, completed = choose(decoder.logits(tokens[:, -1:].reshape(shape)))
             elif isinstance(token_decoder, BeamSearchDecoder):
-                tokens, completed = token_decoder.follow(tokens, *decoder.likeliest(tokens.reshape(shape), rules), sum_logprobs)
+                tokens, completed = token_decoder.follow(tokens, *decoder.top_k_tokens(tokens.reshape(shape), rules), sum_logprobs)
             else:
                 tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
                 completed = True

@@ -134,7 +134,7 @@ def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
     script = f"""
 import sys
 from max.graph import ops as max_ops
-from maxwhisper.engine import ops
+from maxwhisper.engine.ops import portable as ops
 from tests.gpu.compile_ahead import main
 {before}
 sys.exit(main(["--op", "gelu", "linear", "--model"]))

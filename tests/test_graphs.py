@@ -1,10 +1,16 @@
 """The graphs name what they compute, in data-flow order, and say so before anything is compiled."""
 
+import inspect
+import re
+
 import pytest
 from max.graph import DeviceRef
 
 from maxwhisper import ModelDimensions
+from maxwhisper.engine.compiled import PACKAGE
+from maxwhisper.engine.decoder_block import ACTIVATIONS, LINEARS, VECTORS
 from maxwhisper.engine.graphs import build_module
+from maxwhisper.engine.ops import cpu, portable
 
 DIMS = ModelDimensions(80, 16, 8, 2, 2, 51864, 12, 8, 2, 2)
 ENCODER_BLOCK = [
@@ -48,3 +54,34 @@ def test_captured_activations_become_outputs_in_data_flow_order() -> None:
 def test_unknown_activations_are_named() -> None:
     with pytest.raises(ValueError, match=r"encoder\.blocks\.7\.attn_ln"):
         build_module(DIMS, DeviceRef.CPU(), capture=["encoder.conv1", "encoder.blocks.7.attn_ln"])
+
+
+@pytest.mark.parametrize("backend, only_here", [(cpu, {"log_mel", "step"}), (portable, {"greedy", "beams"})])
+def test_a_backend_has_its_own_graphs(backend: object, only_here: set[str]) -> None:
+    module, _ = build_module(DIMS, DeviceRef.CPU(), backend=backend)  # type: ignore[arg-type]
+    text = str(module)
+    assert {name for name in ("log_mel", "step", "greedy", "beams") if f"@{name}" in text}.isdisjoint(only_here)
+
+
+def test_backends_have_equal_signatures() -> None:
+    ours, portables = (
+        {name: function for name, function in vars(backend).items() if inspect.isfunction(function) and name[0] != "_"}
+        for backend in (cpu, portable)
+    )
+    assert {"linear", "conv1d", "lm_head", "attention", "next_token"} <= ours.keys() & portables.keys()
+    for name in ours.keys() & portables.keys():
+        assert inspect.signature(ours[name]) == inspect.signature(portables[name]), name
+    # What only the CPU has: quantized layers, a fused block, and the candidates of a beam search.
+    assert ours.keys() - portables.keys() == {"linear_int8", "attention_int8", "decoder_block", "top_k_tokens"}
+
+
+def test_the_fused_block_counts_as_python_does() -> None:
+    source = (PACKAGE / "engine" / "kernels" / "decoder_block.mojo").read_text(encoding="utf-8")
+    counted = {name: int(n) for name, n in re.findall(r"^comptime ([A-Z0-9_]+) = (\d+)$", source, re.MULTILINE)}
+
+    def constant(name: str) -> str:
+        return name.replace(".", "_").upper()
+
+    for names in (ACTIVATIONS, [f"{name}.weight" for name in LINEARS], VECTORS):
+        assert [counted[constant(name)] for name in names] == list(range(len(names)))
+    assert (counted["N_MATRICES"], counted["N_VECTORS"]) == (len(LINEARS), len(VECTORS))

@@ -125,7 +125,7 @@ def test_a_bias_reaches_all_that_need_it() -> None:
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: layer_norm of halves rounds epsilon to their dtype")
 def test_layer_norm_rounds_epsilon() -> None:
-    """Worked around in `maxwhisper.engine.ops.layer_norm`, which widens halves."""
+    """Worked around in `portable.layer_norm`, which widens halves."""
     x, one, epsilon = np.array([[-1e-4, 1e-4]], np.float16), np.ones(2, np.float16), 2e-8  # which is 0 in float16
 
     def norm(x: TensorValue, weight: TensorValue) -> TensorValue:
@@ -253,7 +253,7 @@ InferenceSession(devices=[accelerator]).compile(graph).export_mef({str(tmp_path 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on a GPU a product of float32 matrices rounds them to TF32")
 def test_float32_stays_float32(tmp_path: Path) -> None:
-    """As a graph compiled for sm_90 says of itself. Worked around in `maxwhisper.engine.ops.matmul`, which calls cuBLAS without it."""
+    """As a graph compiled for sm_90 says of itself. Worked around in `portable.matmul`, which calls cuBLAS without it."""
     compiled = compile_for_gpu(
         tmp_path,
         """
@@ -270,7 +270,7 @@ with Graph("product", input_types=[matrix, matrix]) as graph:
     strict=True, raises=subprocess.CalledProcessError, reason="MAX 26.7.0: flash attention of float16 does not compile for sm_90"
 )
 def test_flash_attention_of_float16(tmp_path: Path) -> None:
-    """Of bfloat16 it does. Worked around in `maxwhisper.engine.ops.attention`, which takes the steps one by one."""
+    """Of bfloat16 it does. Worked around in `portable.attention`, which takes the steps one by one."""
     compile_for_gpu(
         tmp_path,
         """

@@ -16,8 +16,9 @@ from conftest import Trio
 from maxwhisper import decode, log_mel_spectrogram
 from maxwhisper.audio import N_FRAMES, pad_or_trim
 from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
-from maxwhisper.engine import ops
 from maxwhisper.engine.compiled import HOST, compiling_for, cpu_level
+from maxwhisper.engine.ops import cpu as cpu_ops
+from maxwhisper.engine.ops import kernels, portable
 from maxwhisper.search import GreedyDecoder, logsumexp, top
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
@@ -41,7 +42,7 @@ def mask_and_rules(timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
     return mask, np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
 
 
-@pytest.fixture(scope="module", params=[ops.next_token, ops.next_token_by_steps], ids=["whole", "by steps"])
+@pytest.fixture(scope="module", params=[cpu_ops.next_token, portable.next_token], ids=["whole", "by steps"])
 def next_token(device: str, request: pytest.FixtureRequest) -> Step:
     """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; by steps as on a GPU."""
     cpu = DeviceRef.CPU()
@@ -53,7 +54,7 @@ def next_token(device: str, request: pytest.FixtureRequest) -> Step:
         TensorType(DType.int64, [3], cpu),
         TensorType(DType.int64, [1], cpu),
     ]
-    with Graph("next_token", input_types=types, custom_extensions=ops.kernels()) as graph:
+    with Graph("next_token", input_types=types, custom_extensions=kernels()) as graph:
         logits, tokens, sums, *rest = graph.inputs
         graph.output(*request.param(logits.tensor, tokens.buffer, sums.buffer, *(value.tensor for value in rest)))
     with compiling_for(cpu_level()):
@@ -95,7 +96,7 @@ def histories(draw: st.DrawFn) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]:
-    """`ops.likeliest_tokens` alone: logits [n_seq, n_vocab] and tokens so far [n_seq, n], of one window."""
+    """`ops.top_k_tokens` alone: logits [n_seq, n_vocab] and tokens so far [n_seq, n], of one window."""
     cpu = DeviceRef.CPU()
     types = [
         TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),
@@ -103,8 +104,8 @@ def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.
         TensorType(DType.float32, ["n_vocab"], cpu),
         TensorType(DType.int64, [3], cpu),
     ]
-    with Graph("likeliest_tokens", input_types=types, custom_extensions=ops.kernels()) as graph:
-        graph.output(*ops.likeliest_tokens(*(value.tensor for value in graph.inputs)))
+    with Graph("top_k_tokens", input_types=types, custom_extensions=kernels()) as graph:
+        graph.output(*cpu_ops.top_k_tokens(*(value.tensor for value in graph.inputs)))
     with compiling_for(cpu_level()):
         model = InferenceSession(devices=[CPU()]).load(graph)
 

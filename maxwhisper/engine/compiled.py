@@ -22,15 +22,16 @@ from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
-from maxwhisper.engine import ops
-from maxwhisper.engine.dtypes import COMPUTE_TYPES, HALVES, DTypes
+from maxwhisper.engine.dtypes import COMPUTE_TYPES, DTypes
 from maxwhisper.engine.graphs import build_module
+from maxwhisper.engine.ops import Backend, backend_for, kernels
+from maxwhisper.engine.ops import cpu as cpu_backend
 from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWarning
 from maxwhisper.utils import user_cache
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some
-SOURCES = ("engine/*.py", "engine/kernels/*.mojo", "audio.py", "checkpoint/dimensions.py")  # what graphs are made of
+SOURCES = ("engine/*.py", "engine/ops/*.py", "engine/kernels/*.mojo", "audio.py", "checkpoint/dimensions.py")  # what graphs are made of
 HOST = "host"  # the very processor of the machine that compiles
 # Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
 CPU_LEVELS = {
@@ -74,26 +75,39 @@ def compiling_for(cpu: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Target:
-    """What graphs are compiled from and for: a model's sizes, its dtypes, a device, and a CPU by its level."""
+    """What graphs are compiled from and for: a model's sizes and dtypes, a device, a CPU by its level, and a backend."""
 
     dims: ModelDimensions
     dtypes: DTypes
     device: Device
     cpu: str
+    backend: Backend = cpu_backend
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, device: Device, cpu: str, compute_type: str = "float32") -> "Target":
-        """What a checkpoint's graphs are, compiled for a device and a CPU, and for one of `COMPUTE_TYPES`.
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: Device,
+        cpu: str,
+        compute_type: str = "float32",
+        backend: Backend | None = None,
+    ) -> "Target":
+        """Describe a checkpoint's graphs for a device, a CPU level and one of `COMPUTE_TYPES`.
 
-        Raises OptionError for another one, and where it can't be had: "int8" is there for the CPU only, halves are for GPUs.
+        backend: the device's own by default.
+
+        Raises OptionError for another compute type, or one that the backend lacks: int8 runs on the CPU only, half
+        precision on GPUs only.
         """
+        backend = backend or backend_for(DeviceRef.from_device(device))
         if compute_type not in COMPUTE_TYPES:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
-        if compute_type == "int8" and not device.is_host:
-            raise OptionError("compute_type 'int8' is there for the CPU only; leave it out, or use the device 'cpu'")
-        if compute_type in HALVES and ops.has_kernels(DeviceRef.from_device(device)):
-            raise OptionError(f"compute_type {compute_type!r} is there for GPUs only; leave it out, or take 'int8', which is faster here")
-        return cls(checkpoint.dims, DTypes.of(checkpoint, compute_type, keep_halves=device.is_host), device, cpu)
+        if compute_type not in backend.COMPUTE_TYPES:
+            where, remedy = ("the CPU", "or use the device 'cpu'"), ("GPUs", "or take 'int8', which is faster here")
+            place, instead = where if compute_type == "int8" else remedy
+            raise OptionError(f"compute_type {compute_type!r} is there for {place} only; leave it out, {instead}")
+        dtypes = DTypes.of(checkpoint, compute_type, keep_float16=device.is_host)
+        return cls(checkpoint.dims, dtypes, device, cpu, backend)
 
     @cached_property
     def name(self) -> str:
@@ -102,6 +116,7 @@ class Target:
         details = {
             "dims": asdict(self.dims),
             "dtypes": {name: str(dtype) for name, dtype in {**self.dtypes.weights, "activations": self.dtypes.activations}.items()},
+            "backend": self.backend.__name__,
             "sources": [[path.name, path.read_text(encoding="utf-8")] for path in sources],
             "system": [platform.system(), platform.machine(), *([platform.node()] if self.cpu == HOST else [])],
         }
@@ -131,10 +146,12 @@ def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[
 
     Raises WhisperError where MAX can't compile them.
     """
-    module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes)
+    module, captured = build_module(
+        target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend
+    )
     try:
         with compiling_for(target.cpu):
-            return session.compile(module, custom_extensions=ops.kernels()), captured
+            return session.compile(module, custom_extensions=kernels()), captured
     except RuntimeError as error:
         reason, *_ = str(error).split("\n")
         raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error

@@ -9,8 +9,8 @@ from max.dtype import DType
 
 from maxwhisper.checkpoint import Checkpoint
 
-HALVES = ("float16", "bfloat16")
-COMPUTE_TYPES = ("float32", *HALVES, "int8")
+HALF_DTYPES = ("float16", "bfloat16")
+COMPUTE_TYPES = ("float32", *HALF_DTYPES, "int8")
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,19 @@ class DTypes:
     activations: DType = DType.float32
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, compute_type: str = "float32", keep_halves: bool = True) -> "DTypes":
-        """float32, but for matrices. With the compute type "int8" these are rounded to 8 bits, with "float16" or "bfloat16" they are such
-        halves, as are activations then; otherwise they stay in float16 where they are stored so and `keep_halves` is asked for.
+    def of(cls, checkpoint: Checkpoint, compute_type: str = "float32", keep_float16: bool = True) -> "DTypes":
+        """Choose float32 for all but matrices, which are of the compute type.
+
+        "int8" quantizes matrices to 8 bits; "float16" and "bfloat16" are also the dtype of activations. In "float32"
+        matrices stay float16 if all of them are stored so and `keep_float16` is set.
         """
         matrices = {name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2}
         asked = DType[compute_type]
-        halves = keep_halves and all(array.dtype == np.float16 for array in matrices.values())
-        narrow = DType.float16 if asked == DType.float32 and halves else asked
+        stored_as_float16 = keep_float16 and all(array.dtype == np.float16 for array in matrices.values())
+        narrow = DType.float16 if asked == DType.float32 and stored_as_float16 else asked
         return cls(
             {name: narrow if name in matrices else DType.float32 for name in checkpoint.weights},
-            asked if compute_type in HALVES else DType.float32,
+            asked if compute_type in HALF_DTYPES else DType.float32,
         )
 
     @property
@@ -46,8 +48,8 @@ def bfloat16_bits(numbers: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def widened(halves: Buffer) -> np.ndarray:
-    """A buffer on the host, of float32 or halves, as a float32 array."""
-    if halves.dtype == DType.bfloat16:
-        return (halves.view(DType.uint16).to_numpy().astype(np.uint32) << 16).view(np.float32)
-    return halves.to_numpy().astype(np.float32, copy=False)
+def widened(buffer: Buffer) -> np.ndarray:
+    """Convert a buffer on the host, of float32 or half precision, to a float32 array."""
+    if buffer.dtype == DType.bfloat16:
+        return (buffer.view(DType.uint16).to_numpy().astype(np.uint32) << 16).view(np.float32)
+    return buffer.to_numpy().astype(np.float32, copy=False)

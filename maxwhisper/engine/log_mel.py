@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import DeviceRef, TensorValue, ops
 
 from maxwhisper.audio import HOP_LENGTH, N_FFT, mel_filters
-from maxwhisper.engine.ops import matmul
+from maxwhisper.engine.ops.portable import matmul
 
 ROOT = 20  # of N_FFT
 N_HIGH = ROOT // 2 + 1  # of a frequency c + 20 d the values of d that there are up to N_FFT / 2

@@ -11,6 +11,7 @@ from max.engine import InferenceSession
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
 from maxwhisper.console import say
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
+from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.devices import find_device, require_same_process
 from maxwhisper.engine.quantization import as_stored
 from maxwhisper.engine.timer_slack import late_timers
@@ -20,17 +21,18 @@ class Runtime:
     """Runs graphs of `maxwhisper.engine.graphs` by their names.
 
     checkpoint: the weights; device: as in `maxwhisper.load_model`; capture: names of activations that graphs return as well, to be found in
-    `activations` after the call that computed them; compute_type: as in `maxwhisper.load_model`.
+    `activations` after the call that computed them; compute_type: as in `maxwhisper.load_model`; backend: what builds operations
+    (`maxwhisper.engine.ops`), the device's own by default.
 
     Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs, or
     can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: object = "cpu", capture: Sequence[str] = (), compute_type: str = "float32") -> None:
+    def __init__(self, checkpoint: Checkpoint, device: object = "cpu", capture: Sequence[str] = (), compute_type: str = "float32", backend: Backend | None = None) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.compute_type = compute_type
         self.device: Device = find_device(device)
-        target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type), InferenceSession(devices=[self.device])
+        target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend), InferenceSession(devices=[self.device])
         self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.

@@ -9,7 +9,7 @@ from max.dtype import DType
 from max.graph import Dim, TensorValue
 from max.graph import ops as max_ops
 
-from maxwhisper.engine import ops
+from maxwhisper.engine.ops import backend_for
 from maxwhisper.engine.graphs import Scope
 from tests.faults.in_audio import numpy_with
 from tests.faults.in_graphs import by_parts, by_steps
@@ -30,7 +30,7 @@ def biased_keys(right: Any) -> Any:
         if not at.path.endswith("cross_attn.key"):
             return right(at, x, bias)
         invented = np.linspace(-1, 1, int(at.weight("weight").shape[0]), dtype=np.float32)
-        return at.record(ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device)))
+        return at.record(at.ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device)))
 
     return linear
 
@@ -53,7 +53,7 @@ def unfolded_conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stri
     padded = max_ops.pad(x, [0, 0, 1, 1, 0, 0])
     seen = [padded[:, (slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap)), n_frames), :] for tap in range(3)]
     columns = max_ops.concat(seen, axis=-1)[:, ::stride, :]
-    return ops.linear(columns, max_ops.concat([weight[:, :, tap] for tap in range(3)], axis=-1), bias)
+    return backend_for(x.device).linear(columns, max_ops.concat([weight[:, :, tap] for tap in range(3)], axis=-1), bias)
 
 
 def garbage_in_cache(right: Any) -> Any:

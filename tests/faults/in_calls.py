@@ -14,7 +14,7 @@ def decoder_given(**changes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> 
     def replace(right: Any) -> Any:
         def run(model: Any, graph: str, *inputs: Any) -> Any:
             if graph == "decoder":
-                names = ("slots", "tokens", "positions", "rows")
+                names = ("tokens", "positions", "rows")
                 given = {name: buffer.to_numpy() for name, buffer in zip(names, inputs)}
                 changed = {name: changes[name](array, given["positions"]) if name in changes else array for name, array in given.items()}
                 inputs = (*(model.to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[len(names) :])

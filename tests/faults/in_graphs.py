@@ -8,8 +8,9 @@ from max.dtype import DType
 from max.graph import Dim, TensorValue
 from max.graph import ops as max_ops
 
-from maxwhisper.engine import graphs, ops
+from maxwhisper.engine import graphs
 from maxwhisper.engine.graphs import Scope
+from maxwhisper.engine.ops import backend_for, portable
 from tests.faults.plant import Fault, instead
 
 Build = Callable[..., TensorValue]
@@ -43,7 +44,8 @@ def conv1d(taps: Sequence[int] = (0, 1, 2), padding: tuple[int, int] = (1, 1), a
             frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
             return padded[:, (frames, (n_frames + (stride - 1)) // stride), :]
 
-        return reduce(add, (ops.linear(seen_by(tap), weight[:, :, tap]) for tap in taps)) + bias
+        linear = backend_for(x.device).linear
+        return reduce(add, (linear(seen_by(tap), weight[:, :, tap]) for tap in taps)) + bias
 
     return instead(build)
 
@@ -74,7 +76,7 @@ def softmax_over_queries(right: Build) -> Build:
 
 
 # Attention in its steps, and the decoder's block in its parts, so that a mistake can be made in one of them.
-by_steps, by_parts = instead(ops.attention_by_steps), instead(graphs.decoder_block_by_parts)
+by_steps, by_parts = instead(portable.attention_by_steps), instead(graphs.decoder_block_by_parts)
 
 
 def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
@@ -116,10 +118,10 @@ def heads_interleaved(right: Build) -> Build:
 def cache_one_off(right: Build) -> Build:
     """New keys and values are written where the last ones are, but for the first."""
 
-    def build(cache: Any, new: TensorValue, slots: TensorValue, positions: TensorValue) -> TensorValue:
+    def build(cache: Any, new: TensorValue, page_table: TensorValue, positions: TensorValue) -> TensorValue:
         first = positions[0:1]
         before = max_ops.max(first - 1, 0)
-        return right(cache, new, slots, positions - first + before)
+        return right(cache, new, page_table, positions - first + before)
 
     return build
 
@@ -167,7 +169,7 @@ def no_residual(right: Any) -> Any:
 
     def mlp(at: Scope, x: TensorValue) -> TensorValue:
         h = graphs.linear(at / "mlp" / 0, graphs.layer_norm(at / "mlp_ln", x))
-        h = (at / "mlp" / "gelu").record(ops.gelu(h))
+        h = (at / "mlp" / "gelu").record(at.ops.gelu(h))
         return (at / "mlp" / "residual").record(graphs.linear(at / "mlp" / 2, h))
 
     return mlp
@@ -177,7 +179,7 @@ def post_norm(right: Any) -> Any:
     """Normalised behind the sum, as the first transformers were, and not before the layers."""
 
     def mlp(at: Scope, x: TensorValue) -> TensorValue:
-        h = (at / "mlp" / "gelu").record(ops.gelu(graphs.linear(at / "mlp" / 0, x)))
+        h = (at / "mlp" / "gelu").record(at.ops.gelu(graphs.linear(at / "mlp" / 0, x)))
         residual = (at / "mlp" / "residual").record(x + graphs.linear(at / "mlp" / 2, h))
         return graphs.layer_norm(at / "mlp_ln", residual)
 

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 
 from maxwhisper.checkpoint import Checkpoint
+from maxwhisper.engine.ops import cpu, portable
 
 Weights = dict[str, np.ndarray]
 
@@ -56,12 +57,20 @@ class Fault:
         """Until the end of the block, `maxwhisper` makes the mistake."""
         with ExitStack() as stack:
             for path, make in self.replaces.items():
-                *owners, name = path.split(".")
-                target: Any = import_module("maxwhisper")
-                for owner in owners:
-                    target = _step_into(target, owner)
-                stack.enter_context(mock.patch.object(target, name, make(getattr(target, name))))
+                place, _, name = path.rpartition(".")
+                for target in _places(place, name):
+                    stack.enter_context(mock.patch.object(target, name, make(getattr(target, name))))
             yield
+
+
+def _places(path: str, name: str) -> list[Any]:
+    """The modules or classes of `maxwhisper` in which a name is replaced: an operation in each backend that has it."""
+    if path == "engine.ops":
+        return [backend for backend in (cpu, portable) if hasattr(backend, name)]
+    place: Any = import_module("maxwhisper")
+    for step in path.split("."):
+        place = _step_into(place, step)
+    return [place]
 
 
 def _step_into(place: Any, name: str) -> Any:

@@ -9,8 +9,9 @@ from max.engine import InferenceSession
 from max.graph import DeviceRef, Graph, Module
 
 from maxwhisper import Whisper
-from maxwhisper.engine import graphs, ops
+from maxwhisper.engine import graphs
 from maxwhisper.engine.compiled import compiling_for, cpu_level
+from maxwhisper.engine.ops import kernels
 from reference.models.capture import names
 from tests.faults.plant import Fault
 
@@ -31,7 +32,7 @@ def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisp
             captured |= _build(sound, fault.name, changed, module)
     session = InferenceSession(devices=[sound.device])
     with compiling_for(cpu_level()):
-        compiled = session.load_all(module, weights_registry=sound.runtime.weights, custom_extensions=ops.kernels())
+        compiled = session.load_all(module, weights_registry=sound.runtime.weights, custom_extensions=kernels())
     return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
 
 

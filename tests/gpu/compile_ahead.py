@@ -18,7 +18,7 @@ from maxwhisper import WhisperError, available_models
 from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.engine.compiled import Target, compile_graphs, compiling_for, cpu_level
 from maxwhisper.engine.devices import absent_gpu
-from maxwhisper.engine.dtypes import HALVES
+from maxwhisper.engine.dtypes import HALF_DTYPES
 from maxwhisper.engine.ops import kernels
 from reference.ops import Op, rows_on
 from reference.ops.suite import build_module
@@ -27,7 +27,7 @@ from tests.gpu.sass import kernels_on_tensor_cores
 MODELS = ("tiny.en", "base")
 TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
 SINGLE = ("float32",)
-COMPUTE_TYPES = (*SINGLE, *HALVES)
+COMPUTE_TYPES = (*SINGLE, *HALF_DTYPES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +74,8 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], de
             problem = str(error).strip()
         return name, problem, time.perf_counter() - begin
 
-    for dtypes in (SINGLE, HALVES):
-        some, may_round = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}, dtypes == HALVES
+    for dtypes in (SINGLE, HALF_DTYPES):
+        some, may_round = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}, dtypes == HALF_DTYPES
         if not some:
             continue
         together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", partial(compile_rows, some, dtypes), may_round)
@@ -88,7 +88,7 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], de
             yield together
     for model, compute_type in models:
         target = Target.of(load_checkpoint(model), device, cpu_level(), compute_type)
-        yield timed(f"{model} in {compute_type}", partial(_compile_model, target, session), may_round=compute_type in HALVES)
+        yield timed(f"{model} in {compute_type}", partial(_compile_model, target, session), may_round=compute_type in HALF_DTYPES)
 
 
 def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:

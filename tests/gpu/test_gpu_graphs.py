@@ -28,9 +28,8 @@ from maxwhisper import (
     transcribe,
 )
 from maxwhisper.audio import N_FRAMES, N_SAMPLES
-from maxwhisper.engine import ops
-from maxwhisper.engine.compiled import Target, compile_graphs
-from maxwhisper.engine.dtypes import HALVES, bfloat16_bits
+from maxwhisper.engine.ops import portable
+from maxwhisper.engine.dtypes import HALF_DTYPES, bfloat16_bits
 from reference.clips import english_speech, packaged_clips
 from reference.flow.whisper import of_max
 from reference.models.capture import capture_max, names
@@ -51,14 +50,10 @@ MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 def without_kernels(tiny_en: Trio) -> Load:
     """tiny.en as a GPU has it, in one of the dtypes that it may have; with all activations where they are halves."""
 
-    def compile_anew(target: Target, session: InferenceSession) -> CompiledModel:
-        return compile_graphs(target, session)[0]
-
     @cache
     def load(compute_type: str = "float32") -> Whisper:
-        captured = names(tiny_en.checkpoint.dims) if compute_type in HALVES else ()
-        with mock.patch.object(ops, "has_kernels", return_value=False), mock.patch("maxwhisper.engine.runtime.graphs_for", compile_anew):
-            return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type)
+        captured = names(tiny_en.checkpoint.dims) if compute_type in HALF_DTYPES else ()
+        return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type, backend=portable)
 
     return load
 
@@ -99,7 +94,7 @@ def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_every_activation_of_halves_is_what_its_op_makes_of_it(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     model = without_kernels(dtype)
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
@@ -121,7 +116,7 @@ def _as_graphs_take_them(weights: Mapping[str, np.ndarray], dtype: str) -> dict[
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     normal, samples = EnglishTextNormalizer(), english_speech()
     theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)["text"]
@@ -131,7 +126,7 @@ def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: s
     assert other_words <= MAX_OTHER_WORDS[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("dtype", ["float32", *HALF_DTYPES])
 def test_words_are_timed_alike(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")
@@ -143,7 +138,7 @@ def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:
     assert np.array_equal(bfloat16_bits(numbers), numbers.astype(DTYPES["bfloat16"]).view(np.uint16))
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_halves_are_for_gpus(dtype: str) -> None:
     with pytest.raises(OptionError, match=f"compute_type '{dtype}' is there for GPUs only"):
         load_model("tiny.en", compute_type=dtype)

@@ -27,7 +27,7 @@ import maxwhisper
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.checkpoint import load_checkpoint
 from maxwhisper.engine.devices import find_device
-from maxwhisper.engine.dtypes import HALVES
+from maxwhisper.engine.dtypes import HALF_DTYPES
 from reference.clips import Clip, english_speech, packaged_clips
 from reference.golden.transcripts import recall, transcript_cases
 from reference.models.openai import load_openai
@@ -138,7 +138,7 @@ class Proof:
             return
         normal = EnglishTextNormalizer()
         words = normal(self._transcribe(self.programs.model)["text"])
-        for compute_type in HALVES:
+        for compute_type in HALF_DTYPES:
             model = maxwhisper.load_model(MODEL, self.device, compute_type=compute_type)
             other = jiwer.wer(words, normal(self._transcribe(model)["text"]))
             yield Line("halves", f"words in {compute_type}", other <= MAX_OTHER_WORDS, f"{other:.1%} others", {"other words": other})

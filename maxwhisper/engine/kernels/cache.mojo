@@ -9,22 +9,22 @@ from max.gpu.host import DeviceContext
 
 @register("maxwhisper.append_to_cache")
 struct AppendToCache:
-    """Each of `new` at its position, in its slot. Both stay on the device: nothing waits for them."""
+    """Each of `new` at its position, in its page. Both stay on the device: nothing waits for them."""
 
     @staticmethod
     def execute[
         dtype: DType, //, target: StaticString
     ](
-        cache: MutableInputTensor[dtype=dtype, rank=4, ...],  # [n_slots, n_head, n_ctx, head_dim]
+        cache: MutableInputTensor[dtype=dtype, rank=4, ...],  # [n_pages, n_head, n_ctx, head_dim]
         new: InputTensor[dtype=dtype, rank=4, ...],  # [n_seq, n_head, n, head_dim]
         positions: InputTensor[dtype=DType.int64, rank=1, ...],  # [n]
-        slots: InputTensor[dtype=DType.int64, rank=3, ...],  # [n_audio, n_group, n_ctx]
+        page_table: InputTensor[dtype=DType.int64, rank=3, ...],  # [n_audio, n_group, n_ctx]
         ctx: DeviceContext,
     ) raises:
         var to = cache.unsafe_ptr()
         var come = new.unsafe_ptr()
         var places = positions.unsafe_ptr()
-        var rows = slots.unsafe_ptr()
+        var rows = page_table.unsafe_ptr()
         var n_head = cache.dim_size(1)
         var n_ctx = cache.dim_size(2)
         var n = new.dim_size(2)
@@ -39,15 +39,15 @@ struct AppendToCache:
             var sequence_and_head, token = divmod(head_and_token, n)
             var sequence, head = divmod(sequence_and_head, n_head)
             var place = Int(places.unsafe_load(token))
-            var slot = Int(rows.unsafe_load(sequence * n_ctx + place))
-            to.unsafe_store(((slot * n_head + head) * n_ctx + place) * head_dim + d, come.unsafe_load(at))
+            var page = Int(rows.unsafe_load(sequence * n_ctx + place))
+            to.unsafe_store(((page * n_head + head) * n_ctx + place) * head_dim + d, come.unsafe_load(at))
 
         elementwise[1, target=target](write, Coord(new.size()), ctx)
 
 
 @register("maxwhisper.read_cache")
 struct ReadCache:
-    """What each sequence has of all positions, from the slots in which it lies."""
+    """What each sequence has of all positions, from the pages that hold it."""
 
     @staticmethod
     def execute[
@@ -55,12 +55,12 @@ struct ReadCache:
     ](
         result: OutputTensor[dtype=dtype, rank=4, ...],  # [n_seq, n_head, n_ctx, head_dim]
         cache: InputTensor[dtype=dtype, rank=4, ...],  # as above
-        slots: InputTensor[dtype=DType.int64, rank=3, ...],
+        page_table: InputTensor[dtype=DType.int64, rank=3, ...],
         ctx: DeviceContext,
     ) raises:
         var to = result.unsafe_ptr()
         var come = cache.unsafe_ptr()
-        var rows = slots.unsafe_ptr()
+        var rows = page_table.unsafe_ptr()
         var n_head = cache.dim_size(1)
         var n_ctx = cache.dim_size(2)
         var head_dim = cache.dim_size(3)
@@ -71,7 +71,7 @@ struct ReadCache:
             var head_and_place, d = divmod(at, head_dim)
             var sequence_and_head, place = divmod(head_and_place, n_ctx)
             var sequence, head = divmod(sequence_and_head, n_head)
-            var slot = Int(rows.unsafe_load(sequence * n_ctx + place))
-            to.unsafe_store(at, come.unsafe_load(((slot * n_head + head) * n_ctx + place) * head_dim + d))
+            var page = Int(rows.unsafe_load(sequence * n_ctx + place))
+            to.unsafe_store(at, come.unsafe_load(((page * n_head + head) * n_ctx + place) * head_dim + d))
 
         elementwise[1, target=target](read, Coord(result.size()), ctx)

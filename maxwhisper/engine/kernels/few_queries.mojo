@@ -108,34 +108,34 @@ def attend[
 
 
 @always_inline
-def same_slot(slots: Pointer[Int64, MutAnyOrigin], start: Int, end: Int) -> Int:
-    """Up to where keys lie in the slot that the one at `start` lies in, before `end`."""
-    var here = slots.unsafe_load(start)
+def same_page(page_table: Pointer[Int64, MutAnyOrigin], start: Int, end: Int) -> Int:
+    """Up to where keys lie in the page that the one at `start` lies in, before `end`."""
+    var here = page_table.unsafe_load(start)
     var at = start + 1
-    while at < end and slots.unsafe_load(at) == here:
+    while at < end and page_table.unsafe_load(at) == here:
         at += 1
     return at
 
 
 @always_inline
-def attend_in_slots(
+def attend_to_pages(
     context: Floats,
     q: Floats,
     k: Floats,
     v: Floats,
-    slots: Pointer[Int64, MutAnyOrigin],
-    slot_size: Int,
+    page_table: Pointer[Int64, MutAnyOrigin],
+    page_size: Int,
     n_kv: Int,
     head_dim: Int,
     weights: Floats,
 ):
-    """`attend` of one query to keys and values of which each lies in a slot of its own: slots [n_kv] says in which, and they are slot_size
+    """`attend` of one query to keys and values of which each lies in a page of its own: page_table [n_kv] says in which, and they are page_size
     apart. Neighbours mostly lie in one.
     """
     var start = 0
     while start < n_kv:
-        var end = same_slot(slots, start, n_kv)
-        var here = Int(slots.unsafe_load(start)) * slot_size + start * head_dim
+        var end = same_page(page_table, start, n_kv)
+        var here = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
         scores[1](weights.unsafe_offset(start), q, 0, k.unsafe_offset(here), end - start, head_dim)
         start = end
     var sum = exponentials(weights, n_kv, head_dim)
@@ -143,8 +143,8 @@ def attend_in_slots(
         context.unsafe_store(d, 0)
     start = 0
     while start < n_kv:
-        var end = same_slot(slots, start, n_kv)
-        var here = Int(slots.unsafe_load(start)) * slot_size + start * head_dim
+        var end = same_page(page_table, start, n_kv)
+        var here = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
         add_up_all[1, more=True](context, 0, weights.unsafe_offset(start), v.unsafe_offset(here), end - start, head_dim)
         start = end
     divide(context, head_dim, sum)

@@ -161,8 +161,8 @@ def keep_largest(ids: Tokens, values: Floats, n: Int, logits: Floats, mask: Floa
         i += width
 
 
-@register("maxwhisper.likeliest_tokens")
-struct LikeliestTokens:
+@register("maxwhisper.top_k_tokens")
+struct TopKTokens:
     """Of each sequence the likeliest tokens that may follow, as `maxwhisper.decoding`'s filters have it, and their log-probabilities."""
 
     @staticmethod

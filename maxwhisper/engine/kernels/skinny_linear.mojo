@@ -98,8 +98,8 @@ def parallel_multiply[
     sync_parallelize(outputs, n_tasks)
 
 
-@register("maxwhisper.few_rows")
-struct FewRows:
+@register("maxwhisper.skinny_linear")
+struct SkinnyLinear:
     """X [n, n_in] @ weight [n_out, n_in].T."""
 
     @staticmethod
@@ -114,9 +114,9 @@ struct FewRows:
         )
 
 
-@register("maxwhisper.few_rows_scaled")
-struct FewRowsScaled:
-    """X [n, n_in] @ (weight [n_out, n_in] * scale [n_out]).T, of weights that are whole numbers."""
+@register("maxwhisper.skinny_linear_int8")
+struct SkinnyLinearInt8:
+    """X [n, n_in] @ (weight [n_out, n_in] * scale [n_out]).T, of int8 weights."""
 
     @staticmethod
     def execute(

@@ -1,4 +1,4 @@
-"""Cores that go through phases of work together, each waiting only for what it needs, without being sent for anew."""
+"""Phases of work for all cores: one parallel call runs them all, and a core waits only for the phase before."""
 
 from std.atomic import Atomic
 from std.ffi import external_call
@@ -8,13 +8,13 @@ comptime PATIENCE = 20_000  # looks, some tens of microseconds
 comptime APART = 8  # counters in a cache line, of which each has one for itself
 
 
-struct Crew(Copyable, Movable):
+struct Phases(Copyable, Movable):
     """One core's view of the phases. Work comes in parts, and whoever is there takes the next, so that a phase ends even if nobody else came.
 
-        var part = crew.first(n)
+        var part = phases.first(n)
         while part >= 0:
             …
-            part = crew.next()
+            part = phases.next()
     """
 
     var counters: Counters  # for each phase: parts taken, parts done
@@ -26,7 +26,7 @@ struct Crew(Copyable, Movable):
 
     @staticmethod
     def memory(n_phases: Int) -> List[Int64]:
-        """What the cores of a crew count in."""
+        """Return memory for the counters of n_phases."""
         return List[Int64](length=2 * APART * n_phases, fill=0)
 
     def first(mut self, n_parts: Int) -> Int:

@@ -1,0 +1,173 @@
+"""Operations from our own CPU kernels, in `maxwhisper/engine/kernels`; signatures as in `portable`, which documents them."""
+
+from collections.abc import Sequence
+
+from max.dtype import DType
+from max.graph import BufferValue, TensorType, TensorValue, ops
+
+from maxwhisper.engine.decoder_block import ACTIVATIONS, LINEARS
+from maxwhisper.engine.ops.portable import (
+    append_to_cache,
+    apply_mask,
+    as_matrix,
+    attention_context,
+    attention_scores,
+    cached_attention,
+    cross_attention,
+    gelu,
+    in_heads,
+    layer_norm,
+    like_rows_of,
+    matmul,
+    merge_heads,
+    read_cache,
+    softmax,
+    split_heads,
+    token_embedding,
+)
+
+COMPUTE_TYPES = ("float32", "int8")
+FUSES_DECODER_BLOCK = True
+
+__all__ = [
+    "append_to_cache",
+    "apply_mask",
+    "attention",
+    "attention_context",
+    "attention_int8",
+    "attention_scores",
+    "cached_attention",
+    "conv1d",
+    "cross_attention",
+    "decoder_block",
+    "gelu",
+    "in_heads",
+    "layer_norm",
+    "linear",
+    "linear_int8",
+    "lm_head",
+    "matmul",
+    "merge_heads",
+    "next_token",
+    "read_cache",
+    "softmax",
+    "split_heads",
+    "token_embedding",
+    "top_k_tokens",
+]
+
+
+def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """Compute `x @ weight.T + bias`; summed in float32, in registers, block by block."""
+    bias = _zeros(x, weight) if bias is None else ops.cast(bias, DType.float32)
+    return _rows("maxwhisper.linear", x, weight, bias)
+
+
+def linear_int8(
+    x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None
+) -> TensorValue:
+    """Compute an int8 linear layer: activations quantized per row, weights per output channel, exact int32 sums.
+
+    x float32 [..., n_in], quantized with scale max|x| / 127 of its row; weight int8 [n_out, n_in]; scale float32
+    [n_out], the weight's dequantization scales; bias float32 [n_out]. Returns float32 [..., n_out].
+    """
+    return _rows("maxwhisper.linear_int8", x, weight, scale, _zeros(x, weight) if bias is None else bias)
+
+
+def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+    """Compute `x @ weight.T` for few rows of x, where reading the weight takes most of the time.
+
+    x [n, n_state]; weight [n_vocab, n_state] of any dtype, widened in registers; scale float32 [n_vocab]:
+    dequantization scales of an int8 weight. Returns [n, n_vocab] of x's dtype, summed in float32.
+    """
+    if scale is None:
+        return _rows("maxwhisper.skinny_linear", x, weight)
+    return _rows("maxwhisper.skinny_linear_int8", x, weight, scale)
+
+
+def _rows(kernel: str, x: TensorValue, weight: TensorValue, *others: TensorValue) -> TensorValue:
+    """Call a kernel that takes x as float32 [n, n_in] and returns float32 [n, n_out]."""
+    rows = ops.cast(as_matrix(x), DType.float32)
+    result = TensorType(DType.float32, [rows.shape[0], weight.shape[0]], x.device)
+    (y,) = ops.custom(kernel, x.device, [rows, weight, *others], [result])
+    return like_rows_of(x, y.tensor)
+
+
+def _zeros(x: TensorValue, weight: TensorValue) -> TensorValue:
+    """Return a bias that adds nothing."""
+    return ops.broadcast_to(ops.constant(0, DType.float32, device=x.device), [weight.shape[0]])
+
+
+def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
+    """Cross-correlate along time with one zero of padding at each end."""
+    batch, n_frames, _ = x.shape
+    result = TensorType(DType.float32, [batch, (n_frames + (stride - 1)) // stride, weight.shape[0]], x.device)
+    values = [ops.cast(value, DType.float32) for value in (x, weight, bias)]
+    (y,) = ops.custom("maxwhisper.conv1d", x.device, values, [result], parameters={"stride": stride})
+    return ops.cast(y.tensor, x.dtype)
+
+
+def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute scaled dot-product attention without a mask, of float32."""
+    (context,) = ops.custom("maxwhisper.attention", q.device, [q, k, v], [q.type])
+    return context.tensor
+
+
+def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute `attention` of quantized inputs, with exact integer sums.
+
+    Queries and keys are quantized to 8 bits per row, values to 8 bits per column, exponentials to 16 bits.
+    """
+    (context,) = ops.custom("maxwhisper.attention_int8", q.device, [q, k, v], [q.type])
+    return context.tensor
+
+
+def decoder_block(
+    x: TensorValue,
+    self_kv: Sequence[BufferValue],
+    page_table: TensorValue,
+    positions: TensorValue,
+    cross_kv: Sequence[TensorValue],
+    matrices: Sequence[TensorValue],
+    vectors: Sequence[TensorValue],
+) -> list[TensorValue]:
+    """Compute a whole decoder block in one kernel; `maxwhisper.engine.decoder_block` lists its weights and outputs.
+
+    x float32 [n_audio * n_group, n, n_state]; self_kv, page_table, positions as in `portable.cached_attention`;
+    cross_kv as in `portable.cross_attention`; matrices [n_out, n_in] of one dtype; vectors float32. If the matrices
+    are int8, their dequantization scales [n_out] follow the other vectors.
+    Returns the block's activations, in order.
+    """
+    n_out = {"n_state": x.shape[2], "n_mlp": matrices[list(LINEARS).index("mlp.0")].shape[0]}
+    types = [TensorType(x.dtype, [*x.shape[:-1], n_out[width]], x.device) for width in ACTIVATIONS.values()]
+    values = [x, *self_kv, page_table, positions, *cross_kv, *matrices, *vectors]
+    return [value.tensor for value in ops.inplace_custom("maxwhisper.decoder_block", x.device, values, types)]
+
+
+def next_token(
+    logits: TensorValue,
+    tokens: BufferValue,
+    sum_logprobs: BufferValue,
+    mask: TensorValue,
+    rules: TensorValue,
+    n_tokens: TensorValue,
+) -> tuple[TensorValue, TensorValue]:
+    """Append to each sequence the token of the highest logit that the rules allow, in one pass over the logits."""
+    types = [TensorType(DType.int64, [n], logits.device) for n in (logits.shape[0], 1)]
+    values = [logits, tokens, sum_logprobs, mask, rules, n_tokens]
+    chosen, n_unfinished = ops.inplace_custom("maxwhisper.next_token", logits.device, values, types)
+    return chosen.tensor, n_unfinished.tensor
+
+
+def top_k_tokens(
+    logits: TensorValue, tokens: TensorValue, mask: TensorValue, rules: TensorValue
+) -> list[TensorValue]:
+    """Find, for each sequence, the k = n_group + 1 allowed tokens of the highest logits, and their log-probabilities.
+
+    logits, mask, rules as in `portable.next_token`; tokens int64 [n_audio, n_group, n], all so far. Returns int64
+    and float32 [n_seq, k], the highest first; if fewer tokens are allowed, others fill up at -inf.
+    """
+    shape = [logits.shape[0], tokens.shape[1] + 1]
+    types = [TensorType(dtype, shape, logits.device) for dtype in (DType.int64, DType.float32)]
+    values = [logits, tokens, mask, rules]
+    return [value.tensor for value in ops.custom("maxwhisper.top_k_tokens", logits.device, values, types)]

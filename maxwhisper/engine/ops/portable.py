@@ -1,0 +1,272 @@
+"""Operations from MAX's own, and from small kernels of ours that run on any device.
+
+Each function builds one operation from graph values; it knows no weight names and no model.
+Shapes may be symbolic; `...` stands for any leading dimensions.
+"""
+
+import math
+
+import numpy as np
+from max.dtype import DType
+from max.graph import BufferValue, DeviceRef, Dim, StaticDim, TensorType, TensorValue, ops
+
+LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which OpenAI Whisper uses
+COMPUTE_TYPES = ("float32", "float16", "bfloat16")
+FUSES_DECODER_BLOCK = False
+
+
+def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    """Normalize the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias` (Ba et al., 2016).
+
+    x [..., n_state]; weight, bias [n_state]. The variance is biased, as in `torch.nn.functional.layer_norm`.
+    Half precision is widened to float32, because MAX 26.7 rounds epsilon to x's dtype:
+    `tests/test_max_defects.py`, `layer_norm_rounds_epsilon`.
+    """
+    wide = (ops.cast(value, DType.float32) for value in (x, weight, bias))
+    return ops.cast(ops.layer_norm(*wide, LAYER_NORM_EPSILON), x.dtype)
+
+
+def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+    """Compute `x @ weight.T + bias`, as `torch.nn.functional.linear`, summed in float32.
+
+    x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype. Returns [..., n_out] of x's dtype.
+    """
+    y = matmul(as_matrix(x), ops.cast(weight, x.dtype), transposed=True)
+    return like_rows_of(x, y if bias is None else y + ops.cast(bias, DType.float32))
+
+
+def matmul(x: TensorValue, y: TensorValue, transposed: bool = False) -> TensorValue:
+    """Compute `x @ y`, or `x @ y.T`, in float32.
+
+    x [..., n, n_in]; y [..., n_in, n_out], or transposed [..., n_out, n_in]. Returns float32 [..., n, n_out].
+    On a GPU, MAX 26.7's own products round float32 to TF32: `tests/test_max_defects.py`,
+    `float32_stays_float32`. On the CPU it sums half precision in half precision,
+    `batched_matmul_of_halves`, so the inputs are widened.
+    """
+    if x.device.is_cpu():
+        x, y = ops.cast(x, DType.float32), ops.cast(y, DType.float32)
+        return ops.matmul(x, ops.transpose(y, -2, -1) if transposed else y)
+    *leading, n, _ = x.shape
+    n_out = y.shape[-2] if transposed else y.shape[-1]
+    batch = math.prod(leading, start=Dim(1))
+    values = [ops.reshape(value, [batch, *value.shape[-2:]]) for value in (x, y)]
+    result = TensorType(DType.float32, [batch, n, n_out], x.device)
+    (product,) = ops.custom("maxwhisper.matmul", x.device, values, [result], parameters={"transposed": transposed})
+    return ops.reshape(product.tensor, [*leading, n, n_out])
+
+
+def as_matrix(x: TensorValue) -> TensorValue:
+    """Reshape [..., n_in] to [n, n_in]."""
+    *leading, n_in = x.shape
+    return ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
+
+
+def like_rows_of(x: TensorValue, y: TensorValue) -> TensorValue:
+    """Give y [n, n_out] the leading dimensions and the dtype of x [..., n_in]."""
+    return ops.reshape(ops.cast(y, x.dtype), [*x.shape[:-1], y.shape[1]])
+
+
+def gelu(x: TensorValue) -> TensorValue:
+    """Compute the exact GELU, `x * Phi(x)` (Hendrycks and Gimpel, 2016), in float32; not the tanh approximation."""
+    return ops.cast(ops.gelu(ops.cast(x, DType.float32)), x.dtype)
+
+
+def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
+    """Cross-correlate along time with one zero of padding at each end, as `torch.nn.functional.conv1d(padding=1)`.
+
+    x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out]; all
+    of one dtype. Returns [batch, ceil(n_frames / stride), n_out] of that dtype, summed in float32.
+    """
+    n_frames, n_in = x.shape[1:]
+    n = (n_frames + (stride - 1)) // stride
+    padded = ops.pad(x, [0, 0, 1, 1, 0, 0])
+
+    def frames_of(tap: int) -> TensorValue:
+        frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
+        return padded[:, (frames, n), :]
+
+    taps = ops.concat([frames_of(tap) for tap in range(3)], axis=-1)
+    return linear(taps, ops.reshape(ops.permute(weight, [0, 2, 1]), [weight.shape[0], 3 * n_in]), bias)
+
+
+def token_embedding(tokens: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+    """Look up the row of each token. tokens int64 [...]; weight [n_vocab, n_state]. Returns [..., n_state].
+
+    scale float32 [n_vocab]: dequantization scales of an int8 weight; the result is float32 then.
+    """
+    rows = ops.gather(weight, tokens, axis=0)
+    return rows if scale is None else ops.cast(rows, scale.dtype) * ops.unsqueeze(ops.gather(scale, tokens, axis=0), -1)
+
+
+def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
+    """Compute `x @ weight.T`, the logits of the vocabulary. x [n, n_state]; weight [n_vocab, n_state].
+
+    Returns [n, n_vocab] of x's dtype, summed in float32. scale: only the CPU backend takes one.
+    """
+    assert scale is None
+    return linear(x, weight)
+
+
+def in_heads(x: TensorValue, n_head: int) -> TensorValue:
+    """Reshape [batch, n, n_state] to [batch, n, n_head, head_dim]."""
+    batch, n, n_state = x.shape
+    return ops.reshape(x, [batch, n, n_head, int(n_state) // n_head])
+
+
+def split_heads(x: TensorValue, n_head: int) -> TensorValue:
+    """Permute [batch, n, n_state] to [batch, n_head, n, head_dim]."""
+    return ops.permute(in_heads(x, n_head), [0, 2, 1, 3])
+
+
+def merge_heads(x: TensorValue) -> TensorValue:
+    """Permute [batch, n_head, n, head_dim] to [batch, n, n_state]; the inverse of `split_heads`."""
+    batch, n_head, n, head_dim = x.shape
+    return ops.reshape(ops.permute(x, [0, 2, 1, 3]), [batch, n, n_head * head_dim])
+
+
+def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
+    """Compute `q @ k.T / sqrt(head_dim)` in float32 (Vaswani et al., 2017, equation 1, before the softmax).
+
+    q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
+    """
+    return matmul(q, k, transposed=True) * _inverse_sqrt(q.shape[-1], q.device)
+
+
+def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
+    if isinstance(dim, StaticDim):
+        return ops.constant(1 / math.sqrt(int(dim)), DType.float32, device=device)
+    return ops.rsqrt(ops.cast(TensorValue(dim), DType.float32)).to(device)
+
+
+def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:
+    """Compute `scores + mask`; the mask is 0 where a query sees a key, -inf where not.
+
+    scores float32 [batch, n_head, n, n_kv]; mask float32 [n, n_kv], an input, because MAX 26.7 miscomputes it
+    in the graph: `tests/test_max_defects.py`, `where_broadcasts_a_comparison`.
+    """
+    return scores + mask
+
+
+def softmax(scores: TensorValue) -> TensorValue:
+    """Compute `exp(x - max) / sum(exp(x - max))` over the last dimension."""
+    return ops.softmax(scores)
+
+
+def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute `weights @ v`, with the weights rounded to v's dtype.
+
+    weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim].
+    Returns [batch, n_head, n, head_dim] of v's dtype, summed in float32.
+    """
+    return ops.cast(matmul(ops.cast(weights, v.dtype), v), v.dtype)
+
+
+def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute scaled dot-product attention without a mask (Vaswani et al., 2017, equation 1).
+
+    q [batch, n, n_head, head_dim]; k, v [batch, n_kv, n_head, head_dim]; all of one dtype, float32 or half
+    precision. Returns [batch, n, n_head, head_dim]. bfloat16 on a GPU is one flash attention; MAX 26.7 has none
+    for float16: `tests/test_max_defects.py`, `flash_attention_of_float16`.
+    """
+    flash = q.dtype == DType.bfloat16 and not q.device.is_cpu()
+    return flash_attention(q, k, v) if flash else attention_by_steps(q, k, v)
+
+
+def flash_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute `attention` of bfloat16 by MAX's GPU kernel (Dao et al., 2022); n_head and head_dim must be static."""
+    from max.nn.attention import MHAMaskVariant  # only here: all of max.nn takes 0.3 s
+    from max.nn.kernels import flash_attention_gpu
+
+    return flash_attention_gpu(q, k, v, MHAMaskVariant.NULL_MASK, 1 / math.sqrt(int(q.shape[-1])))
+
+
+def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute `attention` as scores, softmax and context, which MAX's compiler may fuse."""
+    q, k, v = (ops.permute(x, [0, 2, 1, 3]) for x in (q, k, v))
+    return ops.permute(attention_context(softmax(attention_scores(q, k)), v), [0, 2, 1, 3])
+
+
+def cached_attention(
+    q: TensorValue,
+    k: TensorValue,
+    v: TensorValue,
+    k_cache: BufferValue,
+    v_cache: BufferValue,
+    page_table: TensorValue,
+    positions: TensorValue,
+) -> TensorValue:
+    """Attend causally to cached keys and values, and append those of the new tokens to the cache, in place.
+
+    q, k, v [n_seq, n, n_state], with n_seq = n_audio * n_group; caches [n_pages, n_head, n_ctx, head_dim]; all of
+    one dtype. page_table int64 [n_audio, n_group, n_ctx]: the page that holds each position of a sequence, so that
+    sequences share what they have in common. positions int64 [n]: of the new tokens, consecutive, below n_ctx.
+    Positions that are not cached yet are masked; they must be finite. Returns [n_seq, n, n_state].
+    """
+    _, n_head, n_ctx, head_dim = k_cache.shape
+
+    def split(x: TensorValue) -> TensorValue:
+        return _split_symbolic_heads(x, n_head, head_dim)
+
+    causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
+    mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
+    weights = softmax(apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), page_table, positions)), mask))
+    return merge_heads(attention_context(weights, append_to_cache(v_cache, split(v), page_table, positions)))
+
+
+def append_to_cache(cache: BufferValue, new: TensorValue, page_table: TensorValue, positions: TensorValue) -> TensorValue:
+    """Write new keys, or values, at their positions, in place, and return those of all positions.
+
+    cache, page_table, positions as in `cached_attention`; new [n_seq, n_head, n, head_dim].
+    Returns [n_seq, n_head, n_ctx, head_dim].
+    """
+    ops.inplace_custom("maxwhisper.append_to_cache", cache.device, [cache, new, positions, page_table])
+    return read_cache(cache, page_table)
+
+
+def read_cache(cache: BufferValue, page_table: TensorValue) -> TensorValue:
+    """Gather the keys, or values, of all positions of each sequence: [n_seq, n_head, n_ctx, head_dim]."""
+    n_audio, n_group, n_ctx = page_table.shape
+    all_positions = TensorType(cache.dtype, [n_audio * n_group, cache.shape[1], n_ctx, cache.shape[3]], cache.device)
+    values = [ops.buffer_load(cache), page_table]
+    return ops.custom("maxwhisper.read_cache", cache.device, values, [all_positions])[0].tensor
+
+
+def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Attend to all of the audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads merged.
+
+    q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all of one dtype. Returns [n_audio, n, n_state].
+    """
+    _, n_head, _, head_dim = k.shape
+    return merge_heads(attention_context(softmax(attention_scores(_split_symbolic_heads(q, n_head, head_dim), k)), v))
+
+
+def _split_symbolic_heads(x: TensorValue, n_head: Dim, head_dim: Dim) -> TensorValue:
+    """Do what `split_heads` does, where sizes may be symbolic."""
+    batch, n, _ = x.shape
+    return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
+
+
+def next_token(
+    logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
+) -> tuple[TensorValue, TensorValue]:
+    """Append to each sequence the token of the highest logit that the rules allow.
+
+    The rules are the filters of `maxwhisper.decoding.rules` after the first sampled token; the choice is
+    `GreedyDecoder`'s at temperature 0. logits float32 [n_seq, n_vocab]; tokens int64 [n_audio, n_group, n_ctx + 1],
+    written at index n_tokens, int64 [1]; sum_logprobs float64 [n_audio, n_group], added to in place; mask float32
+    [n_vocab], -inf where a token is never allowed; rules int64 [3]: the number of tokens that were not sampled, the
+    end token, and the first timestamp token (n_vocab if there are none).
+    Returns the tokens, int64 [n_seq], and how many are not the end token, int64 [1].
+    """
+    device, (n_seq, n_vocab) = logits.device, logits.shape
+    first_type = TensorType(DType.int64, [2, n_seq], device)  # the lowest allowed text token, and the lowest allowed timestamp
+    (first,) = ops.custom("maxwhisper.first_allowed", device, [logits, ops.buffer_load(tokens), rules, n_tokens], [first_type])
+    kinds_type = TensorType(DType.float32, [2, n_seq, n_vocab], device)  # text and timestamp logits; the lowest float where not allowed
+    (kinds,) = ops.custom("maxwhisper.allowed_logits", device, [logits, mask, rules, first.tensor], [kinds_type])
+    best = ops.argmax(kinds.tensor)
+    top = ops.max(kinds.tensor)
+    total = ops.sum(ops.exp(kinds.tensor - top))
+    types = [TensorType(DType.int64, [n_seq], device), TensorType(DType.int64, [1], device)]
+    values = [logits, tokens, sum_logprobs, rules, n_tokens, best, top, total]
+    chosen, n_unfinished = ops.inplace_custom("maxwhisper.choose_token", device, values, types)
+    return chosen.tensor, n_unfinished.tensor
