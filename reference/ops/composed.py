@@ -13,7 +13,7 @@ from max.graph import ops as max_ops
 
 from maxwhisper.engine import graphs, ops
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import Dataflow, Step, evaluate, split
+from reference.flow.dataflow import Dataflow, Step, evaluate, parse
 from reference.ops.attention import heads_of, positions
 from reference.ops.row import TABLE, Input, Op, row
 
@@ -34,7 +34,7 @@ class Composed(Op):
     def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:
         """The parts, in order."""
         parts = cls.build(dict(zip(cls.inputs, values, strict=True)))
-        return [parts[split(name)[0]] for name in cls.parts]
+        return [parts[parse(name).name] for name in cls.parts]
 
     @classmethod
     def define(cls, *arrays: np.ndarray) -> np.ndarray:

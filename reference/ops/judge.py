@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, naming, split
+from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, naming, parse
+from reference.models.tensors import from_torch, to_torch
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import Verdict, compare
-from reference.numerics.dtypes import DTYPES, from_torch, to_torch
+from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 
@@ -47,7 +48,7 @@ def judge(
     if not issubclass(op, Composed):
         return witnessed(op, dtype, inputs, results[0], exact, device)
     known = dict(zip(op.inputs, inputs, strict=True))
-    known |= {split(part)[0]: result for part, result in zip(op.parts, results, strict=True)}
+    known |= {parse(part).name: result for part, result in zip(op.parts, results, strict=True)}
     parts = list(judge_each(op.parts, known, dtype, device=device))
     return Judged(*(_all_of([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
 
@@ -63,7 +64,7 @@ def judge_each(
     """
     verdict = partial(verdict, device=device)
     for name, (op, sources) in flow.items():
-        base = split(name)[0]
+        base = parse(name).name
         with naming(name):
             for needed in (*sources, name):
                 check_name(needed, known)
@@ -73,7 +74,7 @@ def judge_each(
             judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
             judged = judge_it(TABLE[op], dtype, inputs, result)
         except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
-            shapes = ", ".join(str(list(known[split(source)[0]].shape)) for source in sources)
+            shapes = ", ".join(str(list(known[parse(source).name].shape)) for source in sources)
             failed = Verdict(known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
             judged = Judged(failed, failed)
         yield base, judged

@@ -12,7 +12,8 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.ops import kernels
-from reference.numerics.dtypes import DTYPES, from_max, to_max
+from reference.models.buffers import from_max, to_max
+from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, Input, Op
 from reference.ops.inputs import Example
 from reference.ops.judge import Judged, judge

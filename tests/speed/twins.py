@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from reference.flow.dataflow import evaluate
-from reference.numerics.dtypes import to_torch
+from reference.models.tensors import to_torch
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 from reference.ops.judge import run_torch
