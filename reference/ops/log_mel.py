@@ -6,7 +6,6 @@ import whisper
 from max.graph import ops as max_ops
 
 import maxwhisper
-from maxwhisper.audio import mel_filters
 from maxwhisper.engine.log_mel import log_mel_bands
 from reference.numerics import definitions as define
 from reference.numerics.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY, Approx, Roundings, gamma, matmul
@@ -52,7 +51,7 @@ class LogMel(Op):
 
     @classmethod
     def define(cls, samples: np.ndarray) -> np.ndarray:
-        return define.log_mel_spectrogram(samples, mel_filters(cls.n_mels))
+        return define.log_mel_spectrogram(samples, cls.n_mels)
 
     @classmethod
     def torch(cls, samples: torch.Tensor) -> torch.Tensor:
@@ -60,7 +59,7 @@ class LogMel(Op):
 
     @classmethod
     def bound(cls, roundings: Roundings, samples: np.ndarray) -> Approx:
-        filters = mel_filters(cls.n_mels).astype(np.float64)
+        filters = define.mel_filters(cls.n_mels).astype(np.float64)
         u = roundings.accumulate
         frames = define.frames(samples)
         magnitude = np.abs(np.fft.rfft(frames * define.HANN))
@@ -89,7 +88,7 @@ def _frames(hops: np.ndarray, rest: np.ndarray) -> np.ndarray:
 def _torch_bands(hops: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     frames = torch.cat([hops, rest]).flatten().unfold(0, define.N_FFT, define.HOP_LENGTH)[: len(hops)]
     power = torch.fft.rfft(frames * torch.hann_window(define.N_FFT)).abs() ** 2
-    return torch.log10((torch.from_numpy(mel_filters(80)) @ power.T).clamp(min=1e-10))
+    return torch.log10((torch.from_numpy(define.mel_filters(80)) @ power.T).clamp(min=1e-10))
 
 
 def _products_bound(windowed: np.ndarray, u: float) -> tuple[np.ndarray, np.ndarray]:
@@ -121,14 +120,14 @@ class LogMelBands(Op):
     @staticmethod
     def define(hops: np.ndarray, rest: np.ndarray) -> np.ndarray:
         power = np.abs(np.fft.rfft(_frames(hops, rest) * define.HANN)) ** 2
-        return np.log10(np.maximum(mel_filters(80).astype(np.float64) @ power.T, 1e-10))
+        return np.log10(np.maximum(define.mel_filters(80).astype(np.float64) @ power.T, 1e-10))
 
     @staticmethod
     def bound(roundings: Roundings, hops: np.ndarray, rest: np.ndarray) -> Approx:
         u, windowed = roundings.accumulate, _frames(hops, rest) * define.HANN
         magnitude = np.abs(np.fft.rfft(windowed))
         worst, typical = _products_bound(windowed, u)
-        return bands_bound(Approx(magnitude, worst, typical), mel_filters(80).astype(np.float64), roundings)
+        return bands_bound(Approx(magnitude, worst, typical), define.mel_filters(80).astype(np.float64), roundings)
 
 
 LOG_MELS = {op.n_mels: op for op in (LogMel, LogMel128)}
