@@ -10,7 +10,7 @@ import torch
 
 from reference.flow.dataflow import DataflowError, Step, evaluate
 from reference.ops import TABLE
-from reference.ops.judge import run_torch
+from reference.ops.torch_counterparts import run_torch
 from reference.parity.activations import compare_activations, first_divergence, truth
 
 FLOW = {
