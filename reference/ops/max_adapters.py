@@ -81,9 +81,9 @@ def cross_attention(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorVa
 def positions(mask: TensorValue) -> TensorValue:
     """The positions of the tokens whose causal mask [n, n_kv] this is, int64 [n]."""
     n, n_kv = mask.shape
-    ends = (max_ops.cast(TensorValue(end), DType.int64) for end in (n_kv - n, n_kv))
+    first, end = (max_ops.cast(TensorValue(dim), DType.int64) for dim in (n_kv - n, n_kv))
     one = max_ops.constant(1, DType.int64, device=DeviceRef.CPU())
-    return max_ops.range(*ends, one, out_dim=n, dtype=DType.int64, device=mask.device)
+    return max_ops.range(first, end, one, out_dim=n, dtype=DType.int64, device=mask.device)
 
 
 def cached(ops: ModuleType, cache: BufferValue, new: TensorValue, slots: TensorValue, mask: TensorValue) -> TensorValue:
