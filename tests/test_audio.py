@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from conftest import Trio
 from maxwhisper import AudioError, AudioWarning, load_audio, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
 from maxwhisper.audio import N_FFT, N_SAMPLES, SAMPLE_RATE, mel_filters
 from reference.clips import all_clips, packaged_clips
-from reference.numerics.definitions import log_mel_spectrogram as define_log_mel
+from reference.numerics import definitions
 from tests.audio_writers import CODECS, chirp, ffmpeg, write_audio
 
 
@@ -240,9 +241,12 @@ def test_a_files_spectrogram_is_that_of_its_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
-def test_mel_filters_are_openais_and_librosas_bit_for_bit(n_mels: int) -> None:
-    assert np.array_equal(mel_filters(n_mels), whisper.audio.mel_filters("cpu", n_mels).numpy())
-    assert np.array_equal(mel_filters(n_mels), librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels))
+@pytest.mark.parametrize("filters", [mel_filters, definitions.mel_filters])
+def test_mel_filters_are_openais_and_librosas_bit_for_bit(filters: Callable[[int], np.ndarray], n_mels: int) -> None:
+    """Of `maxwhisper` and of the definitions, which are written independently."""
+    assert filters(n_mels).dtype == np.float32
+    assert np.array_equal(filters(n_mels), whisper.audio.mel_filters("cpu", n_mels).numpy())
+    assert np.array_equal(filters(n_mels), librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels))
 
 
 @pytest.mark.parametrize("padding", [0, N_SAMPLES])
@@ -250,7 +254,7 @@ def test_mel_filters_are_openais_and_librosas_bit_for_bit(n_mels: int) -> None:
 def test_log_mel_is_as_exact_as_openais(n_mels: int, padding: int) -> None:
     """No farther from float64 than twice OpenAI's, and never by more than 6e-5, on every clip."""
     for clip in all_clips().values():
-        truth = define_log_mel(clip.samples, mel_filters(n_mels), padding)
+        truth = definitions.log_mel_spectrogram(clip.samples, n_mels, padding)
         ours = log_mel_spectrogram(clip.samples, n_mels, padding)
         theirs = whisper.log_mel_spectrogram(clip.samples, n_mels, padding).numpy()
         assert ours.shape == theirs.shape == truth.shape
@@ -266,7 +270,7 @@ def test_librosa_is_a_witness_for_the_definition() -> None:
     )
     log_mel = np.log10(np.maximum(power[:, :-1], 1e-10))
     witness = (np.maximum(log_mel, log_mel.max() - 8) + 4) / 4
-    assert abs(define_log_mel(samples, mel_filters(80)) - witness).max() < 1e-6
+    assert abs(definitions.log_mel_spectrogram(samples, 80) - witness).max() < 1e-6
 
 
 def test_log_mel_of_161_seconds_takes_less_than_a_quarter_second(rng: np.random.Generator) -> None:

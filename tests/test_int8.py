@@ -17,7 +17,7 @@ from maxwhisper.engine.dtypes import DTypes
 from maxwhisper.engine.quantization import as_stored, quantize
 from reference.clips import english_speech, packaged_clips
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import split
+from reference.flow.dataflow import names
 from reference.models.capture import capture_max
 from reference.models.float64 import decoder_inputs
 from reference.ops.judge import judge_each, unwitnessed
@@ -32,8 +32,8 @@ def rounded(tiny_en: Trio) -> Callable[[bool], Whisper]:
     """tiny.en with rounded weights, with all activations or as it is used."""
 
     def load(capture: bool) -> Whisper:
-        names = [split(name)[0] for name in whisper_flow.of_max(tiny_en.checkpoint.dims, "int8")] if capture else []
-        return Whisper(tiny_en.checkpoint, capture=names, compute_type="int8")
+        captured = names(whisper_flow.of_max(tiny_en.checkpoint.dims, "int8")) if capture else []
+        return Whisper(tiny_en.checkpoint, capture=captured, compute_type="int8")
 
     return load
 

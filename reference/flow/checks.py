@@ -5,7 +5,7 @@ from inspect import Parameter, signature
 
 import numpy as np
 
-from reference.flow.dataflow import Arrays, Dataflow, DataflowError, Step, check_name, look_up, n_heads, naming, nearest, split
+from reference.flow.dataflow import Arrays, Dataflow, DataflowError, Step, check_name, look_up, naming, nearest, parse
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 
@@ -29,9 +29,9 @@ def check_flow(flow: Dataflow, given: Arrays) -> None:
             for source in sources:
                 _check_order(source, name, flow, known)
                 check_name(source, known)
-                if split(source)[0] in given:
+                if parse(source).name in given:
                     look_up(given, source)
-        known.add(split(name)[0])
+        known.add(parse(name).name)
 
 
 def check_activations(flow: Dataflow, given: Arrays, activations: Arrays, exact: Arrays, only: Collection[str] | None) -> None:
@@ -44,7 +44,7 @@ def check_activations(flow: Dataflow, given: Arrays, activations: Arrays, exact:
     for name, key in keys.items():
         if only is not None and name not in only:
             continue
-        for needed in (*(split(source)[0] for source in flow[key].sources), name):
+        for needed in (*(parse(source).name for source in flow[key].sources), name):
             with naming(keys.get(needed, needed)):
                 if needed not in activations and needed not in given:
                     raise DataflowError(f"the activations lack {needed!r}{nearest(needed, activations)}")
@@ -71,11 +71,11 @@ def _check_form(step: Step) -> None:
 
 
 def _check_own_name(name: str, keys: Mapping[str, str]) -> None:
-    base, view = split(name)
-    if view and not n_heads(view):
-        raise DataflowError(f"{view!r} is no view of a result; only 'N heads' is")
-    if keys[base] != name:
-        raise DataflowError(f"{base!r} is computed by step {keys[base]!r} already")
+    ref = parse(name)
+    if ref.view and not ref.n_head:
+        raise DataflowError(f"{ref.view!r} is no view of a result; only 'N heads' is")
+    if keys[ref.name] != name:
+        raise DataflowError(f"{ref.name!r} is computed by step {keys[ref.name]!r} already")
 
 
 def _check_op(op: str, sources: Sequence[str]) -> None:
@@ -90,22 +90,22 @@ def _check_op(op: str, sources: Sequence[str]) -> None:
 
 
 def _check_order(source: str, name: str, flow: Dataflow, known: Container[str]) -> None:
-    base, keys = split(source)[0], _keys(flow)
+    base, keys = parse(source).name, _keys(flow)
     if base in known or base not in keys:
         return
-    if way := _way(base, split(name)[0], flow):
-        raise DataflowError(f"a cycle, {' ← '.join([split(name)[0], *way])}")
+    if way := _way(base, parse(name).name, flow):
+        raise DataflowError(f"a cycle, {' ← '.join([parse(name).name, *way])}")
     raise DataflowError(f"{base!r} is computed by a later step, {keys[base]!r}; write steps in the order in which they are computed")
 
 
 def _keys(flow: Dataflow) -> dict[str, str]:
     """Activations' names, each with the key of the first step that computes it."""
-    return {split(key)[0]: key for key in reversed(list(flow))}
+    return {parse(key).name: key for key in reversed(list(flow))}
 
 
 def _way(start: str, goal: str, flow: Dataflow) -> list[str]:
     """From an activation back, through what each is computed from, to another one; empty where none leads there."""
-    sources = {split(key)[0]: [split(source)[0] for source in step[1]] for key, step in flow.items()}
+    sources = {parse(key).name: [parse(source).name for source in step[1]] for key, step in flow.items()}
     ways, seen = [[start]], {start}
     for way in ways:  # shortest first
         if way[-1] == goal:

@@ -16,8 +16,9 @@ from reference.numerics import definitions as define
 class Step(NamedTuple):
     """An op of the table, and the names of its inputs: activations before it, weights, or what the model is given.
 
-    A name may be followed by a view of the array: `:transposed`; `:6 heads` for its last dimension split into heads; `:positions` for its
-    rows at these. A step whose own name ends in `heads` computes that view of the activation.
+    A name may be followed by a view of the array: `:transposed`; `:6 heads` for its last dimension
+    split into heads; `:at positions` for its rows at the indices that the array `positions` holds.
+    A step whose own name ends in `heads` computes that view of the activation.
     """
 
     op: str
@@ -26,8 +27,34 @@ class Step(NamedTuple):
 
 Dataflow = Mapping[str, Step]
 Arrays = Mapping[str, np.ndarray]
-VIEWS = "':transposed', ':positions' and ':N heads'"
+VIEWS = "':transposed', ':N heads' and ':at NAME'"
 _HEADS = re.compile(r"([1-9]\d*) heads")
+_ROWS = re.compile(r"at (.+)")
+
+
+class Ref(NamedTuple):
+    """A name with a view, as a step has it: `attn.query:6 heads` is Ref("attn.query", "6 heads")."""
+
+    name: str
+    view: str
+
+    @property
+    def n_head(self) -> int:
+        """Heads that the view splits the last dimension into; 0 if it splits none."""
+        found = _HEADS.fullmatch(self.view)
+        return int(found[1]) if found else 0
+
+    @property
+    def rows(self) -> str:
+        """The name of the array whose indices the view takes rows at; "" if it takes all."""
+        found = _ROWS.fullmatch(self.view)
+        return found[1] if found else ""
+
+
+def parse(reference: str) -> Ref:
+    """Split a reference into the array's name and the view of it."""
+    name, _, view = reference.partition(":")
+    return Ref(name, view)
 
 
 class DataflowError(ValueError):
@@ -40,46 +67,39 @@ def look_up(known: Arrays, name: str) -> np.ndarray:
     Raises DataflowError for a name that is not known, a view that there is not, or one that can't be taken of this shape.
     """
     check_name(name, known)
-    base, view = split(name)
-    array = known[base]
+    ref = parse(name)
+    array = known[ref.name]
     try:
-        if view == "positions":
-            return array[known["positions"]]
-        if n_head := n_heads(view):
+        if ref.rows:
+            return array[known[ref.rows]]
+        if ref.n_head:
             _batch, _n, _n_state = array.shape  # of anything else heads would be made, too
-            return define.split_heads(array, n_head)
-        return array.swapaxes(1, 2) if view else array
+            return define.split_heads(array, ref.n_head)
+        return array.swapaxes(1, 2) if ref.view else array
     except (ValueError, IndexError) as error:
         raise DataflowError(f"{name!r} can't be taken of shape {list(array.shape)}: {error}") from error
 
 
 def check_name(name: str, known: Collection[str]) -> None:
     """Raise DataflowError where a name, or the view in it, is none of an array that is known."""
-    base, view = split(name)
-    if base not in known:
-        raise DataflowError(f"{base!r} is neither given nor computed before{nearest(base, known)}")
-    if view not in ("", "transposed", "positions") and not n_heads(view):
+    ref = parse(name)
+    if ref.name not in known:
+        raise DataflowError(f"{ref.name!r} is neither given nor computed before{nearest(ref.name, known)}")
+    if not (ref.view in ("", "transposed") or ref.n_head or ref.rows):
         raise DataflowError(f"{name!r} is no view; there are {VIEWS}")
-    if view == "positions" and view not in known:
-        raise DataflowError(f"{name!r} needs 'positions', which is not given")
+    if ref.rows and ref.rows not in known:
+        raise DataflowError(f"{name!r} needs {ref.rows!r}, which is not given")
 
 
 def store(known: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
     """Keep what a step computed, under the activation's own name and shape."""
-    base, view = split(name)
-    known[base] = define.merge_heads(array) if view else array
+    ref = parse(name)
+    known[ref.name] = define.merge_heads(array) if ref.view else array
 
 
-def split(name: str) -> tuple[str, str]:
-    """The activation's name, and its view."""
-    base, _, view = name.partition(":")
-    return base, view
-
-
-def n_heads(view: str) -> int:
-    """Of a view that splits heads, how many; 0 of any other."""
-    found = _HEADS.fullmatch(view)
-    return int(found[1]) if found else 0
+def names(dataflow: Dataflow) -> list[str]:
+    """The activations that a data flow computes, in order."""
+    return [parse(key).name for key in dataflow]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -111,4 +131,4 @@ def evaluate(dataflow: Dataflow, given: Arrays, compute: Callable[[str, list[np.
             except (ValueError, IndexError) as error:
                 shapes = ", ".join(str(list(array.shape)) for array in inputs)
                 raise DataflowError(f"{op} of shapes {shapes}: {error}") from error
-    return {split(name)[0]: known[split(name)[0]] for name in dataflow}
+    return {name: known[name] for name in names(dataflow)}

@@ -1,25 +1,34 @@
-"""Whisper's data flow: which op computes each of its activations, and from what; by OpenAI Whisper's module paths, carried down to ops.
-
-The functions are those of `maxwhisper.engine.graphs`, by the same names.
-"""
+"""Whisper's data flow: the op that computes each activation, and what from; by OpenAI Whisper's module paths, carried down to ops."""
 
 import re
 from collections.abc import Container, Mapping
+from typing import Protocol
 
-from maxwhisper import ModelDimensions
-from maxwhisper.checkpoint import LM_HEAD
-from maxwhisper.engine.quantization import scale_of
 from reference.flow.dataflow import Step
 
+LM_HEAD = "decoder.proj_out.weight"  # of a model whose LM head is not its token embedding
 CROSS_KV = re.compile(r"cross_attn\.(key|value)")  # the decoder's layers that a window goes through once
 
 
-def whole(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
+class Dimensions(Protocol):
+    """The sizes of a model that its data flow depends on."""
+
+    @property
+    def n_audio_layer(self) -> int: ...
+    @property
+    def n_audio_head(self) -> int: ...
+    @property
+    def n_text_layer(self) -> int: ...
+    @property
+    def n_text_head(self) -> int: ...
+
+
+def whole(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
     """All three graphs, one after the other."""
     return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
 
 
-def of_max(dims: ModelDimensions, compute_type: str = "float32") -> dict[str, Step]:
+def of_max(dims: Dimensions, compute_type: str = "float32") -> dict[str, Step]:
     """The same, as MAX's graphs compute it: attention is one op, which swallows `scores` and `weights`."""
     flow = whole(dims, fused=True)
     return int8(flow) if compute_type == "int8" else flow
@@ -35,11 +44,11 @@ def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
             steps[name] = Step(op, (x, *(f"{kv}.half:{view}" for kv, _, view in (kv.partition(":") for kv in weights))))
         elif op in ("linear", "lm_head"):
             many_rows = name.startswith("encoder.") or CROSS_KV.search(name)
-            steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], scale_of(weights[0]), *weights[1:]))
+            steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], _scale_of(weights[0]), *weights[1:]))
             if CROSS_KV.search(name):
                 steps[f"{name}.half"] = Step("half", (name,))
         elif op == "token_embedding":
-            steps[name] = Step(op, (x, weights[0], scale_of(weights[0])))
+            steps[name] = Step(op, (x, weights[0], _scale_of(weights[0])))
         else:
             steps[name] = flow[name]
     return steps
@@ -53,8 +62,13 @@ def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[st
     return {**flow, "decoder.logits": Step(op, tuple(source.replace("token_embedding", "proj_out") for source in sources))}
 
 
-def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.encoder`, from `log_mel` [n_audio, n_mels, n_frames] on.
+def _scale_of(weight: str) -> str:
+    """The name of a quantized weight's scales: `….scale` for `….weight`."""
+    return weight.removesuffix("weight") + "scale"
+
+
+def encoder(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
+    """The encoder, from `log_mel` [n_audio, n_mels, n_frames] on.
 
     fused: attention is one op, which swallows `scores` and `weights`, as in MAX's graphs.
     """
@@ -74,19 +88,19 @@ def encoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
     return flow | layer_norm("encoder.ln_post", x)
 
 
-def cross_kv(dims: ModelDimensions) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.cross_kv`, from `encoder.ln_post` on: every layer's keys and values, their heads side by side."""
+def cross_kv(dims: Dimensions) -> dict[str, Step]:
+    """Every decoder layer's keys and values of the audio, from `encoder.ln_post` on, their heads side by side."""
     flow = dict[str, Step]()
     for i in range(dims.n_text_layer):
         flow |= keys_and_values(f"decoder.blocks.{i}.cross_attn", "encoder.ln_post")
     return flow
 
 
-def decoder(dims: ModelDimensions, fused: bool = False) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.decoder`, from `tokens` [n_audio, n], their `positions` [n] and the causal `mask` [n, n] on."""
+def decoder(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
+    """The decoder, from `tokens` [n_audio, n], their `positions` [n] and the causal `mask` [n, n] on."""
     flow = {
         "decoder.embedding": Step("token_embedding", ("tokens", "decoder.token_embedding.weight")),
-        "decoder.positions": Step("residual", ("decoder.embedding", "decoder.positional_embedding:positions")),
+        "decoder.positions": Step("residual", ("decoder.embedding", "decoder.positional_embedding:at positions")),
     }
     x = "decoder.positions"
     for i in range(dims.n_text_layer):
@@ -104,27 +118,27 @@ def _weights(path: str) -> tuple[str, str]:
 
 
 def layer_norm(path: str, x: str) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.layer_norm`."""
+    """Layer norm with the weights of a path."""
     return {path: Step("layer_norm", (x, *_weights(path)))}
 
 
 def linear(path: str, x: str) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.linear`."""
+    """A linear layer with the weights and the bias of a path."""
     return {path: Step("linear", (x, *_weights(path)))}
 
 
 def keys_and_values(attn: str, x: str) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.keys_and_values`; keys have no bias."""
+    """Projections to keys and to values; keys have no bias."""
     return {f"{attn}.key": Step("linear", (x, f"{attn}.key.weight"))} | linear(f"{attn}.value", x)
 
 
 def projections(attn: str, queries: str, keys: str) -> dict[str, Step]:
-    """What attention is computed from."""
+    """Projections to queries, keys and values, which attention is computed from."""
     return linear(f"{attn}.query", queries) | keys_and_values(attn, keys)
 
 
 def attention(attn: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.attention`, from the projections on."""
+    """Attention from the projections on, and the linear layer after it."""
     q, k, v, context = (f"{attn}.{name}:{n_head} heads" for name in ("query", "key", "value", "context"))
     if fused:
         steps = {context: Step("masked_attention" if mask else "attention", (q, k, v, *mask))}
@@ -138,21 +152,21 @@ def attention(attn: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -
 
 
 def self_attention(block: str, x: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.self_attention`; in the decoder, with a mask."""
+    """Layer norm, self-attention (in the decoder, with a mask) and the residual around them."""
     attn, ln = f"{block}.attn", f"{block}.attn_ln"
     steps = layer_norm(ln, x) | projections(attn, ln, ln) | attention(attn, n_head, fused, mask)
     return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
 
 
 def cross_attention(block: str, x: str, n_head: int, fused: bool) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.cross_attention`, to keys and values that are there already."""
+    """Layer norm, attention to keys and values that are there already, and the residual around them."""
     attn, ln = f"{block}.cross_attn", f"{block}.cross_attn_ln"
     steps = layer_norm(ln, x) | linear(f"{attn}.query", ln) | attention(attn, n_head, fused)
     return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
 
 
 def mlp(block: str, x: str) -> dict[str, Step]:
-    """`maxwhisper.engine.graphs.mlp`."""
+    """Layer norm, two linear layers with a GELU between them, and the residual around them."""
     steps = layer_norm(f"{block}.mlp_ln", x) | linear(f"{block}.mlp.0", f"{block}.mlp_ln")
     steps |= {f"{block}.mlp.gelu": Step("gelu", (f"{block}.mlp.0",))} | linear(f"{block}.mlp.2", f"{block}.mlp.gelu")
     return steps | {f"{block}.mlp.residual": Step("residual", (x, f"{block}.mlp.2"))}

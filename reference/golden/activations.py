@@ -15,7 +15,7 @@ import numpy as np
 from whisper.model import disable_sdpa
 from whisper.tokenizer import get_tokenizer
 
-from maxwhisper.audio import N_FRAMES, N_SAMPLES, mel_filters
+from maxwhisper.audio import N_FRAMES, N_SAMPLES
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
 from reference.flow import whisper as whisper_flow
@@ -50,7 +50,7 @@ class Case:
     def question(self, kept: dict[str, Any]) -> Question:
         """With the log-mel in float64, so that everybody starts from the same numbers."""
         samples = np.pad(self.clip.samples, (0, N_SAMPLES))
-        mel = log_mel_spectrogram(samples, mel_filters(self.judge.dims.n_mels))[:, :N_FRAMES]
+        mel = log_mel_spectrogram(samples, self.judge.dims.n_mels)[:, :N_FRAMES]
         return Question.about(mel, kept["initial_tokens"], kept["tokens"], self.tokenizer, self.judge.dims.n_text_ctx)
 
     def by_numpy(self, question: Question) -> Activations:

@@ -21,7 +21,7 @@ import maxwhisper
 from maxwhisper.speech_model import SpeechModel
 from reference.flow import dataflow
 from reference.flow import whisper as whisper_flow
-from reference.numerics.dtypes import from_max
+from reference.models.buffers import from_max
 
 Activations = dict[str, np.ndarray]
 
@@ -35,7 +35,7 @@ class CapturedModel(SpeechModel, Protocol):
 
 def names(dims: maxwhisper.ModelDimensions) -> list[str]:
     """Every activation of MAX's graphs, in data-flow order."""
-    return [dataflow.split(name)[0] for name in whisper_flow.of_max(dims)]
+    return dataflow.names(whisper_flow.of_max(dims))
 
 
 def capture_max(model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:

@@ -1,6 +1,6 @@
 """What each op computes, in NumPy float64. These are the definitions; everything else is measured against them.
 
-Where `maxwhisper.engine.ops` has an op of the same name, arguments and shapes are the same.
+If `maxwhisper.engine.ops` has an op of the same name, arguments and shapes are the same.
 """
 
 import numpy as np
@@ -109,7 +109,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e
 
 
-N_FFT, HOP_LENGTH = 400, 160
+SAMPLE_RATE, N_FFT, HOP_LENGTH = 16_000, 400, 160
 HANN = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # periodic
 
 
@@ -122,8 +122,24 @@ def frames(samples: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
 
 
-def log_mel_spectrogram(samples: np.ndarray, filters: np.ndarray, padding: int = 0) -> np.ndarray:
-    """`whisper.log_mel_spectrogram`: samples [n_samples] to [n_mels, n_frames]; filters [n_mels, 201] as stored, in float32."""
+def mel_filters(n_mels: int) -> np.ndarray:
+    """Triangles of unit area, evenly spaced on Slaney's mel scale: float32 [n_mels, 201], as Whisper stores them.
+
+    Slaney, *Auditory Toolbox* (1998): up to 1000 Hz, 15 mel, linear; above, 27 mel for a factor of
+    6.4. The triangles are rounded to float32 once before they are divided by their area and once
+    after, as librosa does, which made OpenAI's `mel_filters.npz`.
+    """
+    mels_per_log = 27 / np.log(6.4)
+    mels = np.linspace(0.0, 15 + mels_per_log * np.log(SAMPLE_RATE / 2 / 1000), n_mels + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) / mels_per_log))
+    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    bands = zip(edges, edges[1:], edges[2:])
+    triangles = [(np.interp(frequencies, band, (0.0, 1.0, 0.0)), 2 / (band[2] - band[0])) for band in bands]
+    return np.stack([(triangle.astype(np.float32) * height).astype(np.float32) for triangle, height in triangles])
+
+
+def log_mel_spectrogram(samples: np.ndarray, n_mels: int = 80, padding: int = 0) -> np.ndarray:
+    """`whisper.log_mel_spectrogram`: samples [n_samples] at 16 kHz to [n_mels, n_frames]."""
     power = np.abs(np.fft.rfft(frames(np.pad(samples, (0, padding))) * HANN)) ** 2
-    log_mel = np.log10(np.maximum(filters.astype(np.float64) @ power.T, 1e-10))
+    log_mel = np.log10(np.maximum(mel_filters(n_mels).astype(np.float64) @ power.T, 1e-10))
     return (np.maximum(log_mel, log_mel.max() - 8) + 4) / 4

@@ -1,14 +1,9 @@
-"""The dtypes that ops are proven in, and arrays of them handed to MAX and to PyTorch bit for bit."""
+"""The dtypes that ops are proven in, and what rounding does in them."""
 
 import ml_dtypes
 import numpy as np
-import torch
-from max.driver import CPU, Buffer, Device
-from max.dtype import DType
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-
-_BITS = np.uint16  # NumPy's bfloat16 is an extension that neither MAX nor PyTorch takes
 
 
 def unit_roundoff(dtype: np.dtype) -> float:
@@ -31,35 +26,3 @@ def flushed_below(dtype: np.dtype) -> float:
 def largest(dtype: np.dtype) -> float:
     """The largest finite number."""
     return float(ml_dtypes.finfo(dtype).max)
-
-
-def to_max(array: np.ndarray, device: Device) -> Buffer:
-    """The same bits in MAX."""
-    array = np.ascontiguousarray(array)
-    if array.dtype == DTYPES["bfloat16"]:
-        return Buffer.from_numpy(array.view(_BITS)).view(DType.bfloat16).to(device)
-    return Buffer.from_numpy(array).to(device)
-
-
-def from_max(buffer: Buffer) -> np.ndarray:
-    """The same bits in NumPy."""
-    buffer = buffer.to(CPU())
-    if buffer.dtype == DType.bfloat16:
-        return buffer.view(DType.uint16).to_numpy().view(DTYPES["bfloat16"])
-    return buffer.to_numpy()
-
-
-def to_torch(array: np.ndarray) -> torch.Tensor:
-    """The same bits in PyTorch."""
-    array = np.ascontiguousarray(array)
-    if array.dtype == DTYPES["bfloat16"]:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def from_torch(tensor: torch.Tensor) -> np.ndarray:
-    """The same bits in NumPy."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(DTYPES["bfloat16"])
-    return tensor.numpy()

@@ -8,9 +8,9 @@ else:
         \"""2 x. One product with a power of two, which is exact: no error at all.\"""
 
         inputs = {"x": Input("batch n")}
-        build = staticmethod(lambda x: x + x)       # on MAX
+        build = staticmethod(lambda ops, x: x + x)  # on MAX, `ops` being the engine's
         define = staticmethod(lambda x: 2 * x)      # in NumPy float64
-        torch = staticmethod(lambda x: 2 * x)       # the witness
+        torch = staticmethod(lambda x: 2 * x)       # in PyTorch
         @staticmethod
         def bound(roundings, x):
             return Approx.exact(2 * x)

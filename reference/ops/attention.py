@@ -4,14 +4,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from max.dtype import DType
-from max.graph import DeviceRef, TensorValue
-from max.graph import ops as max_ops
 
-from maxwhisper.engine import ops
-from reference.numerics import definitions as define
+from reference.numerics import definitions
 from reference.numerics.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul, whole
 from reference.numerics.dtypes import DTYPES
 from reference.ops.row import FACTORS, SUMMANDS, Input, Op, row
@@ -43,9 +37,9 @@ class Softmax(Op):
 
     tight = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))}
-    build = staticmethod(ops.softmax)
-    define = staticmethod(define.softmax)
-    torch = staticmethod(lambda x: x.softmax(-1))
+    build = "ops.softmax"
+    define = staticmethod(definitions.softmax)
+    torch = "softmax"
     long = {"batch": 1, "n_head": 2, "n": 3, "n_kv": 1500}
 
     @staticmethod
@@ -72,9 +66,9 @@ class AttentionScores(Op):
 
     tight = ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"})
     inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
-    build = staticmethod(ops.attention_scores)
-    define = staticmethod(define.attention_scores)
-    torch = staticmethod(lambda q, k, mask=0.0: q @ k.mT / np.sqrt(q.shape[-1]) + mask)
+    build = "ops.attention_scores"
+    define = staticmethod(definitions.attention_scores)
+    torch = "attention_scores"
     dtypes = ("float32",)  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
@@ -90,9 +84,9 @@ class CausalMask(Op):
 
     tight = ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {})
     inputs = {"scores": Input("batch n_head n n_kv", ("normal", "large", "tiny")), "mask": Input("n n_kv", ("causal",))}
-    build = staticmethod(ops.apply_mask)
+    build = "ops.apply_mask"
     define = staticmethod(lambda scores, mask: scores + mask)
-    torch = staticmethod(lambda scores, mask: scores.masked_fill(mask != 0, -torch.inf))
+    torch = "causal_mask"
     dtypes = ("float32",)  # scores are float32 in every precision
 
     @staticmethod
@@ -106,9 +100,9 @@ class AttentionContext(Op):
 
     tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"})
     inputs = {"weights": Input("batch n_head n n_kv", ("weights", "one_hot", "integers")), "v": Input(KEYS, FACTORS)}
-    build = staticmethod(ops.attention_context)
+    build = "ops.attention_context"
     define = staticmethod(np.matmul)
-    torch = staticmethod(torch.matmul)
+    torch = "attention_context"
     dtypes = ("float32",)  # as `AttentionScores`
     exact_sums = True
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
@@ -151,16 +145,6 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     return capped.rounded(roundings.output, roundings.tiny)
 
 
-def _torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """In float32 and rounded at the end: PyTorch's own attention in halves rounds more than the weights."""
-    return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
-
-
-def exchanged(x: TensorValue) -> TensorValue:
-    """[batch, n_head, n, head_dim] to [batch, n, n_head, head_dim], and back."""
-    return max_ops.permute(x, [0, 2, 1, 3])
-
-
 @row
 class Attention(Op):
     """Scaled dot-product attention without a mask, as the encoder uses it: `attention_bound`."""
@@ -171,25 +155,13 @@ class Attention(Op):
         "k": Input(KEYS),
         "v": Input(KEYS, ("normal", "one_hot", "constant")),
     }
-    build = staticmethod(lambda q, k, v: exchanged(ops.attention(exchanged(q), exchanged(k), exchanged(v))))
+    build = "adapters.attention"
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # which graphs are built in
     stores = True
-    define = staticmethod(define.attention)
-    torch = staticmethod(_torch_attention)
+    define = staticmethod(definitions.attention)
+    torch = "attention"
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
     bound = staticmethod(attention_bound)
-
-
-def _torch_attention_int8(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    def rounded(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-        largest = x.abs().amax(dim, keepdim=True)
-        unit = torch.where(largest > 0, largest, 127.0) / 127
-        return (x / unit).round(), unit
-
-    (q, q_unit), (k, k_unit), (v, v_unit) = rounded(q, -1), rounded(k, -1), rounded(v, -2)
-    scores = q @ k.mT * (q_unit * k_unit.mT) / np.sqrt(q.shape[-1])
-    weights = ((scores - scores.amax(-1, keepdim=True)).exp() * 65535).round().double()
-    return ((weights @ v.double()).float() * v_unit / weights.sum(-1, keepdim=True)).float()
 
 
 @row
@@ -206,16 +178,16 @@ class AttentionInt8(Op):
         "k": Input(KEYS),
         "v": Input(KEYS, ("normal", "one_hot", "constant")),
     }
-    build = staticmethod(lambda q, k, v: exchanged(ops.attention_int8(exchanged(q), exchanged(k), exchanged(v))))
+    build = "adapters.attention_int8"
     dtypes = ("float32",)
-    define = staticmethod(define.attention_int8)
-    torch = staticmethod(_torch_attention_int8)
+    define = staticmethod(definitions.attention_int8)
+    torch = "attention_int8"
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Approx:
         u = roundings.accumulate
-        (q, q_unit), (k, k_unit), (v, v_unit) = map(define.rounded_rows, (q, k, v.swapaxes(-1, -2)))
+        (q, q_unit), (k, k_unit), (v, v_unit) = map(definitions.rounded_rows, (q, k, v.swapaxes(-1, -2)))
         products = matmul(whole(q, roundings), whole(k, roundings).transposed(), 0.0)
         units = q_unit * k_unit.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
         scores = (products * Approx.exact(units)).rounded(5 * u)
@@ -240,7 +212,7 @@ class AttentionInt8(Op):
 class AttentionBySteps(Attention):
     """The same of MAX's own operations, which its compiler fuses: `maxwhisper.engine.ops.attention_by_steps`."""
 
-    build = staticmethod(lambda q, k, v: exchanged(ops.attention_by_steps(exchanged(q), exchanged(k), exchanged(v))))
+    build = "adapters.attention_by_steps"
     dtypes = tuple(DTYPES)
 
 
@@ -251,7 +223,7 @@ class FlashAttention(Attention):
     inputs = {
         name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64")) for name, spec in Attention.inputs.items()
     }
-    build = staticmethod(lambda q, k, v: exchanged(ops.flash_attention(exchanged(q), exchanged(k), exchanged(v))))
+    build = "adapters.flash_attention"
     dtypes = ("bfloat16",)
     devices = ("gpu",)
     tight = ("v", {"batch": 1, "n": 2, "n_kv": 5}, {"q": "zeros", "v": "one_hot"})
@@ -269,36 +241,19 @@ class MaskedAttention(Op):
         "v": Input(KEYS, ("normal", "one_hot", "constant")),
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
-    build = staticmethod(lambda q, k, v, mask: ops.attention_context(ops.softmax(ops.apply_mask(ops.attention_scores(q, k), mask)), v))
+    build = "adapters.masked_attention"
     stores = True
-    define = staticmethod(define.attention)
-    torch = staticmethod(_torch_attention)
+    define = staticmethod(definitions.attention)
+    torch = "attention"
     long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 448, "head_dim": 64}
     bound = staticmethod(attention_bound)
-
-
-def heads_of(x: TensorValue, like: TensorValue) -> TensorValue:
-    """x [batch, n, n_state] in the heads of `like` [batch, n_head, n, head_dim]."""
-    batch, n_head, n, head_dim = like.shape
-    return max_ops.permute(max_ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
 
 
 @row
 class CrossAttention(Attention):
     """`Attention` of few queries: `maxwhisper.engine.ops.cross_attention`."""
 
-    build = staticmethod(lambda q, k, v: heads_of(ops.cross_attention(ops.merge_heads(q), k, v), q))
-
-
-def positions(mask: TensorValue) -> TensorValue:
-    """Of the tokens whose causal mask [n, n_kv] this is."""
-    n, n_kv = mask.shape
-    ends = (max_ops.cast(TensorValue(end), DType.int64) for end in (n_kv - n, n_kv))
-    return max_ops.range(*ends, max_ops.constant(1, DType.int64, device=DeviceRef.CPU()), out_dim=n, dtype=DType.int64, device=mask.device)
-
-
-def _torch_cached(cache: torch.Tensor, new: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.take_along_dim(cache, slots[..., None], dim=0)[:, :, : mask.shape[1] - len(mask)], new], dim=2)
+    build = "adapters.cross_attention"
 
 
 @row
@@ -312,10 +267,10 @@ class Cached(Op):
         "slots": Input("batch 1 n_ctx", ("slots",), dtype="int64"),
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
-    build = staticmethod(lambda cache, new, slots, mask: ops.append_to_cache(cache, new, slots, positions(mask))[:, :, : mask.shape[1]])
-    define = staticmethod(define.append_to_cache)
-    torch = staticmethod(_torch_cached)
+    build = "adapters.cached"
+    define = staticmethod(definitions.append_to_cache)
+    torch = "cached"
 
     @staticmethod
     def bound(roundings: Roundings, cache: np.ndarray, new: np.ndarray, slots: np.ndarray, mask: np.ndarray) -> Approx:
-        return Approx.exact(define.append_to_cache(cache, new, slots, mask))
+        return Approx.exact(definitions.append_to_cache(cache, new, slots, mask))

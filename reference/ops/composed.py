@@ -2,20 +2,15 @@
 judged by its own row on the inputs that it was really given (in situ), and the first one outside is named.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from max.dtype import DType
-from max.graph import BufferValue, TensorValue
-from max.graph import ops as max_ops
 
-from maxwhisper.engine import graphs, ops
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import Dataflow, Step, evaluate, split
-from reference.ops.attention import heads_of, positions
-from reference.ops.row import TABLE, Input, Op, row
+from reference.flow.dataflow import Dataflow, Step, evaluate, parse
+from reference.ops.row import TABLE, Build, Input, Op, row
 
 N_HEAD = 2
 STATE = "24"  # heads are split, so the width is fixed
@@ -24,17 +19,17 @@ STATE = "24"  # heads are split, so the width is fixed
 class Composed(Op):
     """A row whose parts are rows.
 
-    build: from the graph's inputs by name to the parts by name.
+    What `build` names takes the graph's inputs by name, and returns the parts by name.
     """
 
     parts: ClassVar[Dataflow]
     dtypes = ("float32",)  # which graphs are built in; their parts are rows in every dtype
 
     @classmethod
-    def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:
+    def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
         """The parts, in order."""
-        parts = cls.build(dict(zip(cls.inputs, values, strict=True)))
-        return [parts[split(name)[0]] for name in cls.parts]
+        parts = resolve(cls.build)(dict(zip(cls.inputs, values, strict=True)))
+        return [parts[parse(name).name] for name in cls.parts]
 
     @classmethod
     def define(cls, *arrays: np.ndarray) -> np.ndarray:
@@ -45,17 +40,6 @@ class Composed(Op):
 
 def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
     return {name: Input(shape) for name, shape in shapes.items()}
-
-
-def _recorded(function: Callable[[graphs.Scope, Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any]], Mapping[str, TensorValue]]:
-    """Build one of the graphs' functions under its weights, and take what it records."""
-
-    def build(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-        at = graphs.Scope(values) / "block"
-        function(at, values)
-        return at.activations
-
-    return build
 
 
 @row
@@ -73,7 +57,7 @@ class Mlp(Composed):
             "block.mlp.2.bias": "n_state",
         }
     )
-    build = staticmethod(_recorded(lambda at, values: graphs.mlp(at, values["x"])))
+    build = "adapters.mlp"
     parts = whisper_flow.mlp("block", "x")
 
 
@@ -94,13 +78,8 @@ class ResidualBlock(Composed):
 
     tight = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
     inputs = {"x": Input(f"batch n {STATE}")} | _weights({"block.attn_ln.weight": STATE, "block.attn_ln.bias": STATE, **PROJECTIONS})
-    build = staticmethod(_recorded(lambda at, values: graphs.self_attention(at, values["x"], N_HEAD)))
+    build = "adapters.residual_block"
     parts = whisper_flow.self_attention("block", "x", N_HEAD, fused=True)
-
-
-def _cross_attention(at: graphs.Scope, values: Mapping[str, Any]) -> None:
-    keys, kept = graphs.keys_and_values(at / "cross_attn", values["xa"])
-    graphs.cross_attention(at, values["x"], [ops.split_heads(keys, N_HEAD), ops.split_heads(kept, N_HEAD)])
 
 
 @row
@@ -112,14 +91,8 @@ class CrossAttentionBlock(Composed):
         {"block.cross_attn_ln.weight": STATE, "block.cross_attn_ln.bias": STATE}
         | {name.replace(".attn.", ".cross_attn."): shape for name, shape in PROJECTIONS.items()}
     )
-    build = staticmethod(_recorded(_cross_attention))
+    build = "adapters.cross_attention_block"
     parts = whisper_flow.keys_and_values("block.cross_attn", "xa") | whisper_flow.cross_attention("block", "x", N_HEAD, fused=True)
-
-
-def _positions(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    embedding = ops.token_embedding(values["tokens"], values["weight"])
-    rows = ops.token_embedding(values["positions"], values["positional_embedding"])
-    return {"embedding": embedding, "rows": rows, "positions_added": embedding + rows}
 
 
 @row
@@ -133,25 +106,12 @@ class PositionEmbedding(Composed):
         "positions": Input("n", ("index",), dtype="int64", below="n_ctx"),
         "positional_embedding": Input("n_ctx n_state"),
     }
-    build = staticmethod(_positions)
+    build = "adapters.position_embedding"
     parts = {
         "embedding": Step("token_embedding", ("tokens", "weight")),
         "rows": Step("token_embedding", ("positions", "positional_embedding")),
         "positions_added": Step("residual", ("embedding", "rows")),
     }
-
-
-def _cached_attention(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    q, k, v = (ops.merge_heads(values[name]) for name in ("q", "k", "v"))
-    k_cache, v_cache, slots, mask = values["k_cache"], values["v_cache"], values["slots"], values["mask"]
-    context = ops.cached_attention(q, k, v, k_cache, v_cache, slots, positions(mask))
-    return {**_kept([k_cache, v_cache], slots, mask), "context": heads_of(context, values["q"])}
-
-
-def _kept(caches: Iterable[BufferValue], slots: TensorValue, mask: TensorValue) -> Mapping[str, TensorValue]:
-    """What a cache holds of the tokens of a causal mask."""
-    keys, kept = (ops.read_cache(cache, slots)[:, :, : mask.shape[1]] for cache in caches)
-    return {"keys": keys, "values": kept}
 
 
 CACHES = {
@@ -173,7 +133,7 @@ class CachedAttention(Composed):
         "v": Input("batch n_head n head_dim"),
         **CACHES,
     }
-    build = staticmethod(_cached_attention)
+    build = "adapters.cached_attention"
     parts = {
         "keys": Step("cached", ("k_cache", "k", "slots", "mask")),
         "values": Step("cached", ("v_cache", "v", "slots", "mask")),
@@ -185,23 +145,16 @@ WIDE = "160"  # two heads of 80: whole vectors of every kind, and a rest
 WIDE_MLP = "176"
 
 
+# The weights of a decoder block.
+NORMS = ("attn_ln", "cross_attn_ln", "mlp_ln")
+LAYERS = ("attn.query", "attn.key", "attn.value", "attn.out", "cross_attn.query", "cross_attn.out", "mlp.0", "mlp.2")
 AUDIO = ("block.cross_attn.key", "block.cross_attn.value")
-
-
-def _decoder_block(values: Mapping[str, Any]) -> Mapping[str, TensorValue]:
-    at = graphs.Scope(values) / "block"
-    caches, audio = [values["k_cache"], values["v_cache"]], [values[name] for name in AUDIO]
-    if (at / "attn" / "query").scale() is not None:
-        audio = [max_ops.cast(kv, DType.float16) for kv in audio]
-    graphs.decoder_block(at, values["x"], caches, [ops.split_heads(kv, N_HEAD) for kv in audio], values["slots"], positions(values["mask"]))
-    halves = {f"{name}.half": max_ops.cast(kv, DType.float32) for name, kv in zip(AUDIO, audio)}
-    return {**at.activations, **halves, **_kept(caches, values["slots"], values["mask"])}
 
 
 def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
     sizes = {"mlp.0": (WIDE_MLP, WIDE), "mlp.2": (WIDE, WIDE_MLP)}
-    weights = {f"block.{norm}.{name}": Input(WIDE) for norm in graphs.NORMS for name in ("weight", "bias")}
-    for layer in graphs.LAYERS:
+    weights = {f"block.{norm}.{name}": Input(WIDE) for norm in NORMS for name in ("weight", "bias")}
+    for layer in LAYERS:
         n_out, n_in = sizes.get(layer, (WIDE, WIDE))
         weights[f"block.{layer}.weight"] = Input(f"{n_out} {n_in}", *matrix)
         if layer != "attn.key":
@@ -220,7 +173,7 @@ class DecoderBlock(Composed):
         **{name: Input(f"batch n_audio {WIDE}") for name in AUDIO},
         **_decoder_block_weights(("small",), "float16"),
     }
-    build = staticmethod(_decoder_block)
+    build = "adapters.decoder_block"
     parts = {
         **whisper_flow.layer_norm("block.attn_ln", "x"),
         **whisper_flow.projections("block.attn", "block.attn_ln", "block.attn_ln"),
@@ -242,7 +195,7 @@ class DecoderBlockInt8(DecoderBlock):
     inputs = {
         **DecoderBlock.inputs,
         **_decoder_block_weights(("whole",), "int8"),
-        **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in graphs.LAYERS},
+        **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | whisper_flow.int8(DecoderBlock.parts)
     tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.scale": "zeros"})

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, split
+from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, parse
 from reference.numerics.compare import same_non_finite
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
@@ -52,7 +52,7 @@ def apart_in_situ(flow: Dataflow, known: Arrays) -> Iterator[tuple[str, float]]:
     """
     for name, (op, sources) in flow.items():
         inputs = _widened(look_up(known, source) for source in sources)
-        yield split(name)[0], apart(look_up(known, name), TABLE[op].define(*inputs), may_lose(TABLE[op], inputs))
+        yield parse(name).name, apart(look_up(known, name), TABLE[op].define(*inputs), may_lose(TABLE[op], inputs))
 
 
 def _widened(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:

@@ -8,12 +8,11 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, naming, split
+from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, naming, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import Verdict, compare
-from reference.numerics.dtypes import DTYPES, from_torch, to_torch
+from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 
@@ -27,6 +26,8 @@ class Judged(NamedTuple):
 
 def witnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False, device: str = "cpu") -> Judged:
     """The verdict on one op's result: where PyTorch's errors are larger than typical ones, too, larger ones are excused."""
+    from reference.ops.torch_counterparts import run_torch  # imports PyTorch, which nothing else here needs
+
     expected, theirs = expect(op, dtype, inputs, exact, device), run_torch(op, inputs)
     return Judged(compare(result, expected, DTYPES[dtype], theirs), compare(theirs, expected, DTYPES[dtype]))
 
@@ -47,7 +48,7 @@ def judge(
     if not issubclass(op, Composed):
         return witnessed(op, dtype, inputs, results[0], exact, device)
     known = dict(zip(op.inputs, inputs, strict=True))
-    known |= {split(part)[0]: result for part, result in zip(op.parts, results, strict=True)}
+    known |= {parse(part).name: result for part, result in zip(op.parts, results, strict=True)}
     parts = list(judge_each(op.parts, known, dtype, device=device))
     return Judged(*(_all_of([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
 
@@ -63,7 +64,7 @@ def judge_each(
     """
     verdict = partial(verdict, device=device)
     for name, (op, sources) in flow.items():
-        base = split(name)[0]
+        base = parse(name).name
         with naming(name):
             for needed in (*sources, name):
                 check_name(needed, known)
@@ -73,7 +74,7 @@ def judge_each(
             judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
             judged = judge_it(TABLE[op], dtype, inputs, result)
         except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
-            shapes = ", ".join(str(list(known[split(source)[0]].shape)) for source in sources)
+            shapes = ", ".join(str(list(known[parse(source).name].shape)) for source in sources)
             failed = Verdict(known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
             judged = Judged(failed, failed)
         yield base, judged
@@ -124,9 +125,3 @@ def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool =
         if exact and roundings.store == roundings.accumulate:
             return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))
     return expected
-
-
-def run_torch(op: type[Op], arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """What PyTorch computes."""
-    with torch.no_grad():
-        return from_torch(op.torch(*map(to_torch, arrays)))

@@ -1,18 +1,12 @@
 """Rows: layer norm, linear layers, GELU, convolution, embedding, residual."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from max.dtype import DType
-from max.graph import ops as max_ops
 
-from maxwhisper.engine import ops
-from reference.numerics import definitions as define
+from reference.numerics import definitions
 from reference.numerics.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul, whole
 from reference.numerics.dtypes import DTYPES, smallest_subnormal, unit_roundoff
 from reference.ops.row import FACTORS, SUMMANDS, Input, Op, row
@@ -34,9 +28,9 @@ class LayerNorm(Op):
         "weight": Input("n_state"),
         "bias": Input("n_state"),
     }
-    build = staticmethod(ops.layer_norm)
-    define = staticmethod(define.layer_norm)
-    torch = staticmethod(lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias, define.LAYER_NORM_EPSILON))
+    build = "ops.layer_norm"
+    define = staticmethod(definitions.layer_norm)
+    torch = "layer_norm"
     long = {"batch": 1, "n": 5, "n_state": 3000}
 
     @staticmethod
@@ -48,10 +42,10 @@ class LayerNorm(Op):
         mean_typical = u * np.sqrt(rms**2 * (1 / 2 + 1 / n) + n * mean**2 / 9 / n)
         variance_error = gamma(2 * n + 6, u) * (variance + rms * np.sqrt(variance)) + mean_error**2
         variance_typical = u * (variance + rms * np.sqrt(variance) * np.sqrt(2 / n)) + mean_typical**2
-        stable = variance + define.LAYER_NORM_EPSILON
+        stable = variance + definitions.LAYER_NORM_EPSILON
 
         def inverse_root(error: np.ndarray) -> np.ndarray:
-            lowest = np.maximum(variance - error, 0) + define.LAYER_NORM_EPSILON
+            lowest = np.maximum(variance - error, 0) + definitions.LAYER_NORM_EPSILON
             return np.maximum(1 / np.sqrt(lowest) - 1 / np.sqrt(stable), 1 / np.sqrt(stable) - 1 / np.sqrt(stable + error))
 
         root = Approx(1 / np.sqrt(stable), inverse_root(variance_error), inverse_root(variance_typical)).rounded(3 * u)
@@ -60,20 +54,15 @@ class LayerNorm(Op):
         return (scaled.rounded(u) + Approx.exact(bias)).rounded(u).rounded(roundings.output, roundings.tiny)
 
 
-def _torch_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear`, of weights that may be narrower."""
-    return F.linear(x, weight.to(x.dtype), bias)
-
-
 @row
 class Linear(Op):
     """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them."""
 
     tight = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
     inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
-    build = staticmethod(ops.linear)
-    define = staticmethod(define.linear)
-    torch = staticmethod(_torch_linear)
+    build = "ops.linear"
+    define = staticmethod(definitions.linear)
+    torch = "linear"
     exact_sums = True
     long = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
 
@@ -97,9 +86,9 @@ class LmHead(Op):
 
     tight = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
-    build = staticmethod(ops.lm_head)
-    define = staticmethod(define.linear)
-    torch = staticmethod(_torch_linear)
+    build = "ops.lm_head"
+    define = staticmethod(definitions.linear)
+    torch = "linear"
     exact_sums = True
     long = {"n": 1, "n_vocab": 3000, "n_state": 384}
 
@@ -114,7 +103,7 @@ class FewRows(LmHead):
     """The same with weights that stay in float16, as the decoder's graph has it: widened, they are exact."""
 
     inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
-    build = staticmethod(ops.few_rows)
+    build = "ops.few_rows"
     dtypes = ("float32",)
 
 
@@ -125,9 +114,9 @@ class LinearScaled(Op):
     tight = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
     devices = ("cpu",)
     inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
-    build = staticmethod(ops.few_rows)
-    define = staticmethod(define.linear_scaled)
-    torch = staticmethod(lambda x, weight, scale, bias=0.0: x @ weight.to(x.dtype).T * scale + bias)
+    build = "ops.few_rows"
+    define = staticmethod(definitions.linear_scaled)
+    torch = "linear_scaled"
     dtypes = ("float32",)
     long = {"n": 1, "n_out": 3000, "n_in": 384}
 
@@ -136,13 +125,6 @@ class LinearScaled(Op):
         u = roundings.accumulate
         product = matmul(Approx.given(x), Approx.exact(weight.T.astype(np.float64)), u) * Approx.exact(scale)
         return (product.rounded(2 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
-
-
-def _torch_linear_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0) -> torch.Tensor:
-    largest = x.abs().amax(-1, keepdim=True)
-    unit = torch.where(largest > 0, largest, 127.0) / 127
-    exact = (x / unit).round().double() @ weight.T.double()
-    return exact.float() * (unit * scale) + bias
 
 
 @row
@@ -161,16 +143,16 @@ class LinearInt8(Op):
         "scale": Input("n_out", ("scales",)),
         "bias": Input("n_out", ("normal", "zeros")),
     }
-    build = staticmethod(ops.linear_int8)
-    define = staticmethod(define.linear_int8)
-    torch = staticmethod(_torch_linear_int8)
+    build = "ops.linear_int8"
+    define = staticmethod(definitions.linear_int8)
+    torch = "linear_int8"
     dtypes = ("float32",)
     long = {"batch": 1, "n": 7, "n_in": 1536, "n_out": 200}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
         u = roundings.accumulate
-        numbers, unit = define.rounded_rows(x)
+        numbers, unit = definitions.rounded_rows(x)
         exact = matmul(whole(numbers, roundings), Approx.exact(weight.T.astype(np.float64)), 0.0)
         product = exact.rounded(u) * Approx.exact(unit * scale)
         return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
@@ -186,15 +168,15 @@ class Gelu(Op):
 
     tight = ("x", {"batch": 1, "n": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n", ("normal", "large", "tiny", "zeros", "integers"))}
-    build = staticmethod(ops.gelu)
-    define = staticmethod(define.gelu)
-    torch = staticmethod(F.gelu)
+    build = "ops.gelu"
+    define = staticmethod(definitions.gelu)
+    torch = "gelu"
     long = {"batch": 3, "n": 3000}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
         u, half = roundings.accumulate, np.abs(x) / 2
-        value = define.gelu(x)
+        value = definitions.gelu(x)
         error = half * u * (ERF_UNITS + 1 + 1)
         return Approx(value, error, 2 * half * u).rounded(2 * u, SINGLE_TINY).rounded(roundings.output, roundings.tiny)
 
@@ -219,19 +201,15 @@ class Conv1d(Op):
         return affine(taps, kernel, bias, roundings.accumulate).rounded(roundings.output, roundings.tiny)
 
 
-def _torch_conv1d(stride: int) -> Callable[..., torch.Tensor]:
-    return lambda x, weight, bias: F.conv1d(x.mT, weight, bias, stride=stride, padding=1).mT
-
-
 @row
 class Conv1dStride1(Conv1d):
     """As `Conv1d`, every frame."""
 
     tight = ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"})
     stride = 1
-    build = staticmethod(ops.conv1d)
-    define = staticmethod(define.conv1d)
-    torch = staticmethod(_torch_conv1d(1))
+    build = "ops.conv1d"
+    define = staticmethod(definitions.conv1d)
+    torch = "conv1d_stride1"
 
 
 @row
@@ -240,9 +218,9 @@ class Conv1dStride2(Conv1d):
 
     tight = ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"})
     stride = 2
-    build = staticmethod(functools.partial(ops.conv1d, stride=2))
-    define = staticmethod(functools.partial(define.conv1d, stride=2))
-    torch = staticmethod(_torch_conv1d(2))
+    build = "adapters.conv1d_stride2"
+    define = staticmethod(functools.partial(definitions.conv1d, stride=2))
+    torch = "conv1d_stride2"
 
 
 @row
@@ -254,9 +232,9 @@ class TokenEmbedding(Op):
         "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
         "weight": Input("n_vocab n_state", ("normal", "tiny")),
     }
-    build = staticmethod(ops.token_embedding)
+    build = "ops.token_embedding"
     define = staticmethod(lambda tokens, weight, scale=1.0: weight[tokens] * np.broadcast_to(scale, len(weight))[tokens][..., None])
-    torch = staticmethod(lambda tokens, weight, scale=None: F.embedding(tokens, weight if scale is None else weight * scale[:, None]))
+    torch = "token_embedding"
 
     @classmethod
     def bound(cls, roundings: Roundings, tokens: np.ndarray, weight: np.ndarray, scale: np.ndarray | None = None) -> Approx:
@@ -271,9 +249,9 @@ class Residual(Op):
 
     tight = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
     inputs = {"x": Input("batch n n_state", ("normal", "large", "tiny")), "y": Input("n n_state", ("normal", "integers", "zeros"))}
-    build = staticmethod(lambda x, y: x + y)
+    build = "adapters.residual"
     define = staticmethod(np.add)
-    torch = staticmethod(torch.add)
+    torch = "residual"
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, y: np.ndarray) -> Approx:
@@ -286,9 +264,9 @@ class Half(Op):
 
     tight = ("x", {"batch": 1, "n": 2}, {})
     inputs = {"x": Input("batch n", ("normal", "big", "tiny"))}
-    build = staticmethod(lambda x: max_ops.cast(max_ops.cast(x, DType.float16), x.dtype))
+    build = "adapters.half"
     define = staticmethod(lambda x: x)
-    torch = staticmethod(lambda x: x.half().float())
+    torch = "half"
     dtypes = ("float32",)
     keeps = "float16"
 

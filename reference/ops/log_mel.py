@@ -1,14 +1,8 @@
 """Rows: the log-mel spectrogram, which the host computes, and its bands as a GPU has them."""
 
 import numpy as np
-import torch
-import whisper
-from max.graph import ops as max_ops
 
-import maxwhisper
-from maxwhisper.audio import mel_filters
-from maxwhisper.engine.log_mel import log_mel_bands
-from reference.numerics import definitions as define
+from reference.numerics import definitions
 from reference.numerics.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY, Approx, Roundings, gamma, matmul
 from reference.ops.row import Input, Op, row
 
@@ -43,33 +37,28 @@ class LogMel(Op):
     tight = ("samples", {"n_samples": 400}, {"samples": "one_hot"})
     n_mels = 80
     inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
+    build = "adapters.log_mel"
+    on_host = True
+    torch = "log_mel"
     dtypes = ("float32",)  # samples are float32 whatever the model computes in
     long = {"n_samples": 48_000}
 
     @classmethod
-    def on_host(cls, samples: np.ndarray) -> np.ndarray:
-        return maxwhisper.log_mel_spectrogram(samples, cls.n_mels)
-
-    @classmethod
     def define(cls, samples: np.ndarray) -> np.ndarray:
-        return define.log_mel_spectrogram(samples, mel_filters(cls.n_mels))
-
-    @classmethod
-    def torch(cls, samples: torch.Tensor) -> torch.Tensor:
-        return whisper.log_mel_spectrogram(samples, cls.n_mels)
+        return definitions.log_mel_spectrogram(samples, cls.n_mels)
 
     @classmethod
     def bound(cls, roundings: Roundings, samples: np.ndarray) -> Approx:
-        filters = mel_filters(cls.n_mels).astype(np.float64)
+        filters = definitions.mel_filters(cls.n_mels).astype(np.float64)
         u = roundings.accumulate
-        frames = define.frames(samples)
-        magnitude = np.abs(np.fft.rfft(frames * define.HANN))
-        loud, windowed = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (frames, frames * define.HANN))
-        stages = np.log2(define.N_FFT) + 1
-        worst = np.sqrt(define.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
+        frames = definitions.frames(samples)
+        magnitude = np.abs(np.fft.rfft(frames * definitions.HANN))
+        loud, windowed = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (frames, frames * definitions.HANN))
+        stages = np.log2(definitions.N_FFT) + 1
+        worst = np.sqrt(definitions.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
         typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
         if roundings.functions == FUNCTIONS["gpu"]:  # there it is `LogMelBands`
-            worst, typical = (np.maximum(*errors) for errors in zip((worst, typical), _products_bound(frames * define.HANN, u)))
+            worst, typical = (np.maximum(*errors) for errors in zip((worst, typical), _products_bound(frames * definitions.HANN, u)))
         log_mel = bands_bound(Approx(magnitude, worst, typical), filters, roundings)
         clamped = log_mel.maximum((log_mel.largest() + Approx.exact(np.asarray(-8.0))).rounded(u))
         return (clamped + Approx.exact(np.asarray(4.0))).rounded(u) * Approx.exact(np.asarray(0.25))
@@ -79,17 +68,12 @@ class LogMel128(LogMel):
     """The same with the 128 bands of large-v3 and turbo; judged where such a model is, and no row of its own."""
 
     n_mels = 128
+    torch = "log_mel_128"
 
 
 def _frames(hops: np.ndarray, rest: np.ndarray) -> np.ndarray:
     samples = np.concatenate([hops, rest]).reshape(-1)
-    return np.lib.stride_tricks.sliding_window_view(samples, define.N_FFT)[:: define.HOP_LENGTH][: len(hops)]
-
-
-def _torch_bands(hops: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
-    frames = torch.cat([hops, rest]).flatten().unfold(0, define.N_FFT, define.HOP_LENGTH)[: len(hops)]
-    power = torch.fft.rfft(frames * torch.hann_window(define.N_FFT)).abs() ** 2
-    return torch.log10((torch.from_numpy(mel_filters(80)) @ power.T).clamp(min=1e-10))
+    return np.lib.stride_tricks.sliding_window_view(samples, definitions.N_FFT)[:: definitions.HOP_LENGTH][: len(hops)]
 
 
 def _products_bound(windowed: np.ndarray, u: float) -> tuple[np.ndarray, np.ndarray]:
@@ -113,22 +97,22 @@ class LogMelBands(Op):
         "hops": Input("n_frames 160", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "near_epsilon")),
         "rest": Input("2 160", ("normal", "zeros")),
     }
-    build = staticmethod(lambda hops, rest: log_mel_bands(max_ops.concat([hops, rest], axis=0), 80))
+    build = "adapters.log_mel_bands"
     dtypes = ("float32",)
-    torch = staticmethod(_torch_bands)
+    torch = "log_mel_bands"
     long = {"n_frames": 300}
 
     @staticmethod
     def define(hops: np.ndarray, rest: np.ndarray) -> np.ndarray:
-        power = np.abs(np.fft.rfft(_frames(hops, rest) * define.HANN)) ** 2
-        return np.log10(np.maximum(mel_filters(80).astype(np.float64) @ power.T, 1e-10))
+        power = np.abs(np.fft.rfft(_frames(hops, rest) * definitions.HANN)) ** 2
+        return np.log10(np.maximum(definitions.mel_filters(80).astype(np.float64) @ power.T, 1e-10))
 
     @staticmethod
     def bound(roundings: Roundings, hops: np.ndarray, rest: np.ndarray) -> Approx:
-        u, windowed = roundings.accumulate, _frames(hops, rest) * define.HANN
+        u, windowed = roundings.accumulate, _frames(hops, rest) * definitions.HANN
         magnitude = np.abs(np.fft.rfft(windowed))
         worst, typical = _products_bound(windowed, u)
-        return bands_bound(Approx(magnitude, worst, typical), mel_filters(80).astype(np.float64), roundings)
+        return bands_bound(Approx(magnitude, worst, typical), definitions.mel_filters(80).astype(np.float64), roundings)
 
 
 LOG_MELS = {op.n_mels: op for op in (LogMel, LogMel128)}

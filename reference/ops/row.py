@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from max.graph import BufferValue, TensorValue
 
 from reference.numerics.bounds import Approx, Roundings
 from reference.numerics.dtypes import DTYPES
+
+Build = str | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Op:
     """
 
     inputs: ClassVar[Mapping[str, Input]]
-    build: ClassVar[Callable[..., Any]]
-    on_host: ClassVar[Callable[..., np.ndarray] | None] = None
+    build: ClassVar[Build]
+    on_host: ClassVar[bool] = False
     define: ClassVar[Callable[..., np.ndarray]]
-    torch: ClassVar[Callable[..., torch.Tensor]]
+    torch: ClassVar[str | Callable[..., Any]]
     bound: ClassVar[Callable[..., Approx]]
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     stores: ClassVar[bool] = False
@@ -49,9 +49,9 @@ class Op:
     devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
 
     @classmethod
-    def outputs(cls, *values: TensorValue | BufferValue) -> list[TensorValue]:
-        """The outputs of this op's graph from its inputs."""
-        return [cls.build(*values)]
+    def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
+        """The outputs of this op's graph from its inputs; resolve: finds the function that `build` names."""
+        return [resolve(cls.build)(*values)]
 
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from max.driver import Buffer
@@ -9,16 +11,33 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
+from maxwhisper.engine import ops as engine_ops
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.ops import kernels
-from reference.numerics.dtypes import DTYPES, from_max, to_max
-from reference.ops import TABLE, Input, Op
+from reference.models.buffers import from_max, to_max
+from reference.numerics.dtypes import DTYPES
+from reference.ops import TABLE, Input, Op, max_adapters
 from reference.ops.inputs import Example
 from reference.ops.judge import Judged, judge
+from reference.ops.row import Build
 
 
-def build_module(rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES)) -> Module:
+def resolve(build: Build, ops: ModuleType) -> Callable[..., Any]:
+    """The function that a row's `build` names at this moment, be it replaced meanwhile.
+
+    "ops.NAME" is one of the engine's ops; "adapters.NAME" one of `reference.ops.max_adapters`, and a
+    function is as such: they take the engine's ops before all other arguments.
+    """
+    if not isinstance(build, str):
+        return partial(build, ops)
+    place, _, name = build.partition(".")
+    return getattr(ops, name) if place == "ops" else partial(getattr(max_adapters, name), ops)
+
+
+def build_module(
+    rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES), ops: ModuleType = engine_ops
+) -> Module:
     """A graph `op.dtype` for each row and dtype, all dimensions symbolic. A composed op's graph returns its parts."""
     wanted = set(dtypes)
     module = Module()
@@ -28,7 +47,7 @@ def build_module(rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterab
             with Graph(f"{name}.{dtype}", input_types=types, module=module, custom_extensions=kernels()) as graph:
                 pairs = zip(op.inputs.values(), graph.inputs, strict=True)
                 values = [value.buffer if spec.in_place else value.tensor for spec, value in pairs]
-                graph.output(*op.outputs(*values))
+                graph.output(*op.outputs(partial(resolve, ops=ops), *values))
     return module
 
 
@@ -42,9 +61,10 @@ class Suite:
 
     def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE, dtypes: Iterable[str] = tuple(DTYPES)) -> None:
         self.name = device_name
+        self.ops: ModuleType = engine_ops
         self.rows = {name: op for name, op in rows.items() if device_name in op.devices}
         self.device = find_device(device_name)
-        module = build_module(self.rows, DeviceRef.from_device(self.device), dtypes)
+        module = build_module(self.rows, DeviceRef.from_device(self.device), dtypes, self.ops)
         with compiling_for(cpu_level()):  # as the model's graphs are
             self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 
@@ -54,8 +74,8 @@ class Suite:
 
     def run_parts(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
         """All parts of a composed op, in order."""
-        if host := self.rows[op].on_host:
-            return [host(*arrays)]
+        if self.rows[op].on_host:
+            return [resolve(self.rows[op].build, self.ops)(*arrays)]
         return self.execute(op, dtype, [to_max(array.copy(), self.device) for array in arrays])  # copies, for some are written to
 
     def execute(self, op: str, dtype: str, buffers: Iterable[Buffer]) -> list[np.ndarray]:
@@ -64,8 +84,8 @@ class Suite:
 
     def caller(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> Callable[[], object]:
         """A function that runs an op once, to be timed."""
-        if host := self.rows[op].on_host:
-            return partial(host, *arrays)
+        if self.rows[op].on_host:
+            return partial(resolve(self.rows[op].build, self.ops), *arrays)
         graph, buffers = self._graphs[f"{op}.{dtype}"], [to_max(array.copy(), self.device) for array in arrays]
 
         def call() -> None:

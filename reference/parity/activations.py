@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reference.flow.checks import check_activations, check_flow
-from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, split
+from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
 from reference.ops import TABLE
@@ -101,13 +101,13 @@ def compare_activations(
     check_flow(flow, given)
     check_activations(flow, given, activations, exact, only)
     known = {**given, **activations}
-    keys = {split(key)[0]: key for key in flow}
+    keys = {parse(key).name: key for key in flow}
     for name, array in given.items():
         if name in activations and name not in keys and (only is None or name in only):
             shown = _compare_given(name, activations[name], array)
             if not shown.passes:
                 yield shown
-    wanted = {key: step for key, step in flow.items() if only is None or split(key)[0] in only}
+    wanted = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
     for name, judged in judge_each(wanted, known, device=device):
         array, peers = activations[name], (peer or {}).get(name)
         resembles, rewritten = ("", "") if judged.ours.passes else _explain(flow, keys[name], known)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reference.flow.dataflow import Arrays, Dataflow, Step, look_up, split
+from reference.flow.dataflow import Arrays, Dataflow, Step, look_up, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import compare
 from reference.ops import TABLE
@@ -19,7 +19,7 @@ def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:
         return ""
     op, sources = flow[name]
     expected = expect(TABLE[op], "float32", [look_up(known, source) for source in sources])
-    actual = known[split(name)[0]]
+    actual = known[parse(name).name]
     if actual.shape != expected.value.shape or not np.isfinite(actual).all():
         return ""
     bias = (actual - expected.value).mean(axis=-2, keepdims=True)
@@ -27,7 +27,7 @@ def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:
     rounding = Approx(unbiased, expected.worst, expected.typical).rounded(2.0**-24)
     if np.abs(bias).max() <= expected.worst.max() or not compare(actual, rounding, actual.dtype).passes:
         return ""
-    without = {**known, split(name)[0]: expected.value.astype(np.float32)}
+    without = {**known, parse(name).name: expected.value.astype(np.float32)}
     mask = step.sources[2:]
     if step.op == "attention_scores":
         weights, _ = _consumer(flow, scores, ("softmax",), 0)
@@ -40,13 +40,13 @@ def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:
     inputs = [look_up(without, source) for source in (*step.sources[:2], values, *mask)]
     row = TABLE["masked_attention" if mask else "attention"]
     verdict = judge(row, "float32", inputs, [look_up(known, context)]).ours
-    return f"keys carry a bias, which softmax ignores; equal from {split(context)[0]} on" if verdict.passes else ""
+    return f"keys carry a bias, which softmax ignores; equal from {parse(context).name} on" if verdict.passes else ""
 
 
 def _consumer(flow: Dataflow, name: str, ops: tuple[str, ...], argument: int) -> tuple[str, Step | None]:
     """The step that takes an activation as this argument of one of these ops, and its name."""
-    base = split(name)[0]
+    base = parse(name).name
     for key, step in flow.items():
-        if step.op in ops and split(step.sources[argument])[0] == base:
+        if step.op in ops and parse(step.sources[argument]).name == base:
             return key, step
     return "", None

@@ -6,7 +6,7 @@ import numpy as np
 
 from maxwhisper import Whisper
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import split
+from reference.flow.dataflow import parse
 from reference.models.capture import Activations, CapturedModel, capture_max_and_input
 from reference.models.float64 import decoder_inputs
 from reference.ops.judge import judge_each, unwitnessed
@@ -48,7 +48,7 @@ class InSitu:
         return None
 
     def _first(self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]) -> Compared | None:
-        wanted = {key: step for key, step in self._flow.items() if split(key)[0] in changed}
+        wanted = {key: step for key, step in self._flow.items() if parse(key).name in changed}
         for name, judged in judge_each(wanted, {**given, **activations}, verdict=unwitnessed):
             if not judged.ours.passes:
                 only = compare_activations(self._flow, activations, given, sound, only=[name])
@@ -61,11 +61,11 @@ class InSitu:
         same: dict[str, bool] = {}
 
         def is_same(source: str) -> bool:
-            name = split(source)[0]
+            name = parse(source).name
             if name not in same:
                 same[name] = ours[name] is sound[name] or np.array_equal(ours[name], sound[name])
             return same[name]
 
         for key, (_, sources) in self._flow.items():
             if not all(map(is_same, (key, *sources))):
-                yield split(key)[0]
+                yield parse(key).name

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from maxwhisper.engine import ops
 from reference.ops import TABLE, Op
 from reference.ops.fuzz import fuzz
 from reference.ops.inputs import Example
@@ -34,11 +33,17 @@ class Isolated:
 def _mistaken(fault: Fault) -> type[Op]:
     right = TABLE[fault.op]
 
-    def build(*values: Any) -> Any:
-        with fault.planted():
-            return getattr(ops, getattr(right.build, "__name__", ""), right.build)(*values)
+    class Mistaken(right):  # type: ignore[valid-type,misc]
+        """The row as it is built with the mistake."""
 
-    return type(fault.name, (right,), {"build": staticmethod(build), "dtypes": ("float32",)})
+        dtypes = ("float32",)
+
+        @classmethod
+        def outputs(cls, *arguments: Any) -> list[Any]:
+            with fault.planted():
+                return super().outputs(*arguments)
+
+    return Mistaken
 
 
 class _Answering:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reference.numerics.dtypes import DTYPES, from_max, to_max
+from reference.models.buffers import from_max, to_max
+from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE
 from reference.ops.inputs import Example, examples
 from reference.ops.judge import expect

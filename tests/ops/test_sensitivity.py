@@ -56,7 +56,7 @@ def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str])
             """2 x. A product with a power of two is exact."""
 
             inputs: ClassVar = {"x": Input("batch n", ("normal", "integers"))}
-            build = staticmethod(lambda x: x + x)
+            build = staticmethod(lambda ops, x: x + x)
             define = staticmethod(lambda x: 2 * x)
             torch = staticmethod(lambda x: 2 * x)
 

@@ -10,7 +10,7 @@ import torch
 
 from reference.flow.dataflow import DataflowError, Step, evaluate
 from reference.ops import TABLE
-from reference.ops.judge import run_torch
+from reference.ops.torch_counterparts import run_torch
 from reference.parity.activations import compare_activations, first_divergence, truth
 
 FLOW = {
@@ -49,7 +49,7 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "heads that don't divide": ("out", Step("residual", ("x:4 heads", "fc")), "'x:4 heads' can't be taken of shape [1, 5, 6]: "),
     "heads of a vector": ("out", Step("residual", ("x", "fc.bias:2 heads")), "'fc.bias:2 heads' can't be taken of shape [6]: "),
     "a vector transposed": ("out", Step("residual", ("x", "fc.bias:transposed")), "'fc.bias:transposed' can't be taken of shape [6]: "),
-    "positions not given": ("out", Step("residual", ("x", "x:positions")), "'x:positions' needs 'positions', which is not given"),
+    "positions not given": ("out", Step("residual", ("x", "x:at positions")), "'x:at positions' needs 'positions', which is not given"),
     "a result that is transposed": ("out:transposed", Step("residual", ("x", "fc")), "'transposed' is no view of a result"),
     "computed twice": ("q:2 heads", Step("gelu", ("x",)), "'q' is computed by step 'q' already"),
     "too few inputs": ("ln", Step("layer_norm", ("x", "ln.weight")), "'layer_norm' takes 3 inputs (x, weight, bias), not 2"),
@@ -94,8 +94,8 @@ def test_a_mistake_in_what_is_given_is_one_line(name: str) -> None:
 
 
 def test_positions_that_there_are_not_are_named() -> None:
-    (found,) = complaints({**FLOW, "out": Step("residual", ("x", "x:positions"))}, {**GIVEN, "positions": np.array([7])})
-    assert found.startswith("step 'out': 'x:positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds")
+    (found,) = complaints({**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**GIVEN, "positions": np.array([7])})
+    assert found.startswith("step 'out': 'x:at positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds")
 
 
 def test_nothing_is_computed_before_the_whole_flow_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

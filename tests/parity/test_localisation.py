@@ -12,7 +12,7 @@ from whisper.model import MultiHeadAttention, disable_sdpa
 
 from maxwhisper import ModelDimensions
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import split
+from reference.flow.dataflow import names
 from reference.models.capture import Activations, capture_openai
 from reference.models.float64 import decoder_inputs
 from reference.models.openai import in_float64
@@ -54,7 +54,7 @@ def run(model: whisper.Whisper, given: dict[str, np.ndarray]) -> Activations:
 
 def test_pytorch_in_maxs_place_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
     compared = list(compare_activations(whisper_flow.whole(DIMS), run(model, given), given, exact))
-    assert [c.name for c in compared] == [split(name)[0] for name in whisper_flow.whole(DIMS)]
+    assert [c.name for c in compared] == names(whisper_flow.whole(DIMS))
     assert first_divergence(compared) is None, str(first_divergence(compared))
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from reference.flow.dataflow import evaluate
-from reference.numerics.dtypes import to_torch
+from reference.models.tensors import to_torch
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
-from reference.ops.judge import run_torch
+from reference.ops.torch_counterparts import counterpart, run_torch
 
 
 def torch_device(device: str) -> torch.device:
@@ -29,11 +29,11 @@ def by_torch(op: type[Op], arrays: list[np.ndarray], device: torch.device) -> Ca
     if issubclass(op, Composed):
         given = dict(zip(op.inputs, wide, strict=True))
         return lambda: evaluate(op.parts, given, lambda part, inputs: run_torch(TABLE[part], inputs))
-    tensors = [to_torch(array).to(device) for array in wide]
+    compute, tensors = counterpart(op), [to_torch(array).to(device) for array in wide]
 
     @torch.no_grad()
     def call() -> None:
-        op.torch(*tensors)
+        compute(*tensors)
         wait_for(device)
 
     return call

@@ -14,8 +14,8 @@ MAX_LETTERS = 2000  # of what went wrong: a compiler says more than anybody read
 
 @cache
 def _answers() -> Any:
-    from reference.ops import TABLE  # imports MAX, whose API may be another one: that is an answer, too
-    from tests.upgrade.answers import Answers
+    from reference.ops import TABLE
+    from tests.upgrade.answers import Answers  # imports MAX, whose API may be another one: that is an answer, too
 
     return Answers(sys.argv[1:] or list(TABLE))
 
