@@ -30,13 +30,21 @@ class Whisper:
     """A model: `runtime` holds its compiled graphs and weights on one device.
 
     checkpoint: the weights; device: as in `load_model`; capture: names of activations that graphs return as well
-    (`maxwhisper.engine.graphs`), to be found in `activations` after the call that computed them; compute_type: as in `load_model`; backend: as in `Runtime`.
+    (`maxwhisper.engine.graphs`), to be found in `activations` after the call that computed them; compute_type: as in
+    `load_model`; backend: as in `Runtime`.
 
     Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs, or
     can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: object = "cpu", capture: Sequence[str] = (), compute_type: str = "float32", backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: object = "cpu",
+        capture: Sequence[str] = (),
+        compute_type: str = "float32",
+        backend: Backend | None = None,
+    ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.alignment_heads = checkpoint.alignment_heads  # layer and head of those that words are timed by
         self.runtime = Runtime(checkpoint, device, capture, compute_type, backend)

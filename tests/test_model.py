@@ -160,9 +160,7 @@ class Uneven:
         self.features, encoder = self._run("encoder", self.mel)
         cross_kv = self.graphs["cross_kv"].execute(self._on_device(self.features))
         page_table, cache = np.zeros((1, 1, 448), np.int64), [self._on_device(np.zeros((1, 4, 448, 8), np.float32)) for _ in range(2)]
-        self.logits, decoder = self._run(
-            "decoder", self.tokens[None], np.arange(5), np.arange(5), page_table, *cache, *cross_kv
-        )
+        self.logits, decoder = self._run("decoder", self.tokens[None], np.arange(5), np.arange(5), page_table, *cache, *cross_kv)
         self.activations = encoder | decoder
 
     def _on_device(self, value: np.ndarray | Buffer) -> Buffer:

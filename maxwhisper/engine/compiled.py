@@ -146,9 +146,7 @@ def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[
 
     Raises WhisperError where MAX can't compile them.
     """
-    module, captured = build_module(
-        target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend
-    )
+    module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend)
     try:
         with compiling_for(target.cpu):
             return session.compile(module, custom_extensions=kernels()), captured

@@ -11,8 +11,8 @@ from max.engine import InferenceSession
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
 from maxwhisper.console import say
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
-from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.devices import find_device, require_same_process
+from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.quantization import as_stored
 from maxwhisper.engine.timer_slack import late_timers
 
@@ -28,7 +28,14 @@ class Runtime:
     can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: object = "cpu", capture: Sequence[str] = (), compute_type: str = "float32", backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: object = "cpu",
+        capture: Sequence[str] = (),
+        compute_type: str = "float32",
+        backend: Backend | None = None,
+    ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.compute_type = compute_type
         self.device: Device = find_device(device)

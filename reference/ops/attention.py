@@ -210,7 +210,7 @@ class AttentionInt8(Op):
 
 @row
 class AttentionBySteps(Attention):
-    """The same of MAX's own operations, which its compiler fuses: `maxwhisper.engine.ops.attention_by_steps`."""
+    """The same of MAX's own operations, which its compiler fuses: `portable.attention_by_steps`."""
 
     build = "adapters.attention_by_steps"
     dtypes = tuple(DTYPES)
@@ -218,7 +218,7 @@ class AttentionBySteps(Attention):
 
 @row
 class FlashAttention(Attention):
-    """The same of bfloat16 by MAX's kernel for GPUs, `maxwhisper.engine.ops.flash_attention`, in the heads of tiny.en."""
+    """The same of bfloat16 by MAX's kernel for GPUs, `portable.flash_attention`, in the heads of tiny.en."""
 
     inputs = {
         name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64")) for name, spec in Attention.inputs.items()

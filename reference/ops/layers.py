@@ -103,7 +103,7 @@ class FewRows(LmHead):
     """The same with weights that stay in float16, as the decoder's graph has it: widened, they are exact."""
 
     inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
-    build = "ops.few_rows"
+    build = "ops.lm_head"
     dtypes = ("float32",)
 
 
@@ -114,7 +114,7 @@ class LinearScaled(Op):
     tight = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
     devices = ("cpu",)
     inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
-    build = "ops.few_rows"
+    build = "ops.lm_head"
     define = staticmethod(definitions.linear_scaled)
     torch = "linear_scaled"
     dtypes = ("float32",)

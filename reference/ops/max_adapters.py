@@ -5,7 +5,6 @@ of a composed row, all inputs by name, and it returns the parts by name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,24 @@ from max.graph import ops as max_ops
 import maxwhisper
 from maxwhisper.engine import graphs
 from maxwhisper.engine import log_mel as log_mel_graphs
+from maxwhisper.engine.ops import Backend, portable
 from reference.ops.composed import AUDIO, N_HEAD
 
 Values = Mapping[str, Any]
 Parts = Mapping[str, TensorValue]
 
 
-def conv1d_stride2(ops: ModuleType, x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+def conv1d_stride2(ops: Backend, x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
     """Compute every second frame."""
     return ops.conv1d(x, weight, bias, stride=2)
 
 
-def residual(ops: ModuleType, x: TensorValue, y: TensorValue) -> TensorValue:
+def residual(ops: Backend, x: TensorValue, y: TensorValue) -> TensorValue:
     """Add, as graphs do without an op of ours."""
     return x + y
 
 
-def half(ops: ModuleType, x: TensorValue) -> TensorValue:
+def half(ops: Backend, x: TensorValue) -> TensorValue:
     """Cast to float16 and back, as graphs do without an op of ours."""
     return max_ops.cast(max_ops.cast(x, DType.float16), x.dtype)
 
@@ -42,27 +42,27 @@ def exchanged(x: TensorValue) -> TensorValue:
     return max_ops.permute(x, [0, 2, 1, 3])
 
 
-def attention(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+def attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Exchange positions and heads, which the engine has in the other order."""
     return exchanged(ops.attention(exchanged(q), exchanged(k), exchanged(v)))
 
 
-def attention_int8(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+def attention_int8(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Exchange positions and heads, as in `attention`."""
     return exchanged(ops.attention_int8(exchanged(q), exchanged(k), exchanged(v)))
 
 
-def attention_by_steps(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+def attention_by_steps(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Exchange positions and heads, as in `attention`."""
-    return exchanged(ops.attention_by_steps(exchanged(q), exchanged(k), exchanged(v)))
+    return exchanged(portable.attention_by_steps(exchanged(q), exchanged(k), exchanged(v)))
 
 
-def flash_attention(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+def flash_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Exchange positions and heads, as in `attention`."""
-    return exchanged(ops.flash_attention(exchanged(q), exchanged(k), exchanged(v)))
+    return exchanged(portable.flash_attention(exchanged(q), exchanged(k), exchanged(v)))
 
 
-def masked_attention(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue) -> TensorValue:
+def masked_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue) -> TensorValue:
     """Take the four steps that the decoder's attention is made of."""
     return ops.attention_context(ops.softmax(ops.apply_mask(ops.attention_scores(q, k), mask)), v)
 
@@ -73,7 +73,7 @@ def heads_of(x: TensorValue, like: TensorValue) -> TensorValue:
     return max_ops.permute(max_ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
 
 
-def cross_attention(ops: ModuleType, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+def cross_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Merge the queries' heads and split the result's, for the engine has them side by side."""
     return heads_of(ops.cross_attention(ops.merge_heads(q), k, v), q)
 
@@ -86,76 +86,77 @@ def positions(mask: TensorValue) -> TensorValue:
     return max_ops.range(first, end, one, out_dim=n, dtype=DType.int64, device=mask.device)
 
 
-def cached(ops: ModuleType, cache: BufferValue, new: TensorValue, slots: TensorValue, mask: TensorValue) -> TensorValue:
+def cached(ops: Backend, cache: BufferValue, new: TensorValue, page_table: TensorValue, mask: TensorValue) -> TensorValue:
     """Cut off the positions of the cache that hold nothing yet."""
-    return ops.append_to_cache(cache, new, slots, positions(mask))[:, :, : mask.shape[1]]
+    return ops.append_to_cache(cache, new, page_table, positions(mask))[:, :, : mask.shape[1]]
 
 
-def log_mel(ops: ModuleType, samples: np.ndarray) -> np.ndarray:
+def log_mel(ops: Backend, samples: np.ndarray) -> np.ndarray:
     """Compute on the host, from samples in NumPy."""
     return maxwhisper.log_mel_spectrogram(samples)
 
 
-def log_mel_bands(ops: ModuleType, hops: TensorValue, rest: TensorValue) -> TensorValue:
+def log_mel_bands(ops: Backend, hops: TensorValue, rest: TensorValue) -> TensorValue:
     """Join all hops, whose number may be symbolic, and the two after them."""
     return log_mel_graphs.log_mel_bands(max_ops.concat([hops, rest], axis=0), 80)
 
 
-def _recorded(function: Callable[[graphs.Scope], object], values: Values) -> Parts:
+def _recorded(ops: Backend, function: Callable[[graphs.Scope], object], values: Values) -> Parts:
     """Build with one of the engine's functions, under the weights in `values`, and take what it records."""
-    at = graphs.Scope(values) / "block"
+    at = graphs.Scope(values, ops) / "block"
     function(at)
     return at.activations
 
 
-def mlp(ops: ModuleType, values: Values) -> Parts:
+def mlp(ops: Backend, values: Values) -> Parts:
     """Build `graphs.mlp`."""
-    return _recorded(lambda at: graphs.mlp(at, values["x"]), values)
+    return _recorded(ops, lambda at: graphs.mlp(at, values["x"]), values)
 
 
-def residual_block(ops: ModuleType, values: Values) -> Parts:
+def residual_block(ops: Backend, values: Values) -> Parts:
     """Build `graphs.self_attention`."""
-    return _recorded(lambda at: graphs.self_attention(at, values["x"], N_HEAD), values)
+    return _recorded(ops, lambda at: graphs.self_attention(at, values["x"], N_HEAD), values)
 
 
-def cross_attention_block(ops: ModuleType, values: Values) -> Parts:
+def cross_attention_block(ops: Backend, values: Values) -> Parts:
     """Build `graphs.keys_and_values` of the audio, and `graphs.cross_attention` to them."""
 
     def build(at: graphs.Scope) -> None:
         audio = graphs.keys_and_values(at / "cross_attn", values["xa"])
         graphs.cross_attention(at, values["x"], [ops.split_heads(kv, N_HEAD) for kv in audio])
 
-    return _recorded(build, values)
+    return _recorded(ops, build, values)
 
 
-def position_embedding(ops: ModuleType, values: Values) -> Parts:
+def position_embedding(ops: Backend, values: Values) -> Parts:
     """Look up tokens and positions and add, as `graphs.decoder` does."""
     embedding = ops.token_embedding(values["tokens"], values["weight"])
     rows = ops.token_embedding(values["positions"], values["positional_embedding"])
     return {"embedding": embedding, "rows": rows, "positions_added": embedding + rows}
 
 
-def cached_attention(ops: ModuleType, values: Values) -> Parts:
+def cached_attention(ops: Backend, values: Values) -> Parts:
     """Merge and split heads around the op, and read what it left in the cache."""
     q, k, v = (ops.merge_heads(values[name]) for name in ("q", "k", "v"))
-    k_cache, v_cache, slots, mask = values["k_cache"], values["v_cache"], values["slots"], values["mask"]
-    context = ops.cached_attention(q, k, v, k_cache, v_cache, slots, positions(mask))
-    return {**_in_cache(ops, [k_cache, v_cache], slots, mask), "context": heads_of(context, values["q"])}
+    k_cache, v_cache, page_table, mask = values["k_cache"], values["v_cache"], values["slots"], values["mask"]
+    context = ops.cached_attention(q, k, v, k_cache, v_cache, page_table, positions(mask))
+    return {**_in_cache(ops, [k_cache, v_cache], page_table, mask), "context": heads_of(context, values["q"])}
 
 
-def decoder_block(ops: ModuleType, values: Values) -> Parts:
+def decoder_block(ops: Backend, values: Values) -> Parts:
     """Build `graphs.decoder_block`, after keys and values of audio that are float16 if the weights are int8."""
     caches, audio = [values["k_cache"], values["v_cache"]], [values[name] for name in AUDIO]
-    slots, mask = values["slots"], values["mask"]
-    if (graphs.Scope(values) / "block" / "attn" / "query").scale() is not None:
+    page_table, mask = values["slots"], values["mask"]
+    if (graphs.Scope(values, ops) / "block" / "attn" / "query").scale() is not None:
         audio = [max_ops.cast(kv, DType.float16) for kv in audio]
     heads = [ops.split_heads(kv, N_HEAD) for kv in audio]
-    block = _recorded(lambda at: graphs.decoder_block(at, values["x"], caches, heads, slots, positions(mask)), values)
+    cache = graphs.KVCache(page_table, caches, heads)
+    block = _recorded(ops, lambda at: graphs.decoder_block(at, values["x"], cache, positions(mask)), values)
     halves = {f"{name}.half": max_ops.cast(kv, DType.float32) for name, kv in zip(AUDIO, audio)}
-    return {**block, **halves, **_in_cache(ops, caches, slots, mask)}
+    return {**block, **halves, **_in_cache(ops, caches, page_table, mask)}
 
 
-def _in_cache(ops: ModuleType, caches: Iterable[BufferValue], slots: TensorValue, mask: TensorValue) -> Parts:
+def _in_cache(ops: Backend, caches: Iterable[BufferValue], page_table: TensorValue, mask: TensorValue) -> Parts:
     """The keys and values that a cache holds of the tokens of a causal mask."""
-    keys, kept = (ops.read_cache(cache, slots)[:, :, : mask.shape[1]] for cache in caches)
+    keys, kept = (ops.read_cache(cache, page_table)[:, :, : mask.shape[1]] for cache in caches)
     return {"keys": keys, "values": kept}

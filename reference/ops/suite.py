@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
-from maxwhisper.engine import ops as engine_ops
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.devices import find_device
-from maxwhisper.engine.ops import kernels
+from maxwhisper.engine.ops import Backend, backend_for, kernels
 from reference.models.buffers import from_max, to_max
 from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, Input, Op, max_adapters
@@ -23,7 +21,7 @@ from reference.ops.judge import Judged, judge
 from reference.ops.row import Build
 
 
-def resolve(build: Build, ops: ModuleType) -> Callable[..., Any]:
+def resolve(build: Build, ops: Backend) -> Callable[..., Any]:
     """The function that a row's `build` names at this moment, be it replaced meanwhile.
 
     "ops.NAME" is one of the engine's ops; "adapters.NAME" one of `reference.ops.max_adapters`, and a
@@ -36,11 +34,11 @@ def resolve(build: Build, ops: ModuleType) -> Callable[..., Any]:
 
 
 def build_module(
-    rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES), ops: ModuleType = engine_ops
+    rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES), ops: Backend | None = None
 ) -> Module:
     """A graph `op.dtype` for each row and dtype, all dimensions symbolic. A composed op's graph returns its parts."""
     wanted = set(dtypes)
-    module = Module()
+    module, ops = Module(), ops or backend_for(device)
     for name, op in rows.items():
         for dtype in () if op.on_host else (dtype for dtype in op.dtypes if dtype in wanted):
             types = [_type(spec, dtype, device) for spec in op.inputs.values()]
@@ -61,9 +59,9 @@ class Suite:
 
     def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE, dtypes: Iterable[str] = tuple(DTYPES)) -> None:
         self.name = device_name
-        self.ops: ModuleType = engine_ops
         self.rows = {name: op for name, op in rows.items() if device_name in op.devices}
         self.device = find_device(device_name)
+        self.ops = backend_for(DeviceRef.from_device(self.device))
         module = build_module(self.rows, DeviceRef.from_device(self.device), dtypes, self.ops)
         with compiling_for(cpu_level()):  # as the model's graphs are
             self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())

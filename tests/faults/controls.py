@@ -9,8 +9,8 @@ from max.dtype import DType
 from max.graph import Dim, TensorValue
 from max.graph import ops as max_ops
 
-from maxwhisper.engine.ops import backend_for
 from maxwhisper.engine.graphs import Scope
+from maxwhisper.engine.ops import backend_for
 from tests.faults.in_audio import numpy_with
 from tests.faults.in_graphs import by_parts, by_steps
 from tests.faults.in_weights import every

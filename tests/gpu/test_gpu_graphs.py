@@ -6,13 +6,11 @@ What a GPU alone has is left out: products by cuBLAS, and flash attention of bfl
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
-from unittest import mock
 
 import jiwer
 import numpy as np
 import pytest
 import whisper
-from max.engine import CompiledModel, InferenceSession
 from whisper.normalizers import EnglishTextNormalizer
 
 from conftest import Trio
@@ -28,8 +26,8 @@ from maxwhisper import (
     transcribe,
 )
 from maxwhisper.audio import N_FRAMES, N_SAMPLES
-from maxwhisper.engine.ops import portable
 from maxwhisper.engine.dtypes import HALF_DTYPES, bfloat16_bits
+from maxwhisper.engine.ops import portable
 from reference.clips import english_speech, packaged_clips
 from reference.flow.whisper import of_max
 from reference.models.capture import capture_max, names

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from maxwhisper.engine import ops
+from maxwhisper.engine.ops import portable
 from reference.golden.ops import make_op
 from reference.numerics import definitions as define
 from reference.numerics.bounds import Approx, Roundings
@@ -92,4 +92,4 @@ def test_definitions_are_what_bounds_stand_around() -> None:
             arrays = [array if array.dtype.kind == "i" else array.astype(float) for array in example.arrays()]
             value = op.bound(op.roundings(dtype), *arrays).value
             assert apart(value, op.define(*arrays), may_lose(op, arrays)) <= 1, name
-    assert define.LAYER_NORM_EPSILON == ops.LAYER_NORM_EPSILON
+    assert define.LAYER_NORM_EPSILON == portable.LAYER_NORM_EPSILON

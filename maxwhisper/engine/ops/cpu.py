@@ -63,9 +63,7 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     return _rows("maxwhisper.linear", x, weight, bias)
 
 
-def linear_int8(
-    x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None
-) -> TensorValue:
+def linear_int8(x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """Compute an int8 linear layer: activations quantized per row, weights per output channel, exact int32 sums.
 
     x float32 [..., n_in], quantized with scale max|x| / 127 of its row; weight int8 [n_out, n_in]; scale float32
@@ -159,9 +157,7 @@ def next_token(
     return chosen.tensor, n_unfinished.tensor
 
 
-def top_k_tokens(
-    logits: TensorValue, tokens: TensorValue, mask: TensorValue, rules: TensorValue
-) -> list[TensorValue]:
+def top_k_tokens(logits: TensorValue, tokens: TensorValue, mask: TensorValue, rules: TensorValue) -> list[TensorValue]:
     """Find, for each sequence, the k = n_group + 1 allowed tokens of the highest logits, and their log-probabilities.
 
     logits, mask, rules as in `portable.next_token`; tokens int64 [n_audio, n_group, n], all so far. Returns int64
