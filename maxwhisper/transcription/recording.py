@@ -8,7 +8,8 @@ import numpy as np
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, SAMPLE_RATE, Audio, as_samples, pad_or_trim
 from maxwhisper.console import say
-from maxwhisper.decoding import detect_language, likeliest
+from maxwhisper.decoding import detect_language
+from maxwhisper.decoding.language import most_probable_language
 from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
 from maxwhisper.speech_model import SpeechModel
@@ -99,7 +100,7 @@ def language_of(
     found = list[tuple[str, float]]()
     for seek in range(0, max(1, min(heard.content_frames, n_windows * N_FRAMES)), N_FRAMES):
         _, probs = detect_language(model, heard.window(seek, N_FRAMES))
-        language = likeliest(probs)
+        language = most_probable_language(probs)
         probability = probs[language]
         if probability > threshold:
             break

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio, check_track
 from maxwhisper.console import listens
-from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
+from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language
+from maxwhisper.decoding.language import most_probable_language
 from maxwhisper.engine.decoder import AudioFeatures
 from maxwhisper.errors import OptionError, WhisperWarning
 from maxwhisper.speech_model import SpeechModel
@@ -214,7 +215,7 @@ class _Transcription:
         """The language of a window, and its tokenizer."""
         if not self.multilingual:
             return self.language, self.tokenizer
-        language = likeliest(detect_language(self.model, audio)[1][0])
+        language = most_probable_language(detect_language(self.model, audio)[1][0])
         return language, get_tokenizer(True, num_languages=self.model.num_languages, language=language, task=self.tokenizer.task)
 
     def _decode_with_fallback(self, audio: AudioFeatures, language: str) -> DecodingResult:

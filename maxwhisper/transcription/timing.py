@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from maxwhisper.audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
+from maxwhisper.decoding.search import logsumexp, softmax
 from maxwhisper.engine.decoder import AudioFeatures
-from maxwhisper.search import logsumexp, softmax
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer
 from maxwhisper.transcription.segments import text_tokens

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import whisper
 
-from maxwhisper.search import BeamSearchDecoder, Candidate
+from maxwhisper.decoding.search import BeamSearchDecoder, Candidate
 
 CLOSE = 1e-4  # of sums: theirs are rounded to float32 when given, and when added to, which is 2 u of up to 500 (u = 6e-8)
 
