@@ -25,13 +25,14 @@ from maxwhisper.engine.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.subtitles import Layout
+from maxwhisper.transcript import Transcript, segment_line
 from maxwhisper.transcription.batched import transcribe_batched
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import clips_of
-from maxwhisper.transcription.segments import segment_line
 from maxwhisper.transcription.sequential import options_for_each, transcribe
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
+from maxwhisper.utils import optional_float, optional_int, str2bool
 from maxwhisper.whisper import Whisper, load_model
+from maxwhisper.writers import FORMATS, get_writer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

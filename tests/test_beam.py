@@ -141,7 +141,7 @@ def test_other_languages(base: Trio, name: str) -> None:
 def test_several_windows(tiny_en: Trio) -> None:
     samples = english_speech()
     options: dict[str, Any] = {"beam_size": 5, "temperature": 0.0, "language": "en"}
-    ours = transcribe(tiny_en.model, samples, **options)
+    ours: Any = transcribe(tiny_en.model, samples, **options)
     theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, **options)
     for a, b in zip(ours["segments"], theirs["segments"], strict=True):
         assert {name: a[name] for name in EQUAL_FIELDS} == {name: b[name] for name in EQUAL_FIELDS}

@@ -21,9 +21,9 @@ from maxwhisper import AudioError, AudioWarning, Whisper, cli, load_audio, trans
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.console import Outlet, say
 from maxwhisper.engine import compiled
+from maxwhisper.transcription.punctuation import PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import Heard
-from maxwhisper.transcription.timing import PREPEND_PUNCTUATIONS
-from maxwhisper.utils import FORMATS, WriteTXT
+from maxwhisper.writers import FORMATS, WriteTXT
 from reference.clips import packaged_clips
 from tests.checkpoint_writers import random_checkpoint, write_openai
 from tests.test_audio import write_audio

@@ -136,7 +136,7 @@ def test_defaults_are_openais() -> None:
 SEVERAL_WINDOWS = np.concatenate([scale * SPEECHLESS for scale in (1, 3, 9)])
 
 
-def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[Any, Any]:
     judge = MODELS[multilingual]
     options = {"sample_len": 16, "temperature": 0.0, **options}
     return transcribe(TorchModel(judge), samples, **options), whisper.transcribe(judge, samples, fp16=False, **options)

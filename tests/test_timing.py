@@ -21,9 +21,8 @@ from maxwhisper.audio import N_FRAMES, SAMPLE_RATE, TOKENS_PER_SECOND
 from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
 from maxwhisper.tokenizer import get_tokenizer
 from maxwhisper.transcription.hallucinations import is_anomalous
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.timing import (
-    APPEND_PUNCTUATIONS,
-    PREPEND_PUNCTUATIONS,
     Spoken,
     WordTiming,
     dtw,
@@ -120,7 +119,7 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
     alignment = timings(texts, rng)
     cuts = [0, *np.sort(rng.integers(0, len(texts) + 1, n_segments - 1)).tolist(), len(texts)]
     edges = np.sort(rng.integers(0, 400, n_segments + 1)) / TOKENS_PER_SECOND + 10
-    segments = [
+    segments: list[Any] = [
         {
             "seek": 1000,
             "start": float(edges[i]),
@@ -269,7 +268,7 @@ def test_several_windows_amid_silence(model: str, options: dict[str, Any], trio:
     assert compared(trio(model), np.concatenate([noise, *parts, noise, *parts]), **options) == []
 
 
-def words(n: int, probability: float, seconds: float) -> dict[str, Any]:
+def words(n: int, probability: float, seconds: float) -> Any:
     return {"words": [{"word": f" w{i}", "start": i * seconds, "end": (i + 1) * seconds, "probability": probability} for i in range(n)]}
 
 
@@ -284,5 +283,5 @@ def words(n: int, probability: float, seconds: float) -> dict[str, Any]:
         ({"words": [{"word": ".", "start": 0.0, "end": 1.0, "probability": 1.0}]}, True),
     ],
 )
-def test_strange_words_are_doubted(segment: dict[str, Any], expected: bool) -> None:
+def test_strange_words_are_doubted(segment: Any, expected: bool) -> None:
     assert is_anomalous(segment) is expected

@@ -1,5 +1,6 @@
 """Decode windows: from audio features to text, by the rules of OpenAI Whisper's `decoding.py`."""
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,6 @@ from maxwhisper.engine.decoder import AudioFeatures, TokenRules
 from maxwhisper.errors import OptionError
 from maxwhisper.speech_model import SpeechDecoder, SpeechModel
 from maxwhisper.tokenizer import get_tokenizer, language_code
-from maxwhisper.utils import compression_ratio
 
 
 class DecodingTask:
@@ -182,6 +182,12 @@ class DecodingTask:
             temperature=self.options.temperature,
             compression_ratio=compression_ratio(text),
         )
+
+
+def compression_ratio(text: str) -> float:
+    """Return how many times shorter zlib makes the text: a high ratio means that it repeats itself."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
 
 
 def decode(

@@ -26,7 +26,7 @@ from maxwhisper.engine import ops
 from maxwhisper.engine.dtypes import COMPUTE_TYPES, HALVES, DTypes
 from maxwhisper.engine.graphs import build_module
 from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWarning
-from maxwhisper.utils import user_cache
+from maxwhisper.system import user_cache
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some

@@ -18,12 +18,13 @@ from maxwhisper.engine.decoder import AudioFeatures
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
+from maxwhisper.transcript import Segment, Transcript, get_end, text_of, text_tokens
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import Clip, Heard, clips_of, language_of
-from maxwhisper.transcription.segments import Segment, Thresholds, segments_of, split_at_timestamps, text_tokens
-from maxwhisper.transcription.sequential import options_for_each, text_of
+from maxwhisper.transcription.segments import Thresholds, segments_of, split_at_timestamps
+from maxwhisper.transcription.sequential import options_for_each
 from maxwhisper.transcription.silence import VadOptions
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, Spoken, WordTiming, find_alignments, place_words
-from maxwhisper.utils import Transcript, get_end
+from maxwhisper.transcription.timing import Spoken, WordTiming, find_alignments, place_words
 
 EARLIEST_CUT = N_FRAMES * 13 // 15  # late, for a piece costs the encoder as much as a whole window
 PAUSE = 30  # frames, as long as a pause between words
@@ -236,10 +237,15 @@ def keep_within(segments: Sequence[Segment], start: float, end: float) -> None:
 
     A segment that has words begins and ends with them. One that lies outside altogether is left without a duration.
     """
+
+    def within(seconds: float) -> float:
+        return min(max(seconds, start), end)
+
     for segment in segments:
         words = segment.get("words", [])
-        for timed in (segment, *words):
-            timed["start"], timed["end"] = (min(max(timed[edge], start), end) for edge in ("start", "end"))
+        segment["start"], segment["end"] = within(segment["start"]), within(segment["end"])
+        for word in words:
+            word["start"], word["end"] = within(word["start"]), within(word["end"])
         if words:
             segment["start"], segment["end"] = words[0]["start"], words[-1]["end"]
         start = segment["end"]

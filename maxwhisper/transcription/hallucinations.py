@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES
-from maxwhisper.transcription.segments import Segment
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
+from maxwhisper.transcript import Segment, Word
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def is_anomalous(segment: Segment) -> bool:
     return bool(segment["words"]) and (score >= 3 or score + 0.01 >= len(words))
 
 
-def _strangeness(word: dict[str, Any]) -> float:
+def _strangeness(word: Word) -> float:
     duration = word["end"] - word["start"]
     return (word["probability"] < 0.15) + 15 * max(0.0, 0.133 - duration) + max(0.0, duration - 2.0)
 

@@ -14,7 +14,7 @@ from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import get_tokenizer, language_code
-from maxwhisper.transcription.segments import Segment
+from maxwhisper.transcript import Segment
 from maxwhisper.transcription.silence import Speech, VadOptions, find_speech
 
 Clip = tuple[float, float]  # start and end in seconds, the end perhaps infinite

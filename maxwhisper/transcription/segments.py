@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from maxwhisper.audio import CHUNK_LENGTH, FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
 from maxwhisper.decoding import DecodingResult
 from maxwhisper.tokenizer import Tokenizer
-from maxwhisper.utils import format_timestamp
+from maxwhisper.transcript import Segment
 
-Segment = dict[str, Any]
 Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens between
 
 
@@ -85,14 +83,3 @@ def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: 
         }
         for start, end, tokens in spans
     ]
-
-
-def text_tokens(segments: Sequence[Segment], eot: int) -> list[int]:
-    """What was said in segments, without timestamps."""
-    return [token for segment in segments for token in segment["tokens"] if token < eot]
-
-
-def segment_line(segment: Segment) -> str:
-    """A segment as it is printed."""
-    start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
-    return f"[{start} --> {end}] {segment['text']}"

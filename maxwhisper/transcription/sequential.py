@@ -18,12 +18,13 @@ from maxwhisper.engine.decoder import AudioFeatures
 from maxwhisper.errors import OptionError, WhisperWarning
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
+from maxwhisper.transcript import Segment, Transcript, get_end, segment_line, text_of
 from maxwhisper.transcription.hallucinations import Place, skip_hallucinations
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import Heard, clips_of, language_of
-from maxwhisper.transcription.segments import Segment, Thresholds, ends_alone, segment_line, segments_of, split_at_timestamps
+from maxwhisper.transcription.segments import Thresholds, ends_alone, segments_of, split_at_timestamps
 from maxwhisper.transcription.silence import VadOptions
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, add_word_timestamps
-from maxwhisper.utils import Transcript, get_end
+from maxwhisper.transcription.timing import add_word_timestamps
 
 # Above this temperature, what was decoded is no good prompt for the next window.
 _TRUSTED_TEMPERATURE = 0.5
@@ -143,11 +144,6 @@ def transcribe(model: SpeechModel, audio: Audio, **options: Any) -> Transcript:
 transcribe.__signature__ = inspect.signature(iter_segments).replace(return_annotation=Transcript)  # type: ignore[attr-defined]
 
 
-def text_of(segments: Sequence[Segment], tokenizer: Tokenizer) -> str:
-    """All that was said."""
-    return tokenizer.decode([token for segment in segments for token in segment["tokens"]])
-
-
 @dataclass
 class _Transcription:
     """A recording on its way to text: what was said in one window is the prompt of the next, and where it ended, that one begins."""
@@ -205,7 +201,7 @@ class _Transcription:
             if show:
                 show(segment_line(self.heard.restored(segment)))
             if segment["start"] == segment["end"] or not segment["text"].strip():
-                segment.update(text="", tokens=[], words=[])
+                segment.update({"text": "", "tokens": [], "words": []})
         self.said += [token for segment in segments for token in segment["tokens"]]
         if not self.condition_on_previous_text or result.temperature > _TRUSTED_TEMPERATURE:
             self.said.clear()

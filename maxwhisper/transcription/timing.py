@@ -13,10 +13,9 @@ from maxwhisper.decoding.search import logsumexp, softmax
 from maxwhisper.engine.decoder import AudioFeatures
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer
-from maxwhisper.transcription.segments import text_tokens
+from maxwhisper.transcript import Segment, Word, text_tokens
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 
-PREPEND_PUNCTUATIONS = "\"'“¿([{-"
-APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"
 _SENTENCE_ENDS = ".。!！?？"
 
 
@@ -208,7 +207,7 @@ def merge_punctuations(alignment: list[WordTiming], prepended: str, appended: st
 
 def add_word_timestamps(
     *,
-    segments: list[dict[str, Any]],
+    segments: list[Segment],
     model: SpeechModel,
     tokenizer: Tokenizer,
     mel: np.ndarray | AudioFeatures,
@@ -228,7 +227,7 @@ def add_word_timestamps(
 
 
 def place_words(
-    segments: list[dict[str, Any]], alignment: list[WordTiming], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
+    segments: list[Segment], alignment: list[WordTiming], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
 ) -> None:
     """`add_word_timestamps` of words that are found: shared out among segments, in place. punctuations: to prepend, and to append."""
     durations = [timing.end - timing.start for timing in alignment if timing.end != timing.start]
@@ -240,13 +239,13 @@ def place_words(
     left = iter(alignment)
     for segment in segments:
         offset = segment["seek"] * HOP_LENGTH / SAMPLE_RATE
-        segment["words"] = words = []
+        segment["words"] = words = list[Word]()
         n_left = len(text_tokens([segment], eot))
         while n_left > 0 and (timing := next(left, None)):
             n_left -= len(timing.tokens)
             if timing.word:
-                times = {"start": round(offset + timing.start, 2), "end": round(offset + timing.end, 2)}
-                words.append({"word": timing.word, **times, "probability": timing.probability})
+                start, end = round(offset + timing.start, 2), round(offset + timing.end, 2)
+                words.append({"word": timing.word, "start": start, "end": end, "probability": timing.probability})
         if words:
             _shorten_after_pause(words, last_speech_timestamp, usual, longest)
             _fit_to_segment(words, segment, usual)
@@ -263,7 +262,7 @@ def _shorten_at_sentence_ends(alignment: list[WordTiming], longest: float) -> No
                 timing.start = timing.end - longest
 
 
-def _shorten_after_pause(words: list[dict[str, Any]], last_speech_timestamp: float, usual: float, longest: float) -> None:
+def _shorten_after_pause(words: list[Word], last_speech_timestamp: float, usual: float, longest: float) -> None:
     """A pause before a segment is no part of its first words."""
     first, second = words[0], words[1] if len(words) > 1 else None
     both_are_long = second is not None and second["end"] - first["start"] > 2 * longest
@@ -273,7 +272,7 @@ def _shorten_after_pause(words: list[dict[str, Any]], last_speech_timestamp: flo
         first["start"] = max(0, first["end"] - longest)
 
 
-def _fit_to_segment(words: list[dict[str, Any]], segment: dict[str, Any], usual: float) -> None:
+def _fit_to_segment(words: list[Word], segment: Segment, usual: float) -> None:
     """Where a segment's first or last word reaches far beyond it, it is cut there; else the segment begins and ends with its words."""
     first, last = words[0], words[-1]
     if segment["start"] < first["end"] and segment["start"] - 0.5 > first["start"]:

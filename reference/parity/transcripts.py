@@ -82,7 +82,7 @@ def transcribe_with_max(model: SpeechModel, samples: np.ndarray, **options: Any)
             return [result]
 
     with _replaced(module, "DecodingTask", Watched), _replaced(model, "embed_audio", embed_audio):
-        return Transcription(maxwhisper.transcribe(model, samples, **options), windows)
+        return Transcription(dict(maxwhisper.transcribe(model, samples, **options)), windows)
 
 
 def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **options: Any) -> Transcription:
@@ -184,7 +184,7 @@ def differences(ours: Transcription, theirs: Transcription) -> list[str]:
     return found + [f"window {i}: {a}, OpenAI {b}" for i, (a, b) in enumerate(pairs) if a != b]
 
 
-def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What differs before the first segment whose tokens differ, and what from there on."""
     before: list[str] = []
     after: list[str] = []
@@ -213,7 +213,7 @@ def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list
     return before, after
 
 
-def _far_apart(what: str, ours: dict[str, Any], theirs: dict[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
+def _far_apart(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
     for name, limit in limits.items():
         if not abs(ours[name] - theirs[name]) <= limit + 1e-9:
             yield f"{what} {name}: {ours[name]:.6f}, OpenAI {theirs[name]:.6f}"
