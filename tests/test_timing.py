@@ -23,14 +23,14 @@ from maxwhisper.tokenizer import get_tokenizer
 from maxwhisper.transcription.hallucinations import is_anomalous
 from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.timing import (
-    Spoken,
+    AlignmentInput,
     WordTiming,
+    assign_words,
     dtw,
     find_alignment,
     find_alignments,
     median_filter,
     merge_punctuations,
-    place_words,
     standardized,
 )
 from reference.clips import Clip, all_clips, packaged_clips
@@ -129,7 +129,7 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
         for i, (a, b) in enumerate(pairwise(cuts))
     ]
     expected = placed_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
-    place_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
+    assign_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     assert segments == expected
 
 
@@ -188,8 +188,8 @@ def test_windows_at_once_are_aligned_as_each_alone(tiny_en: Trio) -> None:
     tokenizer = get_tokenizer(False)
     clips = [packaged_clips()[name] for name in ("beckett", "en/counting", "en/hello_world")]
     windows, tokens, _, n_frames = zip(*(text_tokens(tiny_en, clip) for clip in clips))
-    spoken = [Spoken(tokenizer, *some) for some in zip(tokens, n_frames)]
-    spoken[1] = Spoken(tokenizer, [], n_frames[1])
+    spoken = [AlignmentInput(tokenizer, *some) for some in zip(tokens, n_frames)]
+    spoken[1] = AlignmentInput(tokenizer, [], n_frames[1])
     together = find_alignments(tiny_en.model, spoken, tiny_en.model.embed_audio(np.stack(windows)))
     for window, some, found in zip(windows, spoken, together):
         alone = find_alignment(tiny_en.model, tokenizer, some.text_tokens, window, some.n_frames)

@@ -1,7 +1,8 @@
 """What can be asked of decoding, and what it returns; as in OpenAI Whisper's `decoding.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -66,3 +67,21 @@ class DecodingResult:
     no_speech_prob: float = np.nan
     temperature: float = np.nan
     compression_ratio: float = np.nan
+
+
+def fallback_options(temperature: float | Sequence[float], decode_options: Mapping[str, Any]) -> list[DecodingOptions]:
+    """Return the options of each attempt at a window, one for each temperature.
+
+    Args:
+        temperature: One temperature or several, in the order they are tried.
+        decode_options: Fields of `DecodingOptions`. Beam search applies only at temperature 0, `best_of` only above it.
+
+    Raises:
+        OptionError: There is no temperature, or the options can't be used.
+    """
+    temperatures = np.atleast_1d(np.asarray(temperature, float)).tolist()
+    if not temperatures:
+        raise OptionError("no temperature is given to decode at; give one or several")
+    without_sampling = {**decode_options, "best_of": None}
+    with_sampling = {**decode_options, "beam_size": None, "patience": None}
+    return [DecodingOptions(**(without_sampling if t == 0 else with_sampling), temperature=t) for t in temperatures]

@@ -23,7 +23,7 @@ from reference.parity.activations import Error
 from reference.parity.stages import Stage
 from reference.parity.window import MAX_RATIO
 
-STEPS = ("attention_weights", "standardized", "median_filter", "dtw", "token_probabilities", "words_along", "place_words")
+STEPS = ("attention_weights", "standardized", "median_filter", "dtw", "token_probabilities", "words_from_path", "assign_words")
 UPSTREAM: Any = importlib.import_module("whisper.timing")
 
 
@@ -83,7 +83,7 @@ def watching_words() -> Iterator[list[Timed]]:
 def judge_words(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> Iterator[Stage]:
     """`words.…`, in the order they are computed, up to the first of a shape that can't be judged."""
     given, gave = timed.given, timed.gave
-    if "words_along" not in gave:
+    if "words_from_path" not in gave:
         return
     scores = given["attention_weights"][0]
     exact = _exact_scores(timed, openai, truth)
@@ -124,18 +124,18 @@ def judge_words(timed: Timed, openai: whisper.Whisper, truth: NumpyWhisper) -> I
     off = float(np.abs(gave["token_probabilities"] - probabilities).max())
     yield Stage("words.probabilities", off <= 1e-5 and logits.shape[1] == timed.tokenizer.eot, f"off by {off:.2g}")
 
-    found, expected = [(w.word, w.start, w.end) for w in gave["words_along"]], list(_times(timed, gave["dtw"]))
+    found, expected = [(w.word, w.start, w.end) for w in gave["words_from_path"]], list(_times(timed, gave["dtw"]))
     yield Stage("words.times", found == expected, "" if found == expected else f"{found}, OpenAI Whisper {expected}")
-    if "place_words" in gave:
-        expected_segments = placed_by_openai(*given["place_words"])
-        same = gave["place_words"] == expected_segments
-        yield Stage("words.segments", same, "" if same else f"{gave['place_words']}, OpenAI Whisper {expected_segments}")
+    if "assign_words" in gave:
+        expected_segments = placed_by_openai(*given["assign_words"])
+        same = gave["assign_words"] == expected_segments
+        yield Stage("words.segments", same, "" if same else f"{gave['assign_words']}, OpenAI Whisper {expected_segments}")
 
 
 def placed_by_openai(
     segments: list[dict[str, Any]], alignment: list[Any], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
 ) -> list[dict[str, Any]]:
-    """What OpenAI Whisper makes of the arguments of `maxwhisper.transcription.timing.place_words`, which stay as they are."""
+    """What OpenAI Whisper makes of the arguments of `maxwhisper.transcription.timing.assign_words`, which stay as they are."""
     segments, theirs = deepcopy(segments), [UPSTREAM.WordTiming(**vars(deepcopy(timing))) for timing in alignment]
     prepended, appended = punctuations
     with mock.patch.object(UPSTREAM, "find_alignment", return_value=theirs):

@@ -78,13 +78,13 @@ FAULTS = [
         "text before the window forgotten",
         "transcribe.window.1.prompt",
         "windows transcribed one by one",
-        {"transcription.sequential.replace": lambda right: lambda options, prompt, language: right(options, prompt=[], language=language)},
+        {"transcription.window.replace": lambda right: lambda options, prompt: right(options, prompt=[])},
     ),
     Fault(
         "on by a whole window always",
         "transcribe.window.1.log_mel",
         "windows cut beforehand",
-        {"transcription.sequential.split_at_timestamps": whole_window},
+        {"transcription.window.split_at_timestamps": whole_window},
     ),
     Fault(
         "timestamps taken for 10 ms",

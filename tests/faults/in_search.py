@@ -52,7 +52,7 @@ def unnormalised(right: Any) -> Any:
 
 def forgotten(right: Any) -> Any:
     """Only what was said before is a prompt."""
-    return lambda transcription: list(transcription.said)
+    return lambda transcription: list(transcription.previous_tokens)
 
 
 def other_heads(right: Any) -> Any:
