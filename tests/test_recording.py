@@ -13,7 +13,7 @@ from maxwhisper.cli import main
 from maxwhisper.tokenizer import get_tokenizer
 from maxwhisper.transcription.recording import AudioInput, clips_of, language_of
 from reference.clips import packaged_clips
-from reference.parity.transcripts import transcribe_with_max
+from reference.parity.observe import transcribe_with_max
 
 LONG = np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"] * 4)
 

@@ -34,8 +34,9 @@ from maxwhisper.transcription.timing import (
     standardized,
 )
 from reference.clips import Clip, all_clips, packaged_clips
-from reference.parity.transcripts import compare, transcribe_with_max, transcribe_with_openai
-from reference.parity.words import placed_by_openai
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import compare
+from reference.parity.words import assigned_by_openai
 
 upstream: Any = importlib.import_module("whisper.timing")
 
@@ -128,7 +129,7 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
         }
         for i, (a, b) in enumerate(pairwise(cuts))
     ]
-    expected = placed_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
+    expected = assigned_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     assign_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     assert segments == expected
 

@@ -67,6 +67,7 @@ class BeamSearchDecoder:
         self.beam_size = beam_size
         self.eot = eot
         self.rearrange = rearrange
+        self.sources: np.ndarray | None = None  # of the last step: the beam that each beam continues
         self.max_candidates = round(beam_size * (patience or 1.0))
         self.finished: list[dict[tuple[int, ...], float]] = []
         self.left: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by finished window: tokens and sums of its unfinished beams
@@ -112,6 +113,7 @@ class BeamSearchDecoder:
                     break
 
         # Step 2: let each beam continue the one that it was chosen from.
+        self.sources = sources
         self.rearrange(sources)
         continued = np.take_along_axis(tokens.reshape(n_audio, self.beam_size, -1), sources[:, :, None], axis=1)
         extended = np.concatenate([continued, next_tokens[:, :, None]], axis=-1)

@@ -11,6 +11,7 @@ from maxwhisper.decoding.language import detect_language, most_probable_language
 from maxwhisper.decoding.options import DecodingOptions, DecodingResult
 from maxwhisper.decoding.rules import ApplyTimestampRules, LogitFilter, SuppressBlank, SuppressTokens
 from maxwhisper.decoding.search import BeamSearchDecoder, Candidate, GreedyDecoder, softmax
+from maxwhisper.decoding.trace import DecodingStep, DecodingTrace
 from maxwhisper.engine.decoder import AudioFeatures, TokenRules
 from maxwhisper.errors import OptionError
 from maxwhisper.speech_model import SpeechDecoder, SpeechModel
@@ -24,14 +25,23 @@ class DecodingTask:
         model: The model.
         options: How to decode.
         rng: The source of random draws; by default, the same sequence each time.
+        trace: Receives each step.
 
     Raises:
         OptionError: The options don't fit the model.
     """
 
-    def __init__(self, model: SpeechModel, options: DecodingOptions, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        model: SpeechModel,
+        options: DecodingOptions,
+        rng: np.random.Generator | None = None,
+        *,
+        trace: DecodingTrace | None = None,
+    ) -> None:
         self.model = model
         self.options = options
+        self.trace = trace
         self.tokenizer = tokenizer = get_tokenizer(
             model.is_multilingual, num_languages=model.num_languages, language=options.language or "en", task=options.task
         )
@@ -94,20 +104,28 @@ class DecodingTask:
             audio: The windows' audio features.
             languages: The language of each window; by default that of the options, or else detected.
         """
-        options, n_audio = self.options, audio.n_audio
-        tokens = np.tile(self.initial_tokens, (n_audio, 1))
+        options = self.options
         if options.task == "lang_id":
             _, language_probs = detect_language(self.model, audio)
             return [DecodingResult(most_probable_language(probs), probs) for probs in language_probs]
         if options.language is None and self.model.is_multilingual and languages is None:
             _, language_probs = detect_language(self.model, audio)
             languages = [most_probable_language(probs) for probs in language_probs]
-        languages = languages or [options.language or "en"] * n_audio
+        languages = languages or [options.language or "en"] * audio.n_audio
+        if self.trace:
+            self.trace.begin(options, self.tokenizer)
+        candidates, no_speech_probs = self._sample(audio, np.repeat(self.prompts(languages), self.n_group, axis=0))
+        results = [self._best(*window) for window in zip(languages, candidates, no_speech_probs)]
+        if self.trace:
+            self.trace.end(candidates, results)
+        return results
+
+    def prompts(self, languages: Sequence[str]) -> np.ndarray:
+        """Return the tokens that each window's transcript starts with, by its language, int64 [n_audio, n]."""
+        tokens = np.tile(self.initial_tokens, (len(languages), 1))
         if self.model.is_multilingual:
             tokens[:, self.sot_index + 1] = [self.tokenizer.to_language_token(language_code(language)) for language in languages]
-
-        candidates, no_speech_probs = self._sample(audio, np.repeat(tokens, self.n_group, axis=0))
-        return [self._best(*window) for window in zip(languages, candidates, no_speech_probs)]
+        return tokens
 
     def _token_decoder(self, decoder: SpeechDecoder) -> GreedyDecoder | BeamSearchDecoder:
         options, eot = self.options, self.tokenizer.eot
@@ -130,10 +148,7 @@ class DecodingTask:
         no_speech_probs = softmax(at_sot)[:, self.tokenizer.no_speech]
 
         def choose(logits: np.ndarray) -> tuple[np.ndarray, bool]:
-            logits = logits.reshape(len(tokens), -1)
-            for logit_filter in self.logit_filters:
-                logit_filter.apply(logits, tokens)
-            return token_decoder.update(tokens, logits, sum_logprobs)
+            return self._choose(token_decoder, tokens, logits.reshape(len(tokens), -1), sum_logprobs)
 
         end = min(self.sample_begin + self.sample_len, self.n_ctx + 1)
         tokens, completed = choose(np.repeat(logits, self.n_group, axis=0))
@@ -147,15 +162,33 @@ class DecodingTask:
                 completed = True
         return token_decoder.finalize(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), self.sample_begin), no_speech_probs
 
+    def _choose(
+        self,
+        token_decoder: GreedyDecoder | BeamSearchDecoder,
+        tokens: np.ndarray,
+        logits: np.ndarray,
+        sum_logprobs: np.ndarray,
+    ) -> tuple[np.ndarray, bool]:
+        """Filter logits, and extend tokens as `GreedyDecoder.update`; the trace receives this step."""
+        before = (logits.copy(), sum_logprobs.copy()) if self.trace else None
+        for logit_filter in self.logit_filters:
+            logit_filter.apply(logits, tokens)
+        next_tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
+        if self.trace and before:
+            unfiltered, sums = before
+            sources = token_decoder.sources if isinstance(token_decoder, BeamSearchDecoder) else None
+            self.trace.step(DecodingStep(tokens, unfiltered, logits, sums, next_tokens, sum_logprobs.copy(), sources))
+        return next_tokens, completed
+
     def _rules(self) -> TokenRules | None:
         """Return the token rules for in-graph decoding.
 
-        None if decoding must run on the host: with sampling, custom filters or captured activations.
+        None if decoding must run on the host: with sampling, custom filters, captured activations or a trace.
         """
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # SuppressBlank affects only the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
         sampled = self.options.temperature > 0 and self.options.beam_size is None
-        if not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
+        if self.trace or not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:

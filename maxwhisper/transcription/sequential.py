@@ -18,13 +18,14 @@ from maxwhisper.engine.decoder import AudioFeatures
 from maxwhisper.errors import WhisperWarning
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
-from maxwhisper.transcript import Segment, Transcript, get_end, segment_line, text_of
+from maxwhisper.transcript import Segment, Transcript, get_end, segment_line, text_of, text_tokens
 from maxwhisper.transcription.hallucinations import WindowPosition, skip_hallucinations
 from maxwhisper.transcription.options import TranscriptionOptions
 from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import AudioInput, language_of
 from maxwhisper.transcription.segments import single_timestamp_ending
-from maxwhisper.transcription.timing import add_word_timestamps
+from maxwhisper.transcription.timing import AlignmentInput, assign_words, find_alignments
+from maxwhisper.transcription.trace import Trace
 from maxwhisper.transcription.window import decode_with_fallback, segments_from_result
 
 # Above this temperature, the text of a window is no good prompt for the next one.
@@ -137,8 +138,9 @@ def iter_segments_with(
     *,
     verbose: bool | None = None,
     rng: np.random.Generator | None = None,
+    trace: Trace | None = None,
 ) -> tuple[Iterator[Segment], TranscriptionInfo]:
-    """Transcribe a recording as `iter_segments`, with options made beforehand."""
+    """Transcribe a recording as `iter_segments`, with options made beforehand; the trace receives each window."""
     if options.word_timestamps and options.task == "translate":
         warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=3)
     audio_input = AudioInput.of(model, audio, options.clips, options.vad, options.audio_track)
@@ -152,7 +154,7 @@ def iter_segments_with(
     )
     seconds = audio_input.content_frames / FRAMES_PER_SECOND
     info = TranscriptionInfo(language, probability, audio_input.duration, seconds)
-    transcription = _Transcription(model, audio_input, language, options, rng or np.random.default_rng(0))
+    transcription = _Transcription(model, audio_input, language, options, rng or np.random.default_rng(0), trace)
     return transcription.segments(verbose), info
 
 
@@ -185,9 +187,10 @@ def transcribe_with(
     *,
     verbose: bool | None = None,
     rng: np.random.Generator | None = None,
+    trace: Trace | None = None,
 ) -> Transcript:
-    """Transcribe a recording as `transcribe`, with options made beforehand."""
-    return _transcript(model, *iter_segments_with(options, model, audio, verbose=verbose, rng=rng))
+    """Transcribe a recording as `transcribe`, with options made beforehand; the trace receives each window."""
+    return _transcript(model, *iter_segments_with(options, model, audio, verbose=verbose, rng=rng, trace=trace))
 
 
 def _transcript(model: SpeechModel, segments: Iterator[Segment], info: TranscriptionInfo) -> Transcript:
@@ -205,12 +208,14 @@ class _Transcription:
         language: str,
         options: TranscriptionOptions,
         rng: np.random.Generator,
+        trace: Trace | None,
     ) -> None:
         self.model = model
         self.audio = audio
         self.language = language
         self.options = options
         self.rng = rng
+        self.trace = trace
         self.tokenizer = self._tokenizer(language)
         initial = self._as_prompt(options.initial_prompt)
         hotwords = self._as_prompt(options.hotwords or None)
@@ -256,7 +261,16 @@ class _Transcription:
         mel = self.audio.window(seek, size)
         features = self.model.embed_audio(mel)
         language, tokenizer = self._window_language(features)
-        (result,) = decode_with_fallback(self.model, mel[None], features, [language], self._prompt(), self.options, self.rng)
+        (result,) = decode_with_fallback(
+            self.model,
+            mel[None],
+            features,
+            [language],
+            self._prompt(),
+            self.options,
+            self.rng,
+            self.trace,
+        )
         n_audio_ctx = self.model.dims.n_audio_ctx
         segments, advance = segments_from_result(result, seek, size, tokenizer, n_audio_ctx, self.options)
         after = seek + advance
@@ -316,17 +330,10 @@ class _Transcription:
         Returns:
             The segments to keep, and the frame to continue at. None if the window begins with silence to skip first.
         """
-        prepend, append = self.options.punctuations
-        add_word_timestamps(
-            segments=segments,
-            model=self.model,
-            tokenizer=tokenizer,
-            mel=features,
-            num_frames=position.segment_size,
-            prepend_punctuations=prepend,
-            append_punctuations=append,
-            last_speech_timestamp=self.last_speech_timestamp,
-        )
+        eot, last_speech_timestamp = tokenizer.eot, self.last_speech_timestamp
+        text = AlignmentInput(tokenizer, text_tokens(segments, eot), position.segment_size)
+        (words,) = find_alignments(self.model, [text], features, trace=self.trace)
+        assign_words(segments, words, eot, self.options.punctuations, last_speech_timestamp, self.trace)
         end, threshold = get_end(segments), self.options.hallucination_silence_threshold
         if end is not None and end > position.start and not is_fixed:
             after = round(end * FRAMES_PER_SECOND)
@@ -334,7 +341,7 @@ class _Transcription:
                 after = position.seek + position.segment_size
         kept: list[Segment] | None = segments
         if threshold is not None:
-            kept, after = skip_hallucinations(segments, position, after, threshold, self.last_speech_timestamp)
+            kept, after = skip_hallucinations(segments, position, after, threshold, last_speech_timestamp)
         if kept:
-            self.last_speech_timestamp = get_end(kept) or self.last_speech_timestamp
+            self.last_speech_timestamp = get_end(kept) or last_speech_timestamp
         return kept, after

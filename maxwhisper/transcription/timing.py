@@ -1,9 +1,10 @@
 """Word timestamps: the attention of each token, warped onto the audio, as in OpenAI Whisper's `timing.py`."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -39,6 +40,50 @@ class AlignmentInput:
     n_frames: int  # the number of frames of the window's spectrogram that hold audio
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """How the text of a window was aligned with its audio: the result of each stage.
+
+    `n` counts the tokens from the start of the prompt to the end of the text, `n_text` those of the text.
+    """
+
+    window: AlignmentInput
+    features: np.ndarray  # float32 [1, n_audio_ctx, n_audio_state], of the encoder
+    scores: np.ndarray  # float32 [n_heads, n, n_audio_ctx], of the alignment heads
+    weights: np.ndarray  # float32 [n_heads, n, n_frames], after `attention_weights`
+    standardized: np.ndarray  # of the same shape, after `standardized`
+    filtered: np.ndarray  # of the same shape, after `median_filter`
+    matrix: np.ndarray  # float32 [n_text + 1, n_frames], the mean of the heads, from the token before the text on
+    path: np.ndarray  # int64 [2, n_path], after `dtw` of the negative matrix
+    logits: np.ndarray  # float32 [n_text, eot], of the text tokens
+    probabilities: np.ndarray  # float32 [n_text], after `token_probabilities`
+    words: list[WordTiming]  # after `words_from_path`
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How words were assigned to segments: the arguments of `assign_words`, and its result."""
+
+    segments: list[Segment]
+    alignment: list[WordTiming]
+    eot: int
+    punctuations: tuple[str, str]
+    last_speech_timestamp: float
+    result: list[Segment]
+
+
+class TimingTrace(Protocol):
+    """Receives the stages of timing words."""
+
+    def alignment(self, alignment: Alignment) -> None:
+        """Receive the alignment of a window that has text."""
+        ...
+
+    def assignment(self, assignment: Assignment) -> None:
+        """Receive the assignment of a window's words to its segments."""
+        ...
+
+
 def find_alignment(
     model: SpeechModel,
     tokenizer: Tokenizer,
@@ -70,7 +115,13 @@ def find_alignment(
 
 
 def find_alignments(
-    model: SpeechModel, windows: Sequence[AlignmentInput], audio: AudioFeatures, *, medfilt_width: int = 7, qk_scale: float = 1.0
+    model: SpeechModel,
+    windows: Sequence[AlignmentInput],
+    audio: AudioFeatures,
+    *,
+    medfilt_width: int = 7,
+    qk_scale: float = 1.0,
+    trace: TimingTrace | None = None,
 ) -> list[list[WordTiming]]:
     """Find the words of many windows at once, as `find_alignment`.
 
@@ -80,6 +131,7 @@ def find_alignments(
         audio: The audio features of all windows.
         medfilt_width: As in `find_alignment`.
         qk_scale: As in `find_alignment`.
+        trace: Receives the alignment of each window that has text.
 
     Returns:
         The words of each window.
@@ -92,14 +144,23 @@ def find_alignments(
     tokens = np.array([[[*tokens, *[w.tokenizer.eot] * (n_longest - len(tokens))]] for w, tokens in zip(windows, sequences)])
     logits, scores = model.decoder(audio).alignment(tokens, range(n_before, n_longest - 2), model.alignment_heads)
     alignments = list[list[WordTiming]]()
-    for window, sequence, its_logits, its_scores in zip(windows, sequences, logits[:, 0], scores):
+    for i, (window, sequence) in enumerate(zip(windows, sequences)):
         if not window.text_tokens:
             alignments.append([])
             continue
-        weights = attention_weights(its_scores[:, : len(sequence) + 1] * np.float32(qk_scale), window.n_frames)
-        matrix = median_filter(standardized(weights), medfilt_width).mean(axis=0)[n_before:-1]
-        probabilities = token_probabilities(its_logits[:, : window.tokenizer.eot], window.text_tokens)
-        alignments.append(words_from_path(dtw(-matrix), window, probabilities))
+        window_scores = scores[i][:, : len(sequence) + 1] * np.float32(qk_scale)
+        weights = attention_weights(window_scores, window.n_frames)
+        standard = standardized(weights)
+        filtered = median_filter(standard, medfilt_width)
+        matrix = filtered.mean(axis=0)[n_before:-1]
+        path = dtw(-matrix)
+        window_logits = logits[i, 0, : len(window.text_tokens), : window.tokenizer.eot]
+        probabilities = token_probabilities(window_logits, window.text_tokens)
+        words = words_from_path(path, window, probabilities)
+        alignments.append(words)
+        if trace:
+            stages = (window_scores, weights, standard, filtered, matrix, path, window_logits, probabilities)
+            trace.alignment(Alignment(window, audio.to_numpy()[i : i + 1], *stages, deepcopy(words)))
     return alignments
 
 
@@ -298,7 +359,12 @@ def add_word_timestamps(
 
 
 def assign_words(
-    segments: list[Segment], alignment: list[WordTiming], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
+    segments: list[Segment],
+    alignment: list[WordTiming],
+    eot: int,
+    punctuations: tuple[str, str],
+    last_speech_timestamp: float,
+    trace: TimingTrace | None = None,
 ) -> None:
     """Assign the words of a window to its segments, in place.
 
@@ -308,7 +374,9 @@ def assign_words(
         eot: The token that ends a text.
         punctuations: Marks to join to the word after them, and to the word before them.
         last_speech_timestamp: When the last word before these segments ended, in seconds from the recording's start.
+        trace: Receives the assignment.
     """
+    arguments = deepcopy((segments, alignment, eot, punctuations, last_speech_timestamp)) if trace else None
     durations = [timing.end - timing.start for timing in alignment if timing.end != timing.start]
     usual = min(0.7, float(np.median(durations))) if durations else 0.0
     longest = 2 * usual
@@ -329,6 +397,8 @@ def assign_words(
             _shorten_after_pause(words, last_speech_timestamp, usual, longest)
             _fit_to_segment(words, segment, usual)
             last_speech_timestamp = segment["end"]
+    if trace and arguments:
+        trace.assignment(Assignment(*arguments, deepcopy(segments)))
 
 
 def _shorten_at_sentence_ends(alignment: list[WordTiming], longest: float) -> None:

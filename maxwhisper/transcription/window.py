@@ -12,6 +12,7 @@ from maxwhisper.tokenizer import Tokenizer
 from maxwhisper.transcript import Segment
 from maxwhisper.transcription.options import TranscriptionOptions
 from maxwhisper.transcription.segments import segments_of, split_at_timestamps
+from maxwhisper.transcription.trace import Trace
 
 
 def decode_with_fallback(
@@ -22,6 +23,7 @@ def decode_with_fallback(
     prompt: str | list[int] | None,
     options: TranscriptionOptions,
     rng: np.random.Generator,
+    trace: Trace | None = None,
 ) -> list[DecodingResult]:
     """Decode windows together, and those whose text is not acceptable again at the next temperature.
 
@@ -33,6 +35,7 @@ def decode_with_fallback(
         prompt: Text or tokens of what was said before the windows.
         options: The options, with a temperature for each attempt.
         rng: The source of random draws.
+        trace: Receives each attempt at each window.
 
     Returns:
         The last result of each window.
@@ -41,8 +44,11 @@ def decode_with_fallback(
     todo = list(range(len(mel)))
     for attempt in options.fallback_options:
         features = audio if len(todo) == len(mel) else model.embed_audio(mel[todo])
-        task = DecodingTask(model, replace(attempt, prompt=prompt), rng)
+        task = DecodingTask(model, replace(attempt, prompt=prompt), rng, trace=trace.decoding if trace else None)
         results |= zip(todo, task.run(features, [languages[i] for i in todo]))
+        if trace:
+            for i in todo:
+                trace.window(mel[i], task.prompts([languages[i]])[0].tolist(), results[i])
         todo = [i for i in todo if not is_acceptable(results[i], options)]
         if not todo:
             break
