@@ -1,4 +1,4 @@
-"""What transcription returns: words, segments and transcripts, dicts with the keys that OpenAI Whisper's have."""
+"""Words, segments and transcripts: dicts with the keys that OpenAI Whisper's have."""
 
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
@@ -50,13 +50,13 @@ def text_of(segments: Sequence[Segment], tokenizer: Tokenizer) -> str:
 
 
 def get_start(segments: Sequence[Segment]) -> float | None:
-    """Return when the first word, or else the first segment, begins; None if there are no segments."""
+    """Return the start of the first word, or else of the first segment, if there are any."""
     words = (word for segment in segments for word in segment["words"])
     return next((word["start"] for word in words), segments[0]["start"] if segments else None)
 
 
 def get_end(segments: Sequence[Segment]) -> float | None:
-    """Return when the last word, or else the last segment, ends; None if there are no segments."""
+    """Return the end of the last word, or else of the last segment, if there are any."""
     words = (word for segment in reversed(segments) for word in reversed(segment["words"]))
     return next((word["end"] for word in words), segments[-1]["end"] if segments else None)
 

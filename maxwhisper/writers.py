@@ -1,4 +1,4 @@
-"""Writers of transcripts to files: text, subtitles, tables and JSON, byte for byte as OpenAI Whisper's `utils.py` writes them."""
+"""Writers of transcripts to files, which are OpenAI Whisper's to the byte."""
 
 import io
 import json
@@ -128,7 +128,7 @@ FORMATS: dict[str, type[ResultWriter]] = {writer.extension: writer for writer in
 
 
 def get_writer(output_format: str, output_dir: str | os.PathLike[str]) -> Callable[..., None]:
-    """Return a function that writes transcripts; its arguments are those of `ResultWriter.__call__`.
+    """Return a function that writes transcripts as `ResultWriter.__call__`.
 
     Args:
         output_format: One of `FORMATS`, or "all" for a file in each.

@@ -16,13 +16,13 @@ def detect_language(model: SpeechModel, mel: np.ndarray | AudioFeatures, tokeniz
 
     Args:
         model: A multilingual model.
-        mel: Log-mel windows, float32 [n_audio, n_mels, 3000], or their audio features. A single window
-            [n_mels, 3000] gives a single token and a single dict.
+        mel: Log-mel windows, float32 [n_audio, n_mels, 3000], or their audio features. A single
+            window [n_mels, 3000] gives a single token and a single dict.
         tokenizer: The model's own by default.
 
     Returns:
-        The most probable language of each window as a token, int64 [n_audio], and for each window the
-        probability of every language by its code.
+        The most probable language of each window as a token, int64 [n_audio], and for each window
+        the probability of every language by its code.
 
     Raises:
         OptionError: The model knows only English.

@@ -11,7 +11,7 @@ from maxwhisper.errors import OptionError
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options of decoding a window, with the names, meanings and defaults of `whisper.DecodingOptions`.
+    """Options of decoding a window, as `whisper.DecodingOptions`.
 
     Raises:
         OptionError: A value, or a combination of values, can't be used.
@@ -57,7 +57,7 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class DecodingResult:
-    """The transcript of a window, with the fields of `whisper.DecodingResult` except the audio features."""
+    """The transcript of a window, as `whisper.DecodingResult` without audio features."""
 
     language: str
     language_probs: dict[str, float] | None = None
@@ -74,7 +74,8 @@ def fallback_options(temperature: float | Sequence[float], decode_options: Mappi
 
     Args:
         temperature: One temperature or several, in the order they are tried.
-        decode_options: Fields of `DecodingOptions`. Beam search applies only at temperature 0, `best_of` only above it.
+        decode_options: Fields of `DecodingOptions`. Beam search applies only at temperature 0,
+            `best_of` only above it.
 
     Raises:
         OptionError: There is no temperature, or the options can't be used.

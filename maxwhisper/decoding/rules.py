@@ -48,8 +48,8 @@ class SuppressTokens:
 class ApplyTimestampRules:
     """Force timestamps into a valid order.
 
-    They come in pairs, never decrease, and open the transcript. Text is forbidden where all timestamps
-    together are more probable than every single text token.
+    They come in pairs, never decrease, and open the transcript. Text is forbidden where all
+    timestamps together are more probable than every single text token.
     """
 
     tokenizer: Tokenizer

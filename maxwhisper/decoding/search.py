@@ -1,4 +1,4 @@
-"""Search strategies: greedy decoding, sampling and beam search, as in OpenAI Whisper's `decoding.py`."""
+"""Greedy decoding, sampling and beam search, as in OpenAI Whisper's `decoding.py`."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -59,7 +59,8 @@ class BeamSearchDecoder:
     Args:
         beam_size: The number of beams per window.
         eot: The token that ends a text.
-        rearrange: Called at each step with the beam that each new beam continues, int64 [n_audio, beam_size].
+        rearrange: Called at each step with the beam that each new beam continues,
+            int64 [n_audio, beam_size].
         patience: The search ends after `beam_size * patience` finished sequences; 1 by default.
     """
 
@@ -73,7 +74,7 @@ class BeamSearchDecoder:
         self.left: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by finished window: tokens and sums of its unfinished beams
 
     def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Extend the beams [n_audio * beam_size, n] as `GreedyDecoder.update`; finished sequences leave them."""
+        """Extend the beams [n_audio * beam_size, n] as `GreedyDecoder.update`."""
         top_tokens = top_k(logits, self.beam_size + 1)
         logprobs = np.take_along_axis(logits, top_tokens, axis=-1) - logsumexp(logits)[:, None]
         return self.follow(tokens, top_tokens, logprobs, sum_logprobs)
@@ -139,7 +140,7 @@ class BeamSearchDecoder:
                 yield float(totals[row, place]), row, sequence[-1]
 
     def finalize(self, tokens: np.ndarray, sum_logprobs: np.ndarray, sample_begin: int) -> list[list[Candidate]]:
-        """Return each window's candidates: the finished sequences, and if they are too few, the most probable beams."""
+        """Return each window's finished sequences, and if they are too few, its best beams."""
         for i, found in enumerate(self.finished):
             group, sums = self.left.get(i, (tokens[i], sum_logprobs[i]))
             for j in np.argsort(-sums, kind="stable")[: max(0, self.beam_size - len(found))]:

@@ -84,7 +84,7 @@ class DecodingTask:
         return filters
 
     def _suppressed(self, asked: str | Iterable[int]) -> list[int]:
-        """Resolve the option `suppress_tokens`; special tokens that never belong in a transcript are added."""
+        """Resolve the option `suppress_tokens`, and add special tokens that no text contains."""
         tokenizer, n_vocab = self.tokenizer, self.model.dims.n_vocab
         try:
             tokens = {int(token) for token in (asked.split(",") if isinstance(asked, str) else asked)}
@@ -102,7 +102,8 @@ class DecodingTask:
 
         Args:
             audio: The windows' audio features.
-            languages: The language of each window; by default that of the options, or else detected.
+            languages: The language of each window; by default that of the options, or else
+                detected.
         """
         options = self.options
         if options.task == "lang_id":
@@ -112,16 +113,16 @@ class DecodingTask:
             _, language_probs = detect_language(self.model, audio)
             languages = [most_probable_language(probs) for probs in language_probs]
         languages = languages or [options.language or "en"] * audio.n_audio
-        if self.trace:
+        if self.trace is not None:
             self.trace.begin(options, self.tokenizer)
         candidates, no_speech_probs = self._sample(audio, np.repeat(self.prompts(languages), self.n_group, axis=0))
         results = [self._best(*window) for window in zip(languages, candidates, no_speech_probs)]
-        if self.trace:
+        if self.trace is not None:
             self.trace.end(candidates, results)
         return results
 
     def prompts(self, languages: Sequence[str]) -> np.ndarray:
-        """Return the tokens that each window's transcript starts with, by its language, int64 [n_audio, n]."""
+        """Return the initial tokens of each window, by its language, int64 [n_audio, n]."""
         tokens = np.tile(self.initial_tokens, (len(languages), 1))
         if self.model.is_multilingual:
             tokens[:, self.sot_index + 1] = [self.tokenizer.to_language_token(language_code(language)) for language in languages]
@@ -169,12 +170,12 @@ class DecodingTask:
         logits: np.ndarray,
         sum_logprobs: np.ndarray,
     ) -> tuple[np.ndarray, bool]:
-        """Filter logits, and extend tokens as `GreedyDecoder.update`; the trace receives this step."""
-        before = (logits.copy(), sum_logprobs.copy()) if self.trace else None
+        """Filter logits, and extend tokens as `GreedyDecoder.update`."""
+        before = (logits.copy(), sum_logprobs.copy()) if self.trace is not None else None
         for logit_filter in self.logit_filters:
             logit_filter.apply(logits, tokens)
         next_tokens, completed = token_decoder.update(tokens, logits, sum_logprobs)
-        if self.trace and before:
+        if self.trace is not None and before is not None:
             unfiltered, sums = before
             sources = token_decoder.sources if isinstance(token_decoder, BeamSearchDecoder) else None
             self.trace.step(DecodingStep(tokens, unfiltered, logits, sums, next_tokens, sum_logprobs.copy(), sources))
@@ -183,12 +184,13 @@ class DecodingTask:
     def _rules(self) -> TokenRules | None:
         """Return the token rules for in-graph decoding.
 
-        None if decoding must run on the host: with sampling, custom filters, captured activations or a trace.
+        None if decoding must run on the host: with sampling, custom filters, captured activations
+        or a trace.
         """
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # SuppressBlank affects only the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
         sampled = self.options.temperature > 0 and self.options.beam_size is None
-        if self.trace or not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
+        if self.trace is not None or not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:
@@ -218,7 +220,7 @@ class DecodingTask:
 
 
 def compression_ratio(text: str) -> float:
-    """Return how many times shorter zlib makes the text: a high ratio means that it repeats itself."""
+    """Return how many times shorter zlib makes the text: repetitive text has a high ratio."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
 
@@ -235,7 +237,8 @@ def decode(
 
     Args:
         model: The model.
-        mel: A log-mel window, float32 [n_mels, 3000], or a batch of them [n_audio, n_mels, 3000], or audio features.
+        mel: A log-mel window, float32 [n_mels, 3000], or a batch of them [n_audio, n_mels, 3000],
+            or audio features.
         options: How to decode.
         rng: The source of random draws; by default, the same sequence each time.
         kwargs: Fields of `DecodingOptions`, which override those of `options`.

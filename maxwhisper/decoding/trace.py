@@ -25,7 +25,7 @@ class DecodingStep:
 
 
 class DecodingTrace(Protocol):
-    """Receives the steps of a decoding task. With one, tokens are chosen on the host, one step at a time."""
+    """Receives the steps of a decoding task, and makes it choose tokens on the host."""
 
     def begin(self, options: DecodingOptions, tokenizer: Tokenizer) -> None:
         """Receive what the task decodes with, before its first step."""

@@ -1,9 +1,9 @@
-"""Transcription of many windows at once, of one recording or of many: not OpenAI Whisper's algorithm.
+"""Transcription of many windows at once, which is not OpenAI Whisper's algorithm.
 
-OpenAI Whisper transcribes a recording window by window: where one ends decides where the next begins, and
-the text of one is the prompt of the next. Here recordings are cut beforehand, where they are quietest, into
-independent pieces, and many pieces are decoded at once, so that weights are read once for all of them. The text
-around a cut may differ.
+OpenAI Whisper transcribes a recording window by window: where one ends decides where the next
+begins, and the text of one is the prompt of the next. Here recordings are cut beforehand, where
+they are quietest, into independent pieces, and many pieces are decoded at once, so that weights are
+read once for all of them. The text around a cut may differ.
 """
 
 from collections import deque
@@ -49,24 +49,29 @@ def transcribe_batched(
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> Iterator[Transcript | AudioError]:
-    """Transcribe recordings, several windows at a time, and yield the transcripts in the recordings' order.
+    """Transcribe recordings, several windows at a time, and yield transcripts in order.
 
-    The options are those of `maxwhisper.iter_segments` that independent windows can have; `initial_prompt` is the
-    prompt of every window.
+    The options are those of `maxwhisper.iter_segments` that independent windows can have;
+    `initial_prompt` is the prompt of every window.
 
     Args:
         model: The model.
         recordings: Files, or float samples [n_samples] at 16 kHz.
         batch_size: The number of windows to decode at once.
-        temperature: Temperatures to decode at, tried in this order until the text of a window is acceptable.
-        compression_ratio_threshold: Text that zlib makes more times shorter than this is repetitive: try again.
-        logprob_threshold: Text whose tokens are on average less probable than this is improbable: try again.
-        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text is improbable.
+        temperature: Temperatures to decode at, tried in this order until the text of a window is
+            acceptable.
+        compression_ratio_threshold: Text that zlib makes more times shorter than this is
+            repetitive: try again.
+        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
+            try again.
+        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
+            is improbable.
         initial_prompt: Text to prompt every window with.
         word_timestamps: Give each segment its `words`.
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
-        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may be left out.
+        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
+            be left out.
         vad_filter: Leave out what Silero's voice activity detector takes for silence.
         vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`.
         audio_track: The index of each file's sound track; by default, FFmpeg chooses.
@@ -74,7 +79,8 @@ def transcribe_batched(
         decode_options: Fields of `maxwhisper.DecodingOptions`.
 
     Returns:
-        An iterator of transcripts, with an AudioError in place of that of a recording that can't be used.
+        An iterator of transcripts, with an AudioError in place of that of a recording that can't be
+        used.
 
     Raises:
         OptionError: An option can't be used.
@@ -143,7 +149,7 @@ class Piece:
         return self.seek * HOP_LENGTH / SAMPLE_RATE
 
     def follows(self, other: "Piece") -> bool:
-        """Tell whether it comes later in the recording; clips may come in any order, and overlap."""
+        """Tell whether it comes later in the recording; clips may overlap in any order."""
         return self.clip == other.clip or self.seek >= other.seek + other.n_frames
 
     def after(self, n_frames: int) -> "Piece":
@@ -200,7 +206,7 @@ class _BatchedTranscription:
             yield from pieces
 
     def _decode(self, batch: Sequence[Piece]) -> list[Piece]:
-        """Decode pieces together, and return what is left of those that were not decoded to their end."""
+        """Decode pieces together, and return the rests of those that did not reach their end."""
         mel = np.stack([pad_or_trim(piece.mel, N_FRAMES) for piece in batch])
         features = self.model.embed_audio(mel)
         languages, prompt = [piece.recording.language for piece in batch], self.options.initial_prompt
@@ -260,7 +266,7 @@ class _BatchedTranscription:
 
 
 def cut(mel: np.ndarray) -> list[int]:
-    """Find where to cut a log-mel spectrogram, float32 [n_mels, n_frames], into pieces of at most 30 s.
+    """Find where to cut a spectrogram, float32 [n_mels, n_frames], into pieces of at most 30 s.
 
     Each cut is the centre of the quietest 0.3 s in the last 4 s of a window.
 
@@ -279,11 +285,13 @@ def cut(mel: np.ndarray) -> list[int]:
 def keep_within(segments: Sequence[Segment], start: float, end: float) -> None:
     """Limit the times of a piece's segments and of their words, in place.
 
-    A segment that has words begins and ends with them. One that lies outside is left without a duration.
+    A segment that has words begins and ends with them. One that lies outside is left without a
+    duration.
 
     Args:
         segments: The segments, in order.
-        start: The earliest start of the first, in seconds; each other one starts after the one before has ended.
+        start: The earliest start of the first, in seconds; each other one starts after the one
+            before has ended.
         end: The latest end, in seconds.
     """
 

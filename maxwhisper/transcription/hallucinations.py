@@ -1,4 +1,4 @@
-"""Detection of hallucinated text, by improbable, too long or too short words amid silence, as in OpenAI Whisper."""
+"""Detection of hallucinated text: strange words amid silence, as in OpenAI Whisper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ def skip_hallucinations(
         last_speech_timestamp: When the last word before these segments ended, in seconds.
 
     Returns:
-        The segments to keep, and the frame to continue at. None if the window begins with silence to skip first.
+        The segments to keep, and the frame to continue at. None if the window begins with silence
+        to skip first.
     """
     first = _next_with_words(segments)
     if first is not None and is_anomalous(first):

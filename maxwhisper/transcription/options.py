@@ -15,7 +15,7 @@ from maxwhisper.transcription.silence import VadOptions
 
 @dataclass(frozen=True)
 class TranscriptionOptions:
-    """Options of transcribing recordings, with the names, meanings and defaults of `maxwhisper.iter_segments`.
+    """Options of a transcription, those of `maxwhisper.iter_segments`.
 
     Raises:
         OptionError: A value, or a combination of values, can't be used.
@@ -53,7 +53,7 @@ class TranscriptionOptions:
 
     @classmethod
     def of(cls, **options: Any) -> "TranscriptionOptions":
-        """Make options from the keywords of `maxwhisper.iter_segments`, which include the fields of `DecodingOptions`."""
+        """Make options from keywords, the fields of `DecodingOptions` among them."""
         own = {field.name for field in fields(cls)} & options.keys()
         decode_options = {name: value for name, value in options.items() if name not in own}
         return cls(**{name: options[name] for name in own}, decode_options=decode_options)

@@ -1,4 +1,4 @@
-"""Punctuation marks that are joined to words: the defaults of `prepend_punctuations` and `append_punctuations`."""
+"""Punctuation marks that are joined to words by default."""
 
 PREPEND_PUNCTUATIONS = "\"'“¿([{-"
 APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"

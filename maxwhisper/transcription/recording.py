@@ -60,7 +60,7 @@ class AudioInput:
         return pad_or_trim(self.mel[:, seek : seek + size], N_FRAMES)
 
     def to_recording_time(self, segment: Segment) -> Segment:
-        """Return a segment with times of the recording, from which silence may have been left out."""
+        """Return a segment with times of the recording before silence was left out."""
         return self.speech.restore(segment) if self.speech else segment
 
 
@@ -73,7 +73,8 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
     """Parse the option `clip_timestamps`.
 
     Args:
-        timestamps: Starts and ends in seconds, as numbers or comma-separated; the last end may be left out.
+        timestamps: Starts and ends in seconds, as numbers or comma-separated; the last end may be
+            left out.
 
     Returns:
         Pairs of start and end.
@@ -106,8 +107,8 @@ def language_of(
         asked: The language, by code or name; None to detect it.
         verbose: Unless None, print the detected language.
         n_windows: The number of windows to detect it in, at most.
-        threshold: Take the language of the first window in which it is more probable than this; if there is none,
-            the most frequent language.
+        threshold: Take the language of the first window in which it is more probable than this; if
+            there is none, the most frequent language.
 
     Raises:
         OptionError: The model does not know the language.

@@ -1,4 +1,4 @@
-"""Split a window's tokens into the segments of a transcript, by the rules of OpenAI Whisper's `transcribe.py`."""
+"""From a window's tokens to segments, by the rules of OpenAI Whisper's `transcribe.py`."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,9 @@ def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: i
         n_audio_ctx: The number of audio positions of the model.
 
     Returns:
-        The segments, and the number of frames to move on: to the last pair of timestamps, since the text after it
-        may be cut off; by the whole window if there is no pair, or if the tokens end with a single timestamp.
+        The segments, and the number of frames to move on: to the last pair of timestamps, since the
+        text after it may be cut off; by the whole window if there is no pair, or if the tokens end
+        with a single timestamp.
     """
     seconds = CHUNK_LENGTH / n_audio_ctx
     is_timestamp = [token >= timestamp_begin for token in tokens]
@@ -47,12 +48,12 @@ def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: i
 
 
 def single_timestamp_ending(tokens: list[int], timestamp_begin: int) -> bool:
-    """Tell whether the last token is a timestamp and the one before it is not: no speech follows it."""
+    """Tell whether only the last of the two last tokens is a timestamp."""
     return [token >= timestamp_begin for token in tokens[-2:]] == [False, True]
 
 
 def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: DecodingResult) -> list[Segment]:
-    """Return the segments of a window that begins at frame `seek`, as in a transcript but without `id`."""
+    """Return the segments of a window that begins at frame `seek`, without `id`."""
     offset = seek * HOP_LENGTH / SAMPLE_RATE
     return [
         {

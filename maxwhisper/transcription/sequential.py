@@ -1,4 +1,4 @@
-"""Transcription of recordings of any length, window by window, by the rules of OpenAI Whisper's `transcribe.py`."""
+"""Transcription window by window, by the rules of OpenAI Whisper's `transcribe.py`."""
 
 import inspect
 import sys
@@ -75,32 +75,40 @@ def iter_segments(
         model: The model.
         audio: A file, or float samples [n_samples] at 16 kHz.
         verbose: True prints each segment, False shows only a progress bar, None neither.
-        temperature: Temperatures to decode at, tried in this order until the text of a window is acceptable.
-        compression_ratio_threshold: Text that zlib makes more times shorter than this is repetitive: try again.
-        logprob_threshold: Text whose tokens are on average less probable than this is improbable: try again.
-        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text is improbable.
+        temperature: Temperatures to decode at, tried in this order until the text of a window is
+            acceptable.
+        compression_ratio_threshold: Text that zlib makes more times shorter than this is
+            repetitive: try again.
+        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
+            try again.
+        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
+            is improbable.
         condition_on_previous_text: Prompt each window with the text before it.
         initial_prompt: Text to prompt the first window with.
         carry_initial_prompt: Prompt every window with `initial_prompt`.
         word_timestamps: Give each segment its `words`, and move on from the last word's end.
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
-        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may be left out.
-        hallucination_silence_threshold: With words: leave out strange ones amid silence longer than this, in seconds.
+        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
+            be left out.
+        hallucination_silence_threshold: With words: leave out strange ones amid silence longer than
+            this, in seconds.
         hotwords: Words to expect in every window.
         multilingual: Detect the language of each window.
         language_detection_segments: Detect the recording's language in at most so many windows.
-        language_detection_threshold: Stop at a window whose language is more probable than this; if there is
-            none, take the most frequent language.
+        language_detection_threshold: Stop at a window whose language is more probable than this; if
+            there is none, take the most frequent language.
         vad_filter: Leave out what Silero's voice activity detector takes for silence.
-        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`, as a mapping or as an object
-            that has them, such as faster-whisper's own.
-        audio_track: The index of a file's sound track; by default, FFmpeg chooses (`maxwhisper.load_audio`).
+        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`, as a mapping or as
+            an object that has them, such as faster-whisper's own.
+        audio_track: The index of a file's sound track; by default, FFmpeg chooses
+            (`maxwhisper.load_audio`).
         rng: The source of random draws; by default, the same sequence each time.
         decode_options: Fields of `maxwhisper.DecodingOptions`.
 
     Returns:
-        An iterator of segments (`maxwhisper.transcript.Segment`), and what is known of the recording beforehand.
+        An iterator of segments (`maxwhisper.transcript.Segment`), and what is known of the
+        recording beforehand.
 
     Raises:
         AudioError: The audio can't be used.
@@ -140,7 +148,7 @@ def iter_segments_with(
     rng: np.random.Generator | None = None,
     trace: Trace | None = None,
 ) -> tuple[Iterator[Segment], TranscriptionInfo]:
-    """Transcribe a recording as `iter_segments`, with options made beforehand; the trace receives each window."""
+    """Transcribe a recording as `iter_segments`, with options made beforehand."""
     if options.word_timestamps and options.task == "translate":
         warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=3)
     audio_input = AudioInput.of(model, audio, options.clips, options.vad, options.audio_track)
@@ -189,7 +197,7 @@ def transcribe_with(
     rng: np.random.Generator | None = None,
     trace: Trace | None = None,
 ) -> Transcript:
-    """Transcribe a recording as `transcribe`, with options made beforehand; the trace receives each window."""
+    """Transcribe a recording as `transcribe`, with options made beforehand."""
     return _transcript(model, *iter_segments_with(options, model, audio, verbose=verbose, rng=rng, trace=trace))
 
 
@@ -199,7 +207,7 @@ def _transcript(model: SpeechModel, segments: Iterator[Segment], info: Transcrip
 
 
 class _Transcription:
-    """The state of a transcription: the text before the window to come, and when its last word ended."""
+    """The state of a transcription: the text before the next window, and when it ended."""
 
     def __init__(
         self,
@@ -301,7 +309,7 @@ class _Transcription:
         return language, self._tokenizer(language)
 
     def _prompt(self) -> list[int]:
-        """Return the tokens to prompt the next window with; of the previous ones, the last that fit."""
+        """Return the prompt of the next window, with as many previous tokens as fit."""
         if not self.static_prompt:
             return list(self.previous_tokens)
         n_left = max(0, self.model.dims.n_text_ctx // 2 - 1 - len(self.static_prompt))
@@ -328,7 +336,8 @@ class _Transcription:
             is_fixed: Continue there wherever the last word ends.
 
         Returns:
-            The segments to keep, and the frame to continue at. None if the window begins with silence to skip first.
+            The segments to keep, and the frame to continue at. None if the window begins with
+            silence to skip first.
         """
         eot, last_speech_timestamp = tokenizer.eot, self.last_speech_timestamp
         text = AlignmentInput(tokenizer, text_tokens(segments, eot), position.segment_size)

@@ -1,4 +1,4 @@
-"""Word timestamps: the attention of each token, warped onto the audio, as in OpenAI Whisper's `timing.py`."""
+"""Word timestamps by attention to the audio, as in OpenAI Whisper's `timing.py`."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -44,7 +44,8 @@ class AlignmentInput:
 class Alignment:
     """How the text of a window was aligned with its audio: the result of each stage.
 
-    `n` counts the tokens from the start of the prompt to the end of the text, `n_text` those of the text.
+    `n` counts the tokens from the start of the prompt to the end of the text, `n_text` those of the
+    text.
     """
 
     window: AlignmentInput
@@ -140,7 +141,7 @@ def find_alignments(
         return [[] for _ in windows]
     n_before = len(windows[0].tokenizer.sot_sequence)
     sequences = [[*w.tokenizer.sot_sequence, w.tokenizer.no_timestamps, *w.text_tokens] for w in windows]
-    n_longest = max(map(len, sequences)) + 1  # with the end of text; padding changes nothing, as no token sees later ones
+    n_longest = max(map(len, sequences)) + 1  # with eot; padding changes nothing, as no token sees later ones
     tokens = np.array([[[*tokens, *[w.tokenizer.eot] * (n_longest - len(tokens))]] for w, tokens in zip(windows, sequences)])
     logits, scores = model.decoder(audio).alignment(tokens, range(n_before, n_longest - 2), model.alignment_heads)
     alignments = list[list[WordTiming]]()
@@ -158,7 +159,7 @@ def find_alignments(
         probabilities = token_probabilities(window_logits, window.text_tokens)
         words = words_from_path(path, window, probabilities)
         alignments.append(words)
-        if trace:
+        if trace is not None:
             stages = (window_scores, weights, standard, filtered, matrix, path, window_logits, probabilities)
             trace.alignment(Alignment(window, audio.to_numpy()[i : i + 1], *stages, deepcopy(words)))
     return alignments
@@ -169,7 +170,8 @@ def attention_weights(scores: np.ndarray, n_frames: int) -> np.ndarray:
 
     Args:
         scores: float32 [n_heads, n, n_audio_ctx].
-        n_frames: The number of frames of the spectrogram that hold audio, twice that of the encoder.
+        n_frames: The number of frames of the spectrogram that hold audio, twice that of the
+            encoder.
 
     Returns:
         float32 [n_heads, n, max(1, n_frames // 2)].
@@ -178,9 +180,9 @@ def attention_weights(scores: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def standardized(weights: np.ndarray) -> np.ndarray:
-    """Standardize weights [n_heads, n, n_frames] over tokens: subtract the mean, divide by the standard deviation.
+    """Standardize weights [n_heads, n, n_frames] over tokens.
 
-    Where that deviation is 0, the result is 0.
+    Subtract the mean and divide by the standard deviation; where that is 0, the result is 0.
     """
     deviation = weights.std(axis=-2, keepdims=True)
     return np.divide(weights - weights.mean(axis=-2, keepdims=True), deviation, out=np.zeros_like(weights), where=deviation > 0)
@@ -190,7 +192,8 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
     """Apply a median filter along the last dimension, as `whisper.timing.median_filter`.
 
     Args:
-        x: Any array; reflected at its ends. One that is no longer than half the filter is returned as it is.
+        x: Any array; reflected at its ends. One that is no longer than half the filter is returned
+            as it is.
         filter_width: The number of neighbours to take the median of, odd.
 
     Raises:
@@ -217,7 +220,8 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
 def dtw(x: np.ndarray) -> np.ndarray:
     """Find the cheapest path from the first to the last element of x [n, m]: dynamic time warping.
 
-    Each step goes down, right or both. Costs are summed in float64, and ties are decided, as in `whisper.timing.dtw`.
+    Each step goes down, right or both. Costs are summed in float64, and ties are decided, as in
+    `whisper.timing.dtw`.
 
     Returns:
         The rows and columns of the path, int64 [2, n_path].
@@ -248,7 +252,7 @@ dtw_cpu = dtw_cuda = dtw
 
 
 def backtrace(trace: np.ndarray) -> np.ndarray:
-    """Follow the steps of a cheapest path from the last element of a matrix [n, m] back to the first.
+    """Follow a cheapest path from the last element of a matrix [n, m] back to the first.
 
     Args:
         trace: [n + 1, m + 1], the step that led to each element: 0 down and right, 1 down, 2 right.
@@ -302,7 +306,7 @@ def words_from_path(path: np.ndarray, window: AlignmentInput, probabilities: np.
 
 
 def merge_punctuations(alignment: list[WordTiming], prepended: str, appended: str) -> None:
-    """Join punctuation marks to the word after or before them, in place; a joined mark is left empty.
+    """Join punctuation marks to words, in place; a joined mark is left empty.
 
     Args:
         alignment: Words and marks, in order.
@@ -351,7 +355,8 @@ def add_word_timestamps(
         num_frames: The number of its frames that hold audio.
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
-        last_speech_timestamp: When the last word before these segments ended, in seconds from the recording's start.
+        last_speech_timestamp: When the last word before these segments ended, in seconds from the
+            recording's start.
         kwargs: Further arguments of `find_alignment`.
     """
     alignment = find_alignment(model, tokenizer, text_tokens(segments, tokenizer.eot), mel, num_frames, **kwargs)
@@ -373,10 +378,11 @@ def assign_words(
         alignment: The words of all segments; changed in place.
         eot: The token that ends a text.
         punctuations: Marks to join to the word after them, and to the word before them.
-        last_speech_timestamp: When the last word before these segments ended, in seconds from the recording's start.
+        last_speech_timestamp: When the last word before these segments ended, in seconds from the
+            recording's start.
         trace: Receives the assignment.
     """
-    arguments = deepcopy((segments, alignment, eot, punctuations, last_speech_timestamp)) if trace else None
+    arguments = deepcopy((segments, alignment, eot, punctuations, last_speech_timestamp)) if trace is not None else None
     durations = [timing.end - timing.start for timing in alignment if timing.end != timing.start]
     usual = min(0.7, float(np.median(durations))) if durations else 0.0
     longest = 2 * usual
@@ -397,12 +403,12 @@ def assign_words(
             _shorten_after_pause(words, last_speech_timestamp, usual, longest)
             _fit_to_segment(words, segment, usual)
             last_speech_timestamp = segment["end"]
-    if trace and arguments:
+    if trace is not None and arguments is not None:
         trace.assignment(Assignment(*arguments, deepcopy(segments)))
 
 
 def _shorten_at_sentence_ends(alignment: list[WordTiming], longest: float) -> None:
-    """Cut the pause between two sentences off the mark that ends the first and the word that begins the second."""
+    """Cut pauses between sentences off the marks and words next to them."""
     for before, timing in pairwise(alignment):
         if timing.end - timing.start > longest:
             if timing.word in _SENTENCE_ENDS:
@@ -422,7 +428,7 @@ def _shorten_after_pause(words: list[Word], last_speech_timestamp: float, usual:
 
 
 def _fit_to_segment(words: list[Word], segment: Segment, usual: float) -> None:
-    """Cut the first and last word where they reach far beyond the segment; else fit the segment to them."""
+    """Cut words that reach far beyond their segment; else fit the segment to its words."""
     first, last = words[0], words[-1]
     if segment["start"] < first["end"] and segment["start"] - 0.5 > first["start"]:
         first["start"] = max(0, min(first["end"] - usual, segment["start"]))

@@ -17,7 +17,7 @@ class Trace(TimingTrace, Protocol):
 
     @property
     def decoding(self) -> DecodingTrace | None:
-        """What receives the decoding steps of each window; None to choose tokens as without a trace."""
+        """Receives the decoding steps of each window; None to decode as without a trace."""
         ...
 
     def window(self, mel: np.ndarray, initial_tokens: list[int], result: DecodingResult) -> None:

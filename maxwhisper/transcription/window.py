@@ -1,4 +1,4 @@
-"""The rules for a window that both transcribers share, those of OpenAI Whisper's `transcribe.py`."""
+"""The rules for a window, shared by both transcribers, as in OpenAI Whisper's `transcribe.py`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def decode_with_fallback(
     rng: np.random.Generator,
     trace: Trace | None = None,
 ) -> list[DecodingResult]:
-    """Decode windows together, and those whose text is not acceptable again at the next temperature.
+    """Decode windows together, and again those whose text is not acceptable.
 
     Args:
         model: The model.
@@ -44,9 +44,9 @@ def decode_with_fallback(
     todo = list(range(len(mel)))
     for attempt in options.fallback_options:
         features = audio if len(todo) == len(mel) else model.embed_audio(mel[todo])
-        task = DecodingTask(model, replace(attempt, prompt=prompt), rng, trace=trace.decoding if trace else None)
+        task = DecodingTask(model, replace(attempt, prompt=prompt), rng, trace=trace.decoding if trace is not None else None)
         results |= zip(todo, task.run(features, [languages[i] for i in todo]))
-        if trace:
+        if trace is not None:
             for i in todo:
                 trace.window(mel[i], task.prompts([languages[i]])[0].tolist(), results[i])
         todo = [i for i in todo if not is_acceptable(results[i], options)]
@@ -78,7 +78,10 @@ def segments_from_result(
 
 
 def is_acceptable(result: DecodingResult, options: TranscriptionOptions) -> bool:
-    """Tell whether a window need not be decoded again: its text is probable and not repetitive, or it is silent."""
+    """Tell whether a window need not be decoded again.
+
+    Its text is probable and not repetitive, or the window is silent.
+    """
     logprob, ratio = options.logprob_threshold, options.compression_ratio_threshold
     improbable = logprob is not None and result.avg_logprob < logprob
     repetitive = ratio is not None and result.compression_ratio > ratio

@@ -1,4 +1,4 @@
-"""Comparison of a beam search with OpenAI Whisper's, which is given the same logits at each step."""
+"""Comparison of a beam search with OpenAI Whisper's, given the same logits at each step."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace

@@ -1,6 +1,7 @@
 """Two programs transcribe, and what they do in each window is kept.
 
-MAX tells it through `maxwhisper.transcription.trace`; OpenAI Whisper has no such interface, and is watched from outside.
+MAX tells it through `maxwhisper.transcription.trace`; OpenAI Whisper has no such interface, and is
+watched from outside.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def time_words_with_max(model: SpeechModel, samples: np.ndarray, n_windows: int,
 
 
 class StepRecorder:
-    """A `DecodingTrace` for one window at a time: keeps logits and allowed tokens of its greedy or sampled steps.
+    """A `DecodingTrace` of one window at a time, which keeps logits and allowed tokens.
 
     Beam search is compared with OpenAI Whisper's step by step instead.
     """
