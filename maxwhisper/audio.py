@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from maxwhisper.errors import AudioError, OptionError
-from maxwhisper.utils import n_cores
+from maxwhisper.system import n_cores
 
 SAMPLE_RATE = 16_000
 N_FFT = 400

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 from max.engine import InferenceSession
 
-from maxwhisper.audio import Audio, check_track
+from maxwhisper.audio import Audio
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.console import INTERRUPTED, console, say
-from maxwhisper.decoding import DecodingOptions
 from maxwhisper.engine.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.engine.devices import absent_gpu, find_device, set_num_threads
 from maxwhisper.engine.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.subtitles import Layout
-from maxwhisper.transcription.batched import transcribe_batched
-from maxwhisper.transcription.recording import clips_of
-from maxwhisper.transcription.segments import segment_line
-from maxwhisper.transcription.sequential import options_for_each, transcribe
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
-from maxwhisper.utils import FORMATS, Transcript, get_writer, optional_float, optional_int, str2bool
+from maxwhisper.transcript import Transcript, segment_line
+from maxwhisper.transcription.batched import transcribe_batched_with
+from maxwhisper.transcription.options import TranscriptionOptions
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
+from maxwhisper.transcription.sequential import transcribe_with
+from maxwhisper.utils import optional_float, optional_int, str2bool
 from maxwhisper.whisper import Whisper, load_model
+from maxwhisper.writers import FORMATS, get_writer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,12 +82,15 @@ def _transcribe(
     temperature_increment_on_fallback: float | None,
     language: str | None,
     batch_size: int | None,
-    **options: Any,
+    verbose: bool,
+    **arguments: Any,
 ) -> int:
     names = ["stdin" if path == "-" else path for path in audio]
     _check_outputs(names, output_dir)
-    layout = {field.name: options.pop(field.name) for field in dataclasses.fields(Layout)}
-    _check_layout(layout, options["word_timestamps"])
+    layout = {field.name: arguments.pop(field.name) for field in dataclasses.fields(Layout)}
+    _check_layout(layout, arguments["word_timestamps"])
+    if batch_size:
+        _check_batch(arguments)
     if model.endswith(".en") and language not in (None, "en", "English"):
         _warn(f"{model} knows only English; taking the audio as English, not {language}")
         language = "en"
@@ -98,21 +101,14 @@ def _transcribe(
         if not 0 <= temperature < np.inf:
             raise OptionError(f"--temperature {temperature} is not 0 or more")
         temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
-
-    decode_options = {field.name for field in dataclasses.fields(DecodingOptions)}
-    options_for_each(temperatures, {name: value for name, value in options.items() if name in decode_options})  # before any work
-    clips_of(options["clip_timestamps"])
-    check_track(options["audio_track"])
-    if batch_size:
-        for name in _IN_ORDER:
-            asked = options.pop(name)
-            if asked is not None and asked is not False:
-                raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
+    options = TranscriptionOptions.of(**arguments, temperature=temperatures, language=language)
     if threads:
         set_num_threads(threads)
     whisper = load_model(model, device, model_dir, compute_type=compute_type)
-    options |= {"temperature": temperatures, "language": language}
-    results = _batched(whisper, audio, batch_size, **options) if batch_size else _one_by_one(whisper, audio, **options)
+    if batch_size:
+        results = _batched(whisper, audio, options, verbose, batch_size)
+    else:
+        results = _one_by_one(whisper, audio, options, verbose)
     writer, failed = get_writer(output_format, output_dir), 0
     for name, result in zip(names, results):
         try:
@@ -125,22 +121,18 @@ def _transcribe(
     return 1 if failed else 0
 
 
-def _one_by_one(model: Whisper, audio: list[str], **options: Any) -> Iterator[Transcript | Exception]:
+def _one_by_one(model: Whisper, audio: list[str], options: TranscriptionOptions, verbose: bool) -> Iterator[Transcript | Exception]:
     for path in audio:
         try:
-            yield transcribe(model, _opened(path), **options)
+            yield transcribe_with(options, model, _opened(path), verbose=verbose)
         except Exception as error:
             yield error
 
 
-# What is there only where windows are decoded one after the other.
-_IN_ORDER = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_silence_threshold")
-
-
-def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, **options: Any) -> Iterator[Transcript | Exception]:
-    for name in ("condition_on_previous_text", "language_detection_segments"):
-        del options[name]
-    kept = cache(_opened)  # standard input can be read but once
+def _batched(
+    model: Whisper, audio: list[str], options: TranscriptionOptions, verbose: bool, batch_size: int
+) -> Iterator[Transcript | Exception]:
+    kept = cache(_opened)  # standard input can be read only once
 
     def opened(path: str) -> Audio:
         file = kept(path)
@@ -148,7 +140,7 @@ def _batched(model: Whisper, audio: list[str], batch_size: int, verbose: bool, *
             file.seek(0)
         return file
 
-    for result in _each(audio, lambda paths: transcribe_batched(model, map(opened, paths), batch_size, **options)):
+    for result in _each(audio, lambda paths: transcribe_batched_with(options, model, map(opened, paths), batch_size)):
         if verbose and not isinstance(result, Exception):
             for segment in result["segments"]:
                 say(segment_line(segment))
@@ -184,6 +176,17 @@ def _opened(path: str) -> Audio:
         raise AudioError(f"standard input can't be read ({reason}); pipe a recording to it, or name a file") from error
     file.name = "standard input"
     return file
+
+
+# Options that need windows to be decoded one after the other.
+_SEQUENTIAL_ONLY = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_silence_threshold")
+
+
+def _check_batch(arguments: dict[str, Any]) -> None:
+    """Raise OptionError for options that a batch of independent windows can't have."""
+    for name in _SEQUENTIAL_ONLY:
+        if arguments[name] is not None and arguments[name] is not False:
+            raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
 
 
 def _check_layout(layout: dict[str, Any], word_timestamps: bool) -> None:

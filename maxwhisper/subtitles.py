@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Word = dict[str, Any]
+from maxwhisper.transcript import Segment, Word
+
 _LONG_PAUSE = 3.0  # seconds; what follows stands in a subtitle of its own
 
 
@@ -23,7 +23,7 @@ class Layout:
     max_words_per_line: int | None = None
 
 
-def subtitles(segments: Sequence[dict[str, Any]], layout: Layout) -> Iterator[tuple[float, float, str]]:
+def subtitles(segments: Sequence[Segment], layout: Layout) -> Iterator[tuple[float, float, str]]:
     """Start and end in seconds, and text."""
     if not all("words" in segment for segment in segments):
         for segment in segments:
@@ -36,7 +36,7 @@ def subtitles(segments: Sequence[dict[str, Any]], layout: Layout) -> Iterator[tu
             yield words[0]["start"], words[-1]["end"], "".join(word["word"] for word in words)
 
 
-def _in_lines(segments: Sequence[dict[str, Any]], layout: Layout) -> Iterator[list[Word]]:
+def _in_lines(segments: Sequence[Segment], layout: Layout) -> Iterator[list[Word]]:
     """The words of each subtitle, with line breaks."""
     ends_with_segments = layout.max_line_count is None or layout.max_line_width is None
     width, n_most = layout.max_line_width or 1000, layout.max_words_per_line or 1000

@@ -22,8 +22,8 @@ from maxwhisper.engine.quantization import as_stored
 from maxwhisper.engine.runtime import Runtime
 from maxwhisper.errors import OptionError
 from maxwhisper.tokenizer import Tokenizer
+from maxwhisper.transcript import Transcript
 from maxwhisper.transcription.sequential import transcribe
-from maxwhisper.utils import Transcript
 
 
 class Whisper:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conftest import Trio
 from maxwhisper import DecodingResult, Whisper, decode, log_mel_spectrogram, pad_or_trim, transcribe
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.search import BeamSearchDecoder, top
+from maxwhisper.decoding.search import BeamSearchDecoder, top_k
 from reference.clips import english_speech, packaged_clips
 from reference.parity.transcripts import CLOSE_FIELDS, EQUAL_FIELDS
 from tests.test_next_token import SUM_ERROR
@@ -74,7 +74,7 @@ def test_it_follows_what_openais_does(n_audio: int, beam_size: int, patience: fl
 def test_none_is_taken_twice_though_all_others_are_forbidden() -> None:
     logits = np.full((2, 9), -np.inf, np.float32)
     logits[0, 5], logits[1, [2, 0]] = 1, [3, 4]
-    assert top(logits, 4).tolist() == [[5, 0, 1, 2], [0, 2, 1, 3]]
+    assert top_k(logits, 4).tolist() == [[5, 0, 1, 2], [0, 2, 1, 3]]
 
 
 def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_other_languages(base: Trio, name: str) -> None:
 def test_several_windows(tiny_en: Trio) -> None:
     samples = english_speech()
     options: dict[str, Any] = {"beam_size": 5, "temperature": 0.0, "language": "en"}
-    ours = transcribe(tiny_en.model, samples, **options)
+    ours: Any = transcribe(tiny_en.model, samples, **options)
     theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, **options)
     for a, b in zip(ours["segments"], theirs["segments"], strict=True):
         assert {name: a[name] for name in EQUAL_FIELDS} == {name: b[name] for name in EQUAL_FIELDS}

@@ -1,5 +1,6 @@
 """The command line: what it writes, what it prints, and how it fails."""
 
+import dataclasses
 import io
 import json
 import os
@@ -22,9 +23,10 @@ from maxwhisper import AudioError, AudioWarning, Whisper, cli, load_audio, trans
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.console import Outlet, say
 from maxwhisper.engine import compiled
-from maxwhisper.transcription.recording import Heard
-from maxwhisper.transcription.timing import PREPEND_PUNCTUATIONS
-from maxwhisper.utils import FORMATS, WriteTXT
+from maxwhisper.transcription.options import TranscriptionOptions
+from maxwhisper.transcription.punctuation import PREPEND_PUNCTUATIONS
+from maxwhisper.transcription.recording import AudioInput
+from maxwhisper.writers import FORMATS, WriteTXT
 from reference.clips import packaged_clips
 from tests.checkpoint_writers import random_checkpoint, write_openai
 from tests.test_audio import write_audio
@@ -80,11 +82,12 @@ def test_one_format(output_format: str, tmp_path: Path, capsys: pytest.CaptureFi
 def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict = {}
 
-    def spy(model: object, audio: str, **options: object) -> dict:
-        seen.update(options, audio=audio)
+    def spy(options: TranscriptionOptions, model: object, audio: str, **others: object) -> dict:
+        own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        seen.update(**own.pop("decode_options"), **own, **others, audio=audio)
         return {"text": "", "segments": [], "language": "en"}
 
-    monkeypatch.setattr("maxwhisper.cli.transcribe", spy)
+    monkeypatch.setattr("maxwhisper.cli.transcribe_with", spy)
     monkeypatch.setattr("maxwhisper.cli.set_num_threads", lambda n: seen.update(threads=n))
     arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
         --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
@@ -121,7 +124,9 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         "hallucination_silence_threshold": 2.0,
         "vad_filter": True,
         "multilingual": True,
+        "vad_parameters": None,
         "language_detection_segments": 3,
+        "language_detection_threshold": 0.5,
         "audio_track": 1,
     }
     assert run("talk.mp3", "-o", str(tmp_path), "--temperature_increment_on_fallback", "None") == 0
@@ -146,14 +151,14 @@ FILES = [BECKETT, COUNTING, str(packaged_clips()["en/hello_world"].path)]
 def test_any_exception_is_that_of_a_file(
     error: Exception, how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear = Heard.of
+    hear = AudioInput.of
 
-    def fail(model: Whisper, audio: str, *others: object) -> Heard:
+    def fail(model: Whisper, audio: str, *others: object) -> AudioInput:
         if audio == COUNTING:
             raise error
         return hear(model, audio, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Heard, "of", fail)
+    monkeypatch.setattr(AudioInput, "of", fail)
     assert run(*FILES, *how, "-o", str(tmp_path), "-f", "txt") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"beckett.txt", "hello_world.txt"}
     lines = str(error).splitlines() or [""]
@@ -185,12 +190,12 @@ def test_what_fails_for_many_windows_is_done_for_one(
 def test_what_is_done_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
-    def transcribe_batched(model: object, recordings: Iterable[str], *_: object, **__: object) -> Iterator[dict]:
+    def transcribe_batched(options: object, model: object, recordings: Iterable[str], *_: object) -> Iterator[dict]:
         for _recording in recordings:
             yield {"text": "", "segments": [], "language": "en"}
             written.append(len(list(tmp_path.iterdir())))
 
-    monkeypatch.setattr("maxwhisper.cli.transcribe_batched", transcribe_batched)
+    monkeypatch.setattr("maxwhisper.cli.transcribe_batched_with", transcribe_batched)
     assert run(*FILES, "--batch_size", "2", "-o", str(tmp_path), "-f", "txt") == 0
     assert written == [1, 2]  # nobody asks for what is behind the last
 
@@ -218,12 +223,12 @@ def test_an_exception_before_any_file_is_a_line(
 
 
 def test_warnings_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def warned(model: object, audio: str, **options: object) -> dict:
+    def warned(options: object, model: object, audio: str, **others: object) -> dict:
         warnings.warn(f"{Path(audio).stem} is strange", AudioWarning, stacklevel=2)
         warnings.warn("something else", UserWarning, stacklevel=2)
         return {"text": "", "segments": [], "language": "en"}
 
-    monkeypatch.setattr("maxwhisper.cli.transcribe", warned)
+    monkeypatch.setattr("maxwhisper.cli.transcribe_with", warned)
     with pytest.warns(UserWarning, match="something else"):  # as elsewhere
         assert run(*FILES[:2], "-o", str(tmp_path)) == 0
     printed = capsys.readouterr().err

@@ -14,7 +14,7 @@ from conftest import Trio
 from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressTokens
-from maxwhisper.search import logsumexp, sample, softmax
+from maxwhisper.decoding.search import logsumexp, sample, softmax
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 from tests.torch_model import TorchModel, random_model

@@ -16,10 +16,10 @@ from conftest import Trio
 from maxwhisper import decode, log_mel_spectrogram
 from maxwhisper.audio import N_FRAMES, pad_or_trim
 from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
+from maxwhisper.decoding.search import GreedyDecoder, logsumexp, top_k
 from maxwhisper.engine.compiled import HOST, compiling_for, cpu_level
 from maxwhisper.engine.ops import cpu as cpu_ops
 from maxwhisper.engine.ops import kernels, portable
-from maxwhisper.search import GreedyDecoder, logsumexp, top
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 
@@ -127,7 +127,7 @@ def test_it_finds_the_likeliest_that_filters_allow(likeliest: Any, said: list[li
     if timestamps:
         ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(logits, tokens)
     allowed = np.isfinite(logits).any(axis=1)  # after the last timestamp of all there may be none left
-    expected = top(logits, len(said) + 1)
+    expected = top_k(logits, len(said) + 1)
     expected_logprobs = np.take_along_axis(logits, expected, axis=-1) - logsumexp(logits)[:, None]
     assert found[allowed].tolist() == expected[allowed].tolist()
     assert np.allclose(logprobs[allowed], expected_logprobs[allowed], rtol=0, atol=SUM_ERROR)

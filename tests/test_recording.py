@@ -1,5 +1,6 @@
 """What is transcribed of a recording, in which language, and as it is asked for."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from conftest import Trio
 from maxwhisper import OptionError, iter_segments, transcribe
 from maxwhisper.audio import SAMPLE_RATE
+from maxwhisper.cli import main
 from maxwhisper.tokenizer import get_tokenizer
-from maxwhisper.transcription.recording import Heard, clips_of, language_of
+from maxwhisper.transcription.recording import AudioInput, clips_of, language_of
 from reference.clips import packaged_clips
-from reference.parity.transcripts import transcribe_with_max
+from reference.parity.observe import transcribe_with_max
 
 LONG = np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"] * 4)
 
@@ -106,7 +108,7 @@ def test_each_window_has_its_language(base: Trio) -> None:
 
 
 def test_the_language_is_looked_for_in_several_windows(base: Trio) -> None:
-    heard = Heard.of(base.model, in_windows(clip_in("fr"), clip_in("es"), clip_in("es")), [(0, np.inf)], None)
+    heard = AudioInput.of(base.model, in_windows(clip_in("fr"), clip_in("es"), clip_in("es")), [(0, np.inf)], None)
     certain, probability = language_of(base.model, heard, None, n_windows=3)
     assert certain == "fr" and probability > 0.5
     assert language_of(base.model, heard, None, n_windows=3, threshold=1.0)[0] == "es"  # none is certain: most windows decide
@@ -132,3 +134,9 @@ def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: 
 def test_times_of_translated_words_are_doubted(tiny_en: Trio) -> None:
     with pytest.warns(UserWarning, match="where speech is translated"):
         iter_segments(tiny_en.model, LONG[:SAMPLE_RATE], task="translate", word_timestamps=True)
+
+
+def test_the_command_line_names_them_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (("--hallucination_silence_threshold", "-1"), ("--clip_timestamps", "2,1"), ("--audio_track", "-1")):
+        assert main(["transcribe", "missing.wav", "--model", "missing", option, value, "-o", str(tmp_path)]) == 1
+        assert f"{option[2:]} " in capsys.readouterr().err

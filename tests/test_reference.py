@@ -18,15 +18,8 @@ from reference.models.openai import in_float64, reordered
 from reference.numerics import definitions as define
 from reference.ops import TABLE
 from reference.ops.float64_error import apart, may_lose
-from reference.parity.transcripts import (
-    TokenDifference,
-    Transcription,
-    Window,
-    compare,
-    differences,
-    transcribe_with_max,
-    transcribe_with_openai,
-)
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import TokenDifference, Transcription, Window, compare, differences
 
 # Where errors are drawn for all parts, as `reference.ops.float64_error` does, none of these features and logits moves by more than
 # 1.1e-12; eight times that for each side.

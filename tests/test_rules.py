@@ -1,5 +1,6 @@
 """The rules of decoding and transcribing, judged quickly: both programs by PyTorch, on a small model that sees something else each time."""
 
+import dataclasses
 import importlib
 import inspect
 from typing import Any
@@ -9,9 +10,20 @@ import pytest
 import torch
 import whisper
 
-from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, transcribe
+from maxwhisper import (
+    DecodingOptions,
+    DecodingResult,
+    OptionError,
+    decode,
+    detect_language,
+    iter_segments,
+    log_mel_spectrogram,
+    transcribe,
+    transcribe_batched,
+)
 from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE
-from maxwhisper.transcription.sequential import options_for_each
+from maxwhisper.decoding.options import fallback_options
+from maxwhisper.transcription.options import TranscriptionOptions
 from tests.test_decoding import Draws, assert_same
 from tests.torch_model import TorchModel, random_model
 
@@ -133,10 +145,30 @@ def test_defaults_are_openais() -> None:
     assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
 
 
+@pytest.mark.parametrize("function", [iter_segments, transcribe_batched])
+def test_options_have_the_defaults_of_the_functions(function: Any) -> None:
+    parameters = inspect.signature(function).parameters
+    own = {field.name: getattr(TranscriptionOptions(), field.name) for field in dataclasses.fields(TranscriptionOptions)}
+    assert own.keys() - parameters.keys() <= set(SEQUENTIAL_ONLY if function is transcribe_batched else ())
+    assert parameters.keys() - own.keys() <= {"model", "audio", "recordings", "batch_size", "verbose", "rng"}
+    shared = own.keys() & parameters.keys() - {"decode_options"}
+    assert {name: own[name] for name in shared} == {name: parameters[name].default for name in shared}
+
+
+SEQUENTIAL_ONLY = (
+    "condition_on_previous_text",
+    "carry_initial_prompt",
+    "hallucination_silence_threshold",
+    "hotwords",
+    "multilingual",
+    "language_detection_segments",
+    "language_detection_threshold",
+)
+
 SEVERAL_WINDOWS = np.concatenate([scale * SPEECHLESS for scale in (1, 3, 9)])
 
 
-def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[Any, Any]:
     judge = MODELS[multilingual]
     options = {"sample_len": 16, "temperature": 0.0, **options}
     return transcribe(TorchModel(judge), samples, **options), whisper.transcribe(judge, samples, fp16=False, **options)
@@ -209,10 +241,10 @@ def test_an_english_model_knows_english_alone() -> None:
 
 def test_each_temperature_has_its_options() -> None:
     with pytest.raises(OptionError, match=r"^no temperature is given to decode at; give one or several$"):
-        options_for_each([], {})
+        fallback_options([], {})
     for temperatures in ((0, 1), ["0.0", 1.0]):
         asked = {"best_of": 5, "beam_size": 3, "patience": 2.0, "language": "de"}
-        assert options_for_each(temperatures, asked) == [  # type: ignore[arg-type]
+        assert fallback_options(temperatures, asked) == [  # type: ignore[arg-type]
             DecodingOptions(language="de", temperature=0.0, beam_size=3, patience=2.0),
             DecodingOptions(language="de", temperature=1.0, best_of=5),
         ]

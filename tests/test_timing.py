@@ -21,22 +21,22 @@ from maxwhisper.audio import N_FRAMES, SAMPLE_RATE, TOKENS_PER_SECOND
 from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
 from maxwhisper.tokenizer import get_tokenizer
 from maxwhisper.transcription.hallucinations import is_anomalous
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.timing import (
-    APPEND_PUNCTUATIONS,
-    PREPEND_PUNCTUATIONS,
-    Spoken,
+    AlignmentInput,
     WordTiming,
+    assign_words,
     dtw,
     find_alignment,
     find_alignments,
     median_filter,
     merge_punctuations,
-    place_words,
     standardized,
 )
 from reference.clips import Clip, all_clips, packaged_clips
-from reference.parity.transcripts import compare, transcribe_with_max, transcribe_with_openai
-from reference.parity.words import placed_by_openai
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import compare
+from reference.parity.words import assigned_by_openai
 
 upstream: Any = importlib.import_module("whisper.timing")
 
@@ -120,7 +120,7 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
     alignment = timings(texts, rng)
     cuts = [0, *np.sort(rng.integers(0, len(texts) + 1, n_segments - 1)).tolist(), len(texts)]
     edges = np.sort(rng.integers(0, 400, n_segments + 1)) / TOKENS_PER_SECOND + 10
-    segments = [
+    segments: list[Any] = [
         {
             "seek": 1000,
             "start": float(edges[i]),
@@ -129,8 +129,8 @@ def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segmen
         }
         for i, (a, b) in enumerate(pairwise(cuts))
     ]
-    expected = placed_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
-    place_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
+    expected = assigned_by_openai(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
+    assign_words(segments, alignment, eot, (PREPEND_PUNCTUATIONS, APPEND_PUNCTUATIONS), last)
     assert segments == expected
 
 
@@ -189,8 +189,8 @@ def test_windows_at_once_are_aligned_as_each_alone(tiny_en: Trio) -> None:
     tokenizer = get_tokenizer(False)
     clips = [packaged_clips()[name] for name in ("beckett", "en/counting", "en/hello_world")]
     windows, tokens, _, n_frames = zip(*(text_tokens(tiny_en, clip) for clip in clips))
-    spoken = [Spoken(tokenizer, *some) for some in zip(tokens, n_frames)]
-    spoken[1] = Spoken(tokenizer, [], n_frames[1])
+    spoken = [AlignmentInput(tokenizer, *some) for some in zip(tokens, n_frames)]
+    spoken[1] = AlignmentInput(tokenizer, [], n_frames[1])
     together = find_alignments(tiny_en.model, spoken, tiny_en.model.embed_audio(np.stack(windows)))
     for window, some, found in zip(windows, spoken, together):
         alone = find_alignment(tiny_en.model, tokenizer, some.text_tokens, window, some.n_frames)
@@ -269,7 +269,7 @@ def test_several_windows_amid_silence(model: str, options: dict[str, Any], trio:
     assert compared(trio(model), np.concatenate([noise, *parts, noise, *parts]), **options) == []
 
 
-def words(n: int, probability: float, seconds: float) -> dict[str, Any]:
+def words(n: int, probability: float, seconds: float) -> Any:
     return {"words": [{"word": f" w{i}", "start": i * seconds, "end": (i + 1) * seconds, "probability": probability} for i in range(n)]}
 
 
@@ -284,5 +284,5 @@ def words(n: int, probability: float, seconds: float) -> dict[str, Any]:
         ({"words": [{"word": ".", "start": 0.0, "end": 1.0, "probability": 1.0}]}, True),
     ],
 )
-def test_strange_words_are_doubted(segment: dict[str, Any], expected: bool) -> None:
+def test_strange_words_are_doubted(segment: Any, expected: bool) -> None:
     assert is_anomalous(segment) is expected

@@ -15,7 +15,8 @@ from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.transcription.segments import split_at_timestamps
 from reference.clips import all_clips, packaged_clips
 from reference.golden.transcripts import TranscriptCase, recall, transcript_cases
-from reference.parity.transcripts import Comparison, compare, differences, n_steps, transcribe_with_max, transcribe_with_openai
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import Comparison, compare, differences, n_steps
 from tests.test_audio import chirp, write_audio
 from tests.test_decoding import Draws
 from tests.torch_model import TorchModel, random_model

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maxwhisper import OptionError, OutputError, utils
-from maxwhisper.utils import FORMATS, compression_ratio, format_timestamp, get_writer
+from maxwhisper.utils import compression_ratio, format_timestamp, get_writer
+from maxwhisper.writers import FORMATS
 
 RESULT = {
     "text": " One --> two.\tThree.",
@@ -87,7 +88,8 @@ def test_a_segment_without_text_does_not_hide_the_others() -> None:
     """It has `words`, though none is timed; upstream then looks for everyone's."""
     segments = [{"start": 0.0, "end": 0.0, "text": "", "words": []}, {"start": 0.0, "end": 1.0, "text": " One."}]
     file = io.StringIO()
-    utils.WriteVTT("").write_result({"segments": segments}, file)
+    result: Any = {"segments": segments}
+    utils.WriteVTT("").write_result(result, file)
     assert "One." in file.getvalue()
 
 

@@ -64,7 +64,7 @@ def test_no_speech_is_lost_and_none_is_there_twice(probabilities: list[float], p
 
 
 def test_times_are_those_of_the_recording() -> None:
-    speech = Speech([(SAMPLE_RATE, 3 * SAMPLE_RATE), (10 * SAMPLE_RATE, 11 * SAMPLE_RATE)])
+    speech: Any = Speech([(SAMPLE_RATE, 3 * SAMPLE_RATE), (10 * SAMPLE_RATE, 11 * SAMPLE_RATE)])
     assert len(speech.joined(np.zeros(20 * SAMPLE_RATE, np.float32))) == 3 * SAMPLE_RATE
     whole = {"start": 0.5, "end": 2.0, "text": " One"}
     assert speech.restore(whole) == {"start": 1.5, "end": 3.0, "text": " One"}
@@ -76,7 +76,8 @@ def test_times_are_those_of_the_recording() -> None:
     beyond = speech.restore({"words": [{"word": " so", "start": 1.9, "end": 2.2}]})
     assert (beyond["start"], beyond["end"]) == (10.0, 10.2)  # most of it lies in the second part
     assert speech.restore({"start": 2.0, "end": 2.0}) == {"start": 10.0, "end": 10.0}
-    assert Speech([(0, 8960), (168960, 328960)]).restore({"start": 0.5599999999999999, "end": 1.56})["start"] == 10.56
+    other: Any = Speech([(0, 8960), (168960, 328960)])
+    assert other.restore({"start": 0.5599999999999999, "end": 1.56})["start"] == 10.56
     assert speech.within([(2 * SAMPLE_RATE, 10 * SAMPLE_RATE + 5)]).parts == [
         (2 * SAMPLE_RATE, 3 * SAMPLE_RATE),
         (10 * SAMPLE_RATE, 10 * SAMPLE_RATE + 5),

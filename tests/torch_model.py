@@ -100,3 +100,8 @@ class TorchDecoder:
         wanted = range(new.shape[1]) if rows is None else rows
         logits: np.ndarray = found[:, list(wanted)].numpy()
         return logits.reshape(-1, self.n_group, *logits.shape[1:])
+
+    def rearrange(self, sources: np.ndarray) -> None:
+        """Let each sequence continue another one of its group; sources int [n_audio, n_group]."""
+        rows = (np.arange(len(sources))[:, None] * self.n_group + sources).ravel().tolist()
+        self.cache = {module: kept[rows] for module, kept in self.cache.items()}

@@ -11,7 +11,7 @@ from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
 from maxwhisper.checkpoint.files import read_file, weights_file
 from maxwhisper.errors import CheckpointError
-from maxwhisper.utils import user_cache
+from maxwhisper.system import user_cache
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from maxwhisper.engine.graphs import build_module
 from maxwhisper.engine.ops import Backend, backend_for, kernels
 from maxwhisper.engine.ops import cpu as cpu_backend
 from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWarning
-from maxwhisper.utils import user_cache
+from maxwhisper.system import user_cache
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some

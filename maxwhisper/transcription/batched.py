@@ -1,79 +1,32 @@
-"""Many windows at once, of one recording or of many: not OpenAI Whisper's algorithm.
+"""Transcription of many windows at once, which is not OpenAI Whisper's algorithm.
 
-OpenAI's goes through a recording window by window, for where one ends says where the next begins, and what was said in one is the prompt
-of the next. Here recordings are cut beforehand, where they are quietest, into pieces that know nothing of each other, and many pieces are
-decoded at once, so that weights are read once for all. A sentence that is cut in two may read otherwise.
+OpenAI Whisper transcribes a recording window by window: where one ends decides where the next
+begins, and the text of one is the prompt of the next. Here recordings are cut beforehand, where
+they are quietest, into independent pieces, and many pieces are decoded at once, so that weights are
+read once for all of them. The text around a cut may differ.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise, zip_longest
 from typing import Any
 
 import numpy as np
 
-from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, check_track, pad_or_trim
-from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask
-from maxwhisper.engine.decoder import AudioFeatures
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, Audio, pad_or_trim
 from maxwhisper.errors import AudioError, OptionError
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
-from maxwhisper.transcription.recording import Clip, Heard, clips_of, language_of
-from maxwhisper.transcription.segments import Segment, Thresholds, segments_of, split_at_timestamps, text_tokens
-from maxwhisper.transcription.sequential import options_for_each, text_of
-from maxwhisper.transcription.silence import VadOptions
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, Spoken, WordTiming, find_alignments, place_words
-from maxwhisper.utils import Transcript, get_end
+from maxwhisper.transcript import Segment, Transcript, get_end, text_of, text_tokens
+from maxwhisper.transcription.options import TranscriptionOptions
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
+from maxwhisper.transcription.recording import AudioInput, language_of
+from maxwhisper.transcription.timing import AlignmentInput, WordTiming, assign_words, find_alignments
+from maxwhisper.transcription.window import decode_with_fallback, segments_from_result
 
-EARLIEST_CUT = N_FRAMES * 13 // 15  # late, for a piece costs the encoder as much as a whole window
+EARLIEST_CUT = N_FRAMES * 13 // 15  # late, because a short piece costs the encoder as much as a whole window
 PAUSE = 30  # frames, as long as a pause between words
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some frames of a recording, log-mel [n_mels, n_frames], of at most 30 s; clip: in which of the parts that are asked for."""
-
-    recording: int
-    clip: int
-    seek: int
-    mel: np.ndarray
-    language: str
-
-    @property
-    def start(self) -> float:
-        """When it begins, in seconds."""
-        return self.seek * HOP_LENGTH / SAMPLE_RATE
-
-    def follows(self, other: "Piece") -> bool:
-        """Whether it is of what comes later in the recording; clips may come in any order, and overlap."""
-        return self.clip == other.clip or self.seek >= other.seek + other.mel.shape[1]
-
-    def after(self, n_frames: int) -> "Piece":
-        """What is left behind so many frames."""
-        return replace(self, seek=self.seek + n_frames, mel=self.mel[:, n_frames:])
-
-
-@dataclass
-class Recording:
-    """A recording under way: how many pieces are still to be decoded, and what was found in the others."""
-
-    heard: Heard
-    language: str
-    n_left: int
-    found: list[tuple[Piece, list[Segment], list[WordTiming]]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What is the same for all recordings."""
-
-    attempts: Sequence[DecodingOptions]
-    thresholds: Thresholds
-    punctuations: tuple[str, str] | None  # to prepend, and to append, where words are timed
-    clips: Sequence[Clip]
-    vad: VadOptions | None
-    audio_track: int | None
-    rng: np.random.Generator
 
 
 def transcribe_batched(
@@ -96,86 +49,229 @@ def transcribe_batched(
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> Iterator[Transcript | AudioError]:
-    """Transcribe files, or float samples [n_samples] at 16 kHz, `batch_size` windows at a time, and yield results in their order.
+    """Transcribe recordings, several windows at a time, and yield transcripts in order.
 
-    Arguments and results are those of `transcribe`, but for what pieces that know nothing of each other can't have: every one has the same
-    prompt, `initial_prompt`. Where a recording can't be used there is an AudioError in place of its transcript; the others are done.
+    The options are those of `maxwhisper.iter_segments` that independent windows can have;
+    `initial_prompt` is the prompt of every window.
 
-    Raises OptionError for options that can't be used.
+    Args:
+        model: The model.
+        recordings: Files, or float samples [n_samples] at 16 kHz.
+        batch_size: The number of windows to decode at once.
+        temperature: Temperatures to decode at, tried in this order until the text of a window is
+            acceptable.
+        compression_ratio_threshold: Text that zlib makes more times shorter than this is
+            repetitive: try again.
+        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
+            try again.
+        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
+            is improbable.
+        initial_prompt: Text to prompt every window with.
+        word_timestamps: Give each segment its `words`.
+        prepend_punctuations: Marks to join to the word after them.
+        append_punctuations: Marks to join to the word before them.
+        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
+            be left out.
+        vad_filter: Leave out what Silero's voice activity detector takes for silence.
+        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`.
+        audio_track: The index of each file's sound track; by default, FFmpeg chooses.
+        rng: The source of random draws; by default, the same sequence each time.
+        decode_options: Fields of `maxwhisper.DecodingOptions`.
+
+    Returns:
+        An iterator of transcripts, with an AudioError in place of that of a recording that can't be
+        used.
+
+    Raises:
+        OptionError: An option can't be used.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size {batch_size} is less than 1")
-    check_track(audio_track)
-    settings = _Settings(
-        attempts=options_for_each(temperature, {**decode_options, "prompt": initial_prompt}),
-        thresholds=Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold),
-        punctuations=(prepend_punctuations, append_punctuations) if word_timestamps else None,
-        clips=clips_of(clip_timestamps),
-        vad=VadOptions.of(vad_parameters) if vad_filter else None,
+    options = TranscriptionOptions(
+        temperature=temperature,
+        compression_ratio_threshold=compression_ratio_threshold,
+        logprob_threshold=logprob_threshold,
+        no_speech_threshold=no_speech_threshold,
+        initial_prompt=initial_prompt,
+        word_timestamps=word_timestamps,
+        prepend_punctuations=prepend_punctuations,
+        append_punctuations=append_punctuations,
+        clip_timestamps=clip_timestamps,
+        vad_filter=vad_filter,
+        vad_parameters=vad_parameters,
         audio_track=audio_track,
-        rng=rng or np.random.default_rng(0),
+        decode_options=decode_options,
     )
-    return _transcribe(model, recordings, batch_size, settings)
+    return transcribe_batched_with(options, model, recordings, batch_size, rng=rng)
 
 
-def _transcribe(model: SpeechModel, recordings: Iterable[Audio], batch_size: int, settings: _Settings) -> Iterator[Transcript | AudioError]:
-    under_way, failed = dict[int, Recording](), dict[int, AudioError]()  # those that are begun and not yielded yet
-    task = settings.attempts[0].task
+def transcribe_batched_with(
+    options: TranscriptionOptions,
+    model: SpeechModel,
+    recordings: Iterable[Audio],
+    batch_size: int,
+    *,
+    rng: np.random.Generator | None = None,
+) -> Iterator[Transcript | AudioError]:
+    """Transcribe recordings as `transcribe_batched`, with options made beforehand.
 
-    def pieces() -> Iterator[Piece]:
-        for i, recording in enumerate(recordings):
+    Options that need one window after the other have no effect.
+    """
+    return _BatchedTranscription(model, options, rng or np.random.default_rng(0)).run(recordings, batch_size)
+
+
+@dataclass
+class Recording:
+    """A recording in progress."""
+
+    audio: AudioInput
+    language: str
+    n_left: int = 0  # pieces that are still to be decoded
+    decoded: list["DecodedPiece"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a recording, at most 30 s long, that is decoded independently of the others."""
+
+    recording: Recording
+    clip: int  # the index of the clip that it is part of
+    seek: int  # its first frame
+    mel: np.ndarray  # float32 [n_mels, n_frames]
+
+    @property
+    def n_frames(self) -> int:
+        return self.mel.shape[1]
+
+    @property
+    def start(self) -> float:
+        """When it begins, in seconds."""
+        return self.seek * HOP_LENGTH / SAMPLE_RATE
+
+    def follows(self, other: "Piece") -> bool:
+        """Tell whether it comes later in the recording; clips may overlap in any order."""
+        return self.clip == other.clip or self.seek >= other.seek + other.n_frames
+
+    def after(self, n_frames: int) -> "Piece":
+        """Return the rest after so many frames."""
+        return replace(self, seek=self.seek + n_frames, mel=self.mel[:, n_frames:])
+
+
+@dataclass(frozen=True)
+class DecodedPiece:
+    """A piece with the segments that it begins with, and their words if they are asked for."""
+
+    piece: Piece
+    segments: list[Segment]
+    alignment: list[WordTiming]
+
+
+class _BatchedTranscription:
+    """The state of a batched transcription: recordings whose pieces are not all decoded yet."""
+
+    def __init__(self, model: SpeechModel, options: TranscriptionOptions, rng: np.random.Generator) -> None:
+        self.model = model
+        self.options = options
+        self.rng = rng
+        self.pending = deque[Recording | AudioError]()  # begun and not yielded yet, in order
+
+    def run(self, recordings: Iterable[Audio], batch_size: int) -> Iterator[Transcript | AudioError]:
+        """Yield the transcript of each recording, or the error that it can't be used for."""
+        new, rests = self._pieces(recordings), list[Piece]()
+        while batch := [*rests, *islice(new, max(0, batch_size - len(rests)))]:
+            batch, rests = batch[:batch_size], batch[batch_size:]
+            rests += self._decode(batch)
+            yield from self._finished()
+        yield from self._finished()
+
+    def _pieces(self, recordings: Iterable[Audio]) -> Iterator[Piece]:
+        """Read recordings one after the other, and cut each into pieces."""
+        options = self.options
+        for audio in recordings:
             try:
-                heard = Heard.of(model, recording, settings.clips, settings.vad, settings.audio_track)
+                audio_input = AudioInput.of(self.model, audio, options.clips, options.vad, options.audio_track)
             except AudioError as error:
-                failed[i] = error
+                self.pending.append(error)
                 continue
-            language, _ = language_of(model, heard, settings.attempts[0].language)
-            cuts = [[start + at for at in cut(heard.mel[:, start:end])] if start < end else [] for start, end in heard.clips]
-            found = [Piece(i, k, a, heard.mel[:, a:b], language) for k, some in enumerate(cuts) for a, b in pairwise(some)]
-            under_way[i] = Recording(heard, language, len(found))
-            yield from found
+            language, _ = language_of(self.model, audio_input, options.language)
+            recording = Recording(audio_input, language)
+            pieces = [
+                Piece(recording, i, start + a, audio_input.mel[:, start + a : start + b])
+                for i, (start, end) in enumerate(audio_input.clips)
+                if start < end
+                for a, b in pairwise(cut(audio_input.mel[:, start:end]))
+            ]
+            recording.n_left = len(pieces)
+            self.pending.append(recording)
+            yield from pieces
 
-    def finished() -> Iterator[Transcript | AudioError]:
-        for i in sorted([*under_way, *failed]):
-            if i in failed:
-                yield failed.pop(i)
-            elif under_way[i].n_left:
-                return
-            else:
-                recording = under_way.pop(i)
-                yield _transcript(recording, tokenizer_for(recording.language), settings.punctuations)
+    def _decode(self, batch: Sequence[Piece]) -> list[Piece]:
+        """Decode pieces together, and return the rests of those that did not reach their end."""
+        mel = np.stack([pad_or_trim(piece.mel, N_FRAMES) for piece in batch])
+        features = self.model.embed_audio(mel)
+        languages, prompt = [piece.recording.language for piece in batch], self.options.initial_prompt
+        results = decode_with_fallback(self.model, mel, features, languages, prompt, self.options, self.rng)
 
-    def tokenizer_for(language: str) -> Tokenizer:
-        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=task)
+        n_audio_ctx, tokenizers = self.model.dims.n_audio_ctx, [self._tokenizer(language) for language in languages]
+        segments, advances = list[list[Segment]](), list[int]()
+        for piece, result, tokenizer in zip(batch, results, tokenizers):
+            found, advance = segments_from_result(result, piece.seek, piece.n_frames, tokenizer, n_audio_ctx, self.options)
+            segments.append(found)
+            advances.append(advance)
 
-    new, rests = pieces(), list[Piece]()
-    while batch := [*rests, *islice(new, max(0, batch_size - len(rests)))]:
-        batch, rests = batch[:batch_size], batch[batch_size:]
-        features, results = _decode(model, batch, settings)
-        found = list[list[Segment]]()
-        for piece, result in zip(batch, results):
-            n_frames = advance = piece.mel.shape[1]
-            segments = list[Segment]()
-            if not settings.thresholds.call_silent(result):
-                tokenizer = tokenizer_for(piece.language)
-                spans, advance = split_at_timestamps(result.tokens, tokenizer.timestamp_begin, n_frames, model.dims.n_audio_ctx)
-                segments = segments_of(tokenizer, piece.seek, spans, result)
-            found.append(segments)
-            if 0 < advance < n_frames:
+        alignments = list[list[WordTiming]]([] for _ in batch)
+        if self.options.word_timestamps:
+            inputs = [
+                AlignmentInput(tokenizer, text_tokens(some, tokenizer.eot), piece.n_frames)
+                for piece, some, tokenizer in zip(batch, segments, tokenizers)
+            ]
+            alignments = find_alignments(self.model, inputs, features)
+
+        rests = list[Piece]()
+        for decoded, advance in zip(map(DecodedPiece, batch, segments, alignments), advances):
+            piece = decoded.piece
+            piece.recording.decoded.append(decoded)
+            if 0 < advance < piece.n_frames:
                 rests.append(piece.after(advance))
             else:
-                under_way[piece.recording].n_left -= 1
-        nothing = list[list[WordTiming]]([] for _ in batch)
-        alignments = _align(model, features, batch, found, tokenizer_for) if settings.punctuations else nothing
-        for piece, segments, alignment in zip(batch, found, alignments):
-            under_way[piece.recording].found.append((piece, segments, alignment))
-        yield from finished()
-    yield from finished()
+                piece.recording.n_left -= 1
+        return rests
+
+    def _tokenizer(self, language: str) -> Tokenizer:
+        model = self.model
+        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task)
+
+    def _finished(self) -> Iterator[Transcript | AudioError]:
+        """Yield what is complete, up to the first recording that is not."""
+        while self.pending and (isinstance(self.pending[0], AudioError) or not self.pending[0].n_left):
+            first = self.pending.popleft()
+            yield first if isinstance(first, AudioError) else self._transcript(first)
+
+    def _transcript(self, recording: Recording) -> Transcript:
+        """Put the segments of a recording's pieces together."""
+        tokenizer, timed = self._tokenizer(recording.language), self.options.word_timestamps
+        segments, last_speech_timestamp = list[Segment](), 0.0
+        in_order = sorted(recording.decoded, key=lambda decoded: (decoded.piece.clip, decoded.piece.seek))
+        for decoded, following in zip_longest(in_order, in_order[1:]):
+            piece, some = decoded.piece, decoded.segments
+            if timed and some:
+                punctuations = self.options.punctuations
+                assign_words(some, decoded.alignment, tokenizer.eot, punctuations, last_speech_timestamp)
+                last_speech_timestamp = get_end(some) or last_speech_timestamp
+            end = following.piece.start if following and following.piece.follows(piece) else np.inf
+            keep_within(some, piece.start, end)
+            segments += (s for s in some if s["text"].strip() and s["start"] < s["end"])
+        segments = [{"id": i, **recording.audio.to_recording_time(segment)} for i, segment in enumerate(segments)]
+        return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}
 
 
 def cut(mel: np.ndarray) -> list[int]:
-    """The frames where windows of a log-mel spectrogram [n_mels, n_frames] begin, and its end: at most 30 s apart, and in the middle
-    of the quietest 0.3 s of what a cut may be in, the last 4 s of a window.
+    """Find where to cut a spectrogram, float32 [n_mels, n_frames], into pieces of at most 30 s.
+
+    Each cut is the centre of the quietest 0.3 s in the last 4 s of a window.
+
+    Returns:
+        The frames to cut at, including 0 and n_frames.
     """
     loudness, n_frames = mel.mean(axis=0), mel.shape[1]
     cuts = [0]
@@ -186,60 +282,27 @@ def cut(mel: np.ndarray) -> list[int]:
     return [*cuts, n_frames]
 
 
-def _decode(model: SpeechModel, batch: Sequence[Piece], settings: _Settings) -> tuple[AudioFeatures, list[DecodingResult]]:
-    """Decode pieces together; those whose text is no good again, at the next temperature. Also returns the features of them all."""
-    features, results, todo = _embed(model, batch), dict[int, DecodingResult](), list(range(len(batch)))
-    for options in settings.attempts:
-        some = features if len(todo) == len(batch) else _embed(model, [batch[i] for i in todo])
-        again = DecodingTask(model, options, settings.rng).run(some, [batch[i].language for i in todo])
-        results |= dict(zip(todo, again))
-        todo = [i for i in todo if not settings.thresholds.accept(results[i])]
-        if not todo:
-            break
-    return features, [results[i] for i in range(len(batch))]
-
-
-def _embed(model: SpeechModel, pieces: Sequence[Piece]) -> AudioFeatures:
-    return model.embed_audio(np.stack([pad_or_trim(piece.mel, N_FRAMES) for piece in pieces]))
-
-
-def _align(
-    model: SpeechModel,
-    features: AudioFeatures,
-    batch: Sequence[Piece],
-    found: Sequence[Sequence[Segment]],
-    tokenizer_for: Callable[[str], Tokenizer],
-) -> list[list[WordTiming]]:
-    """The words of each piece's segments."""
-    spoken = []
-    for piece, segments in zip(batch, found):
-        tokenizer = tokenizer_for(piece.language)
-        spoken.append(Spoken(tokenizer, text_tokens(segments, tokenizer.eot), piece.mel.shape[1]))
-    return find_alignments(model, spoken, features)
-
-
-def _transcript(recording: Recording, tokenizer: Tokenizer, punctuations: tuple[str, str] | None) -> Transcript:
-    segments, last_speech_timestamp = list[Segment](), 0.0
-    pieces = sorted(recording.found, key=lambda found: (found[0].clip, found[0].seek))
-    for (piece, some, alignment), following in zip_longest(pieces, pieces[1:]):
-        if punctuations is not None and some:
-            place_words(some, alignment, tokenizer.eot, punctuations, last_speech_timestamp)
-            last_speech_timestamp = get_end(some) or last_speech_timestamp
-        keep_within(some, piece.start, following[0].start if following and following[0].follows(piece) else np.inf)
-        segments += (segment for segment in some if segment["text"].strip() and segment["start"] < segment["end"])
-    segments = [{"id": i, **recording.heard.restored(segment)} for i, segment in enumerate(segments)]
-    return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}
-
-
 def keep_within(segments: Sequence[Segment], start: float, end: float) -> None:
-    """Cut off, in place, what of a piece's segments and their words is before `start` or after `end`, in seconds, or in the segment before.
+    """Limit the times of a piece's segments and of their words, in place.
 
-    A segment that has words begins and ends with them. One that lies outside altogether is left without a duration.
+    A segment that has words begins and ends with them. One that lies outside is left without a
+    duration.
+
+    Args:
+        segments: The segments, in order.
+        start: The earliest start of the first, in seconds; each other one starts after the one
+            before has ended.
+        end: The latest end, in seconds.
     """
+
+    def within(seconds: float) -> float:
+        return min(max(seconds, start), end)
+
     for segment in segments:
         words = segment.get("words", [])
-        for timed in (segment, *words):
-            timed["start"], timed["end"] = (min(max(timed[edge], start), end) for edge in ("start", "end"))
+        segment["start"], segment["end"] = within(segment["start"]), within(segment["end"])
+        for word in words:
+            word["start"], word["end"] = within(word["start"]), within(word["end"])
         if words:
             segment["start"], segment["end"] = words[0]["start"], words[-1]["end"]
         start = segment["end"]

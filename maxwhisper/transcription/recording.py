@@ -1,4 +1,4 @@
-"""What there is to transcribe of a recording: its spectrogram, which parts of it, and in which language."""
+"""The input of a transcription: a recording's spectrogram, its clips, and its language."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,33 +8,41 @@ import numpy as np
 
 from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, N_SAMPLES, SAMPLE_RATE, Audio, as_samples, pad_or_trim
 from maxwhisper.console import say
-from maxwhisper.decoding import detect_language, likeliest
+from maxwhisper.decoding import detect_language
+from maxwhisper.decoding.language import most_probable_language
 from maxwhisper.errors import OptionError
 from maxwhisper.languages import LANGUAGES
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import get_tokenizer, language_code
-from maxwhisper.transcription.segments import Segment
+from maxwhisper.transcript import Segment
 from maxwhisper.transcription.silence import Speech, VadOptions, find_speech
 
 Clip = tuple[float, float]  # start and end in seconds, the end perhaps infinite
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A recording as a model hears it.
+class AudioInput:
+    """A recording as a model takes it."""
 
-    mel: log-mel [n_mels, content_frames + 3000], so that the last window is whole; clips: the first frame of each part that is to be
-    transcribed, and the one behind its last; duration: in seconds; speech: what was joined of the recording, where silence was left out.
-    """
-
-    mel: np.ndarray
-    clips: Sequence[tuple[int, int]]
-    duration: float
-    speech: Speech | None
+    mel: np.ndarray  # log-mel spectrogram, float32 [n_mels, content_frames + 3000], so that the last window is complete
+    clips: Sequence[tuple[int, int]]  # the first frame of each part to transcribe, and the one after its last
+    duration: float  # of the recording, in seconds
+    speech: Speech | None  # the parts that hold speech and are joined, if silence is left out
 
     @classmethod
-    def of(cls, model: SpeechModel, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None) -> "Heard":
-        """A file, or samples [n_samples]; track: which of the file's. Raises AudioError where they can't be used."""
+    def of(cls, model: SpeechModel, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None) -> "AudioInput":
+        """Read a recording and compute its spectrogram.
+
+        Args:
+            model: The model.
+            audio: A file, or float samples [n_samples] at 16 kHz.
+            clips: Start and end, in seconds, of each part to transcribe.
+            vad: The options of voice activity detection; None to keep silence.
+            track: The index of the file's sound track.
+
+        Raises:
+            AudioError: The audio can't be used.
+        """
         samples, speech = as_samples(audio, track), None
         duration = len(samples) / SAMPLE_RATE
         if vad is not None:
@@ -48,23 +56,31 @@ class Heard:
         return self.mel.shape[-1] - N_FRAMES
 
     def window(self, seek: int, size: int) -> np.ndarray:
-        """So many frames from frame `seek` on, filled up to a window: [n_mels, 3000]."""
+        """Return `size` frames from frame `seek` on, padded to a window, float32 [n_mels, 3000]."""
         return pad_or_trim(self.mel[:, seek : seek + size], N_FRAMES)
 
-    def restored(self, segment: Segment) -> Segment:
-        """A segment at the times of the recording, whatever was left out."""
+    def to_recording_time(self, segment: Segment) -> Segment:
+        """Return a segment with times of the recording before silence was left out."""
         return self.speech.restore(segment) if self.speech else segment
 
 
 def _counted(clips: Sequence[Clip], rate: int, n: int) -> list[tuple[int, int]]:
-    """Clips in samples or frames, of which the recording has n."""
+    """Convert clips from seconds to samples or frames, of which the recording has n."""
     return [(round(start * rate), round(min(end * rate, n))) for start, end in clips]
 
 
 def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
-    """Pairs of start and end, in seconds, of a list of numbers, or of a text with commas between; the last end may be left out.
+    """Parse the option `clip_timestamps`.
 
-    Raises OptionError where they are no such numbers.
+    Args:
+        timestamps: Starts and ends in seconds, as numbers or comma-separated; the last end may be
+            left out.
+
+    Returns:
+        Pairs of start and end.
+
+    Raises:
+        OptionError: They are not such numbers.
     """
     try:
         times = (
@@ -81,13 +97,21 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
 
 
 def language_of(
-    model: SpeechModel, heard: Heard, asked: str | None, verbose: bool | None = None, n_windows: int = 1, threshold: float = 0.5
+    model: SpeechModel, audio: AudioInput, asked: str | None, verbose: bool | None = None, n_windows: int = 1, threshold: float = 0.5
 ) -> tuple[str, float]:
-    """The language that is asked for, or else detected, and how likely it is.
+    """Return the language of a recording, and its probability.
 
-    It is looked for in up to `n_windows` windows: the first that is likelier than `threshold`, or else the most frequent one.
+    Args:
+        model: The model.
+        audio: The recording.
+        asked: The language, by code or name; None to detect it.
+        verbose: Unless None, print the detected language.
+        n_windows: The number of windows to detect it in, at most.
+        threshold: Take the language of the first window in which it is more probable than this; if
+            there is none, the most frequent language.
 
-    Raises OptionError where the model does not know it.
+    Raises:
+        OptionError: The model does not know the language.
     """
     if not model.is_multilingual:
         if asked is not None and language_code(asked) != "en":
@@ -97,9 +121,9 @@ def language_of(
         get_tokenizer(True, num_languages=model.num_languages).to_language_token(language_code(asked))
         return asked, 1.0
     found = list[tuple[str, float]]()
-    for seek in range(0, max(1, min(heard.content_frames, n_windows * N_FRAMES)), N_FRAMES):
-        _, probs = detect_language(model, heard.window(seek, N_FRAMES))
-        language = likeliest(probs)
+    for seek in range(0, max(1, min(audio.content_frames, n_windows * N_FRAMES)), N_FRAMES):
+        _, probs = detect_language(model, audio.window(seek, N_FRAMES))
+        language = most_probable_language(probs)
         probability = probs[language]
         if probability > threshold:
             break

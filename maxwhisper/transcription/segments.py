@@ -1,48 +1,32 @@
-"""From a window's tokens to the segments of a transcript, by the rules of OpenAI Whisper's `transcribe.py`."""
+"""From a window's tokens to segments, by the rules of OpenAI Whisper's `transcribe.py`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from maxwhisper.audio import CHUNK_LENGTH, FRAMES_PER_SECOND, HOP_LENGTH, N_FRAMES, SAMPLE_RATE
 from maxwhisper.decoding import DecodingResult
 from maxwhisper.tokenizer import Tokenizer
-from maxwhisper.utils import format_timestamp
+from maxwhisper.transcript import Segment
 
-Segment = dict[str, Any]
-Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens between
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When a window's text is taken as it is, and when there is none; see `maxwhisper.iter_segments`."""
-
-    compression_ratio: float | None
-    logprob: float | None
-    no_speech: float | None
-
-    def accept(self, result: DecodingResult) -> bool:
-        """Whether it need not be decoded again."""
-        unlikely = self.logprob is not None and result.avg_logprob < self.logprob
-        repetitive = self.compression_ratio is not None and result.compression_ratio > self.compression_ratio
-        silent = self.no_speech is not None and result.no_speech_prob > self.no_speech
-        return (unlikely and silent) or not (unlikely or repetitive)
-
-    def call_silent(self, result: DecodingResult) -> bool:
-        """Whether nothing was said."""
-        silent = self.no_speech is not None and result.no_speech_prob > self.no_speech
-        return silent and (self.logprob is None or result.avg_logprob <= self.logprob)
+Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens
 
 
 def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: int, n_audio_ctx: int) -> tuple[list[Span], int]:
-    """Cut a window's tokens into segments where two timestamps meet, and say by how many frames to move on.
+    """Split a window's tokens into segments where two timestamps meet.
 
-    segment_size: how many frames of the window hold audio. After a pair of timestamps, transcription goes on from the last of them, for
-    what follows may be cut short; it moves on by the whole window where there is no pair, or nothing was said after the last timestamp.
+    Args:
+        tokens: The window's sampled tokens.
+        timestamp_begin: The token of the timestamp 0.00.
+        segment_size: The number of the window's frames that hold audio.
+        n_audio_ctx: The number of audio positions of the model.
+
+    Returns:
+        The segments, and the number of frames to move on: to the last pair of timestamps, since the
+        text after it may be cut off; by the whole window if there is no pair, or if the tokens end
+        with a single timestamp.
     """
     seconds = CHUNK_LENGTH / n_audio_ctx
     is_timestamp = [token >= timestamp_begin for token in tokens]
-    nothing_follows = ends_alone(tokens, timestamp_begin)
+    single_ending = single_timestamp_ending(tokens, timestamp_begin)
     cuts = [i for i in range(1, len(tokens)) if is_timestamp[i - 1] and is_timestamp[i]]
 
     if not cuts:
@@ -52,24 +36,24 @@ def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: i
             duration = (timestamps[-1] - timestamp_begin) * seconds
         return [(0.0, duration, tokens)], segment_size
 
-    if nothing_follows:
+    if single_ending:
         cuts.append(len(tokens))
     spans = []
     for begin, end in zip([0, *cuts], cuts):
         piece = tokens[begin:end]
         spans.append(((piece[0] - timestamp_begin) * seconds, (piece[-1] - timestamp_begin) * seconds, piece))
-    if nothing_follows:
+    if single_ending:
         return spans, segment_size
     return spans, (tokens[cuts[-1] - 1] - timestamp_begin) * (N_FRAMES // n_audio_ctx)
 
 
-def ends_alone(tokens: list[int], timestamp_begin: int) -> bool:
-    """Whether the last token is a timestamp, and the one before is none: nothing was said after it."""
+def single_timestamp_ending(tokens: list[int], timestamp_begin: int) -> bool:
+    """Tell whether only the last of the two last tokens is a timestamp."""
     return [token >= timestamp_begin for token in tokens[-2:]] == [False, True]
 
 
 def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: DecodingResult) -> list[Segment]:
-    """The segments of a window that begins at frame `seek`, as they stand in a transcript but for their `id`."""
+    """Return the segments of a window that begins at frame `seek`, without `id`."""
     offset = seek * HOP_LENGTH / SAMPLE_RATE
     return [
         {
@@ -85,14 +69,3 @@ def segments_of(tokenizer: Tokenizer, seek: int, spans: Sequence[Span], result: 
         }
         for start, end, tokens in spans
     ]
-
-
-def text_tokens(segments: Sequence[Segment], eot: int) -> list[int]:
-    """What was said in segments, without timestamps."""
-    return [token for segment in segments for token in segment["tokens"] if token < eot]
-
-
-def segment_line(segment: Segment) -> str:
-    """A segment as it is printed."""
-    start, end = format_timestamp(segment["start"]), format_timestamp(segment["end"])
-    return f"[{start} --> {end}] {segment['text']}"

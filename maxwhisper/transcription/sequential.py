@@ -1,43 +1,45 @@
-"""Recordings of any length, window by window, by the rules of OpenAI Whisper's `transcribe.py`."""
+"""Transcription window by window, by the rules of OpenAI Whisper's `transcribe.py`."""
 
 import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio, check_track
+from maxwhisper.audio import FRAMES_PER_SECOND, N_FRAMES, Audio
 from maxwhisper.console import listens
-from maxwhisper.decoding import DecodingOptions, DecodingResult, DecodingTask, detect_language, likeliest
+from maxwhisper.decoding import detect_language
+from maxwhisper.decoding.language import most_probable_language
 from maxwhisper.engine.decoder import AudioFeatures
-from maxwhisper.errors import OptionError, WhisperWarning
+from maxwhisper.errors import WhisperWarning
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
-from maxwhisper.transcription.hallucinations import Place, skip_hallucinations
-from maxwhisper.transcription.recording import Heard, clips_of, language_of
-from maxwhisper.transcription.segments import Segment, Thresholds, ends_alone, segment_line, segments_of, split_at_timestamps
-from maxwhisper.transcription.silence import VadOptions
-from maxwhisper.transcription.timing import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS, add_word_timestamps
-from maxwhisper.utils import Transcript, get_end
+from maxwhisper.transcript import Segment, Transcript, get_end, segment_line, text_of, text_tokens
+from maxwhisper.transcription.hallucinations import WindowPosition, skip_hallucinations
+from maxwhisper.transcription.options import TranscriptionOptions
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
+from maxwhisper.transcription.recording import AudioInput, language_of
+from maxwhisper.transcription.segments import single_timestamp_ending
+from maxwhisper.transcription.timing import AlignmentInput, assign_words, find_alignments
+from maxwhisper.transcription.trace import Trace
+from maxwhisper.transcription.window import decode_with_fallback, segments_from_result
 
-# Above this temperature, what was decoded is no good prompt for the next window.
-_TRUSTED_TEMPERATURE = 0.5
+# Above this temperature, the text of a window is no good prompt for the next one.
+_MAX_PROMPT_TEMPERATURE = 0.5
 
 
 @dataclass(frozen=True)
 class TranscriptionInfo:
-    """What is known of a recording before its text: its language, how likely that is (1 where it was given), and its duration in seconds,
-    also without the silence that `vad_filter` leaves out.
-    """
+    """What is known of a recording before its text."""
 
     language: str
-    language_probability: float
-    duration: float
-    duration_after_vad: float
+    language_probability: float  # 1 if the language was given
+    duration: float  # in seconds
+    duration_after_vad: float  # without the silence that `vad_filter` leaves out
 
 
 def iter_segments(
@@ -67,209 +69,288 @@ def iter_segments(
     rng: np.random.Generator | None = None,
     **decode_options: Any,
 ) -> tuple[Iterator[Segment], TranscriptionInfo]:
-    """The segments of a file, or of float samples [n_samples] at 16 kHz, of any length, as they are decoded; and what is known before.
+    """Transcribe a recording of any length, and yield its segments as they are decoded.
 
-    verbose: True prints segments as they come, False shows only a progress bar, None neither.
-    temperature: tried in this order, until the text neither repeats itself more than `compression_ratio_threshold` allows nor is
-    on average less likely than `logprob_threshold`. A window whose no-speech probability exceeds `no_speech_threshold`, and whose text
-    is no likelier than `logprob_threshold`, is silence.
-    condition_on_previous_text: prompt each window with what was said before; initial_prompt: what was said before the first, or, with
-    carry_initial_prompt, before each; hotwords: words to be expected, before each.
-    word_timestamps: give each segment its `words`, with `start`, `end` and `probability`, marks of `prepend_punctuations` joined to the
-    word behind them, those of `append_punctuations` to the one before; and go on from the last word's end.
-    hallucination_silence_threshold: with words, leave out text that may not have been said, amid silence longer than this, in seconds.
-    clip_timestamps: start, end, start, end, … in seconds of what is to be transcribed; the last end may be left out.
-    multilingual: detect the language of each window; language_detection_segments: in how many windows at most the recording's language is
-    looked for, until one is likelier than language_detection_threshold; else it is the one most often found.
-    vad_filter: leave out what Silero's detector takes for silence; vad_parameters: fields of `silence.VadOptions`, as a mapping or
-    as an object that has them, such as faster-whisper's own.
-    audio_track: which of a file's sound tracks, counted from 0; by default the one that FFmpeg takes (`maxwhisper.load_audio`).
-    rng: where sampling draws from, the same sequence each time by default. The rest are the fields of `DecodingOptions`.
+    Args:
+        model: The model.
+        audio: A file, or float samples [n_samples] at 16 kHz.
+        verbose: True prints each segment, False shows only a progress bar, None neither.
+        temperature: Temperatures to decode at, tried in this order until the text of a window is
+            acceptable.
+        compression_ratio_threshold: Text that zlib makes more times shorter than this is
+            repetitive: try again.
+        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
+            try again.
+        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
+            is improbable.
+        condition_on_previous_text: Prompt each window with the text before it.
+        initial_prompt: Text to prompt the first window with.
+        carry_initial_prompt: Prompt every window with `initial_prompt`.
+        word_timestamps: Give each segment its `words`, and move on from the last word's end.
+        prepend_punctuations: Marks to join to the word after them.
+        append_punctuations: Marks to join to the word before them.
+        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
+            be left out.
+        hallucination_silence_threshold: With words: leave out strange ones amid silence longer than
+            this, in seconds.
+        hotwords: Words to expect in every window.
+        multilingual: Detect the language of each window.
+        language_detection_segments: Detect the recording's language in at most so many windows.
+        language_detection_threshold: Stop at a window whose language is more probable than this; if
+            there is none, take the most frequent language.
+        vad_filter: Leave out what Silero's voice activity detector takes for silence.
+        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`, as a mapping or as
+            an object that has them, such as faster-whisper's own.
+        audio_track: The index of a file's sound track; by default, FFmpeg chooses
+            (`maxwhisper.load_audio`).
+        rng: The source of random draws; by default, the same sequence each time.
+        decode_options: Fields of `maxwhisper.DecodingOptions`.
 
-    Returns an iterator of segments, each with `id`, `seek`, `start`, `end`, `text`, `tokens`, `temperature`, `avg_logprob`,
-    `compression_ratio` and `no_speech_prob`, times in seconds; and what is known of the recording, at once.
+    Returns:
+        An iterator of segments (`maxwhisper.transcript.Segment`), and what is known of the
+        recording beforehand.
 
-    Raises AudioError where the audio can't be used, OptionError for options that can't.
+    Raises:
+        AudioError: The audio can't be used.
+        OptionError: An option can't be used.
     """
-    attempts = options_for_each(temperature, decode_options)
-    check_track(audio_track)
-    clips, vad = clips_of(clip_timestamps), VadOptions.of(vad_parameters) if vad_filter else None
-    if hallucination_silence_threshold is not None and not hallucination_silence_threshold >= 0:
-        raise OptionError(f"hallucination_silence_threshold {hallucination_silence_threshold} is not 0 or more")
-    if language_detection_segments < 1:
-        raise OptionError(f"language_detection_segments {language_detection_segments} is less than 1")
-    if word_timestamps and attempts[0].task == "translate":
-        warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=2)
-    heard = Heard.of(model, audio, clips, vad, audio_track)
-    language, probability = language_of(
-        model, heard, attempts[0].language, verbose, language_detection_segments, language_detection_threshold
-    )
-    info = TranscriptionInfo(language, probability, heard.duration, heard.content_frames / FRAMES_PER_SECOND)
-    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=attempts[0].task)
-    initial, hot = ([] if text is None else tokenizer.encode(" " + text.strip()) for text in (initial_prompt, hotwords or None))
-    transcription = _Transcription(
-        model=model,
-        heard=heard,
-        language=language,
-        tokenizer=tokenizer,
-        attempts=attempts,
-        thresholds=Thresholds(compression_ratio_threshold, logprob_threshold, no_speech_threshold),
-        always_said=[*hot, *initial] if carry_initial_prompt else hot,
-        said=[] if carry_initial_prompt else initial,
+    options = TranscriptionOptions(
+        temperature=temperature,
+        compression_ratio_threshold=compression_ratio_threshold,
+        logprob_threshold=logprob_threshold,
+        no_speech_threshold=no_speech_threshold,
         condition_on_previous_text=condition_on_previous_text,
-        punctuations=(prepend_punctuations, append_punctuations) if word_timestamps else None,
-        longest_silence=hallucination_silence_threshold if word_timestamps else None,
-        multilingual=multilingual and model.is_multilingual,
-        rng=rng or np.random.default_rng(0),
+        initial_prompt=initial_prompt,
+        carry_initial_prompt=carry_initial_prompt,
+        word_timestamps=word_timestamps,
+        prepend_punctuations=prepend_punctuations,
+        append_punctuations=append_punctuations,
+        clip_timestamps=clip_timestamps,
+        hallucination_silence_threshold=hallucination_silence_threshold,
+        hotwords=hotwords,
+        multilingual=multilingual,
+        language_detection_segments=language_detection_segments,
+        language_detection_threshold=language_detection_threshold,
+        vad_filter=vad_filter,
+        vad_parameters=vad_parameters,
+        audio_track=audio_track,
+        decode_options=decode_options,
     )
+    return iter_segments_with(options, model, audio, verbose=verbose, rng=rng)
+
+
+def iter_segments_with(
+    options: TranscriptionOptions,
+    model: SpeechModel,
+    audio: Audio,
+    *,
+    verbose: bool | None = None,
+    rng: np.random.Generator | None = None,
+    trace: Trace | None = None,
+) -> tuple[Iterator[Segment], TranscriptionInfo]:
+    """Transcribe a recording as `iter_segments`, with options made beforehand."""
+    if options.word_timestamps and options.task == "translate":
+        warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=3)
+    audio_input = AudioInput.of(model, audio, options.clips, options.vad, options.audio_track)
+    language, probability = language_of(
+        model,
+        audio_input,
+        options.language,
+        verbose,
+        options.language_detection_segments,
+        options.language_detection_threshold,
+    )
+    seconds = audio_input.content_frames / FRAMES_PER_SECOND
+    info = TranscriptionInfo(language, probability, audio_input.duration, seconds)
+    transcription = _Transcription(model, audio_input, language, options, rng or np.random.default_rng(0), trace)
     return transcription.segments(verbose), info
 
 
 def transcribe(model: SpeechModel, audio: Audio, **options: Any) -> Transcript:
-    """Transcribe a file, or float samples [n_samples] at 16 kHz, of any length; as `whisper.transcribe`.
+    """Transcribe a recording of any length, as `whisper.transcribe`.
 
-    options: those of `iter_segments`. Returns `text`, `language`, and `segments`, a list of what that yields.
+    Args:
+        model: The model.
+        audio: A file, or float samples [n_samples] at 16 kHz.
+        options: Those of `iter_segments`.
 
-    Raises AudioError where the audio can't be used, OptionError for options that can't.
+    Returns:
+        The transcript, a dict with `text`, `language` and `segments`.
+
+    Raises:
+        AudioError: The audio can't be used.
+        OptionError: An option can't be used.
     """
-    found, info = iter_segments(model, audio, **options)
-    segments = list(found)
-    tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages)
-    return {"text": text_of(segments, tokenizer), "segments": segments, "language": info.language}
+    return _transcript(model, *iter_segments(model, audio, **options))
 
 
-# What people look up is the one list of options there is; mypy knows no such attribute of functions.
+# Programs and editors look up the signature for the list of options; mypy does not know this attribute of functions.
 transcribe.__signature__ = inspect.signature(iter_segments).replace(return_annotation=Transcript)  # type: ignore[attr-defined]
 
 
-def text_of(segments: Sequence[Segment], tokenizer: Tokenizer) -> str:
-    """All that was said."""
-    return tokenizer.decode([token for segment in segments for token in segment["tokens"]])
+def transcribe_with(
+    options: TranscriptionOptions,
+    model: SpeechModel,
+    audio: Audio,
+    *,
+    verbose: bool | None = None,
+    rng: np.random.Generator | None = None,
+    trace: Trace | None = None,
+) -> Transcript:
+    """Transcribe a recording as `transcribe`, with options made beforehand."""
+    return _transcript(model, *iter_segments_with(options, model, audio, verbose=verbose, rng=rng, trace=trace))
 
 
-@dataclass
+def _transcript(model: SpeechModel, segments: Iterator[Segment], info: TranscriptionInfo) -> Transcript:
+    tokenizer, found = get_tokenizer(model.is_multilingual, num_languages=model.num_languages), list(segments)
+    return {"text": text_of(found, tokenizer), "segments": found, "language": info.language}
+
+
 class _Transcription:
-    """A recording on its way to text: what was said in one window is the prompt of the next, and where it ended, that one begins."""
+    """The state of a transcription: the text before the next window, and when it ended."""
 
-    model: SpeechModel
-    heard: Heard
-    language: str
-    tokenizer: Tokenizer
-    attempts: Sequence[DecodingOptions]
-    thresholds: Thresholds
-    always_said: list[int]  # tokens before each window, in front of
-    said: list[int]  # what was said in those before, unless it is to be forgotten
-    condition_on_previous_text: bool
-    punctuations: tuple[str, str] | None  # to prepend, and to append, where words are timed
-    longest_silence: float | None  # that is no reason to doubt what was said
-    multilingual: bool
-    rng: np.random.Generator
-    last_speech_timestamp: float = 0.0
+    def __init__(
+        self,
+        model: SpeechModel,
+        audio: AudioInput,
+        language: str,
+        options: TranscriptionOptions,
+        rng: np.random.Generator,
+        trace: Trace | None,
+    ) -> None:
+        self.model = model
+        self.audio = audio
+        self.language = language
+        self.options = options
+        self.rng = rng
+        self.trace = trace
+        self.tokenizer = self._tokenizer(language)
+        initial = self._as_prompt(options.initial_prompt)
+        hotwords = self._as_prompt(options.hotwords or None)
+        carried = options.carry_initial_prompt
+        self.static_prompt = [*hotwords, *initial] if carried else hotwords  # tokens to prompt every window with
+        self.previous_tokens = [] if carried else initial  # tokens before the next window
+        self.last_speech_timestamp = 0.0
+
+    def _tokenizer(self, language: str) -> Tokenizer:
+        model = self.model
+        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task)
+
+    def _as_prompt(self, text: str | None) -> list[int]:
+        return [] if text is None else self.tokenizer.encode(" " + text.strip())
 
     def segments(self, verbose: bool | None) -> Iterator[Segment]:
-        """Decodes as far as it is asked for more."""
-        n_frames, n_segments = sum(end - start for start, end in self.heard.clips), 0
+        """Yield segments; windows are decoded as they are asked for."""
+        n_frames, n_segments = sum(end - start for start, end in self.audio.clips), 0
         hidden = None if verbose is not None and listens(sys.stderr) else True  # None: unless it is a terminal
         with tqdm(total=n_frames, unit="frames", disable=hidden) as progress:
             show = progress.write if verbose and listens(sys.stdout) else None
-            for start, end in self.heard.clips:
+            for start, end in self.audio.clips:
                 seek = start
                 while seek < end:
-                    found, after = self._window(seek, min(N_FRAMES, end - seek), show)
-                    for segment in found:
-                        yield {"id": n_segments, **self.heard.restored(segment)}
+                    segments, after = self._window(seek, min(N_FRAMES, end - seek), show)
+                    for segment in segments:
+                        yield {"id": n_segments, **self.audio.to_recording_time(segment)}
                         n_segments += 1
                     progress.update(min(end, after) - seek)
                     seek = after
 
     def _window(self, seek: int, size: int, show: Callable[[str], None] | None) -> tuple[list[Segment], int]:
-        """The segments of the window that begins at frame `seek`, of which `size` frames hold audio; and the frame to go on from.
+        """Transcribe a window.
 
-        show: is told each segment's text, if anybody wants to see it.
+        Args:
+            seek: Its first frame.
+            size: The number of its frames that hold audio.
+            show: Called with a line for each segment; None if nobody wants to see them.
+
+        Returns:
+            Its segments, and the frame to continue at.
         """
-        audio = self.model.embed_audio(self.heard.window(seek, size))
-        language, tokenizer = self._speaker(audio)
-        result = self._decode_with_fallback(audio, language)
-        if self.thresholds.call_silent(result):
-            return [], seek + size
-        spans, advance = split_at_timestamps(result.tokens, tokenizer.timestamp_begin, size, self.model.dims.n_audio_ctx)
-        segments, after = segments_of(tokenizer, seek, spans, result), seek + advance
-        if self.punctuations is not None:
-            fixed = ends_alone(result.tokens, tokenizer.timestamp_begin)
-            believed, after = self._time_words(segments, audio, tokenizer, Place(seek, size, self.heard.content_frames), after, fixed)
-            if believed is None:
+        mel = self.audio.window(seek, size)
+        features = self.model.embed_audio(mel)
+        language, tokenizer = self._window_language(features)
+        (result,) = decode_with_fallback(
+            self.model,
+            mel[None],
+            features,
+            [language],
+            self._prompt(),
+            self.options,
+            self.rng,
+            self.trace,
+        )
+        n_audio_ctx = self.model.dims.n_audio_ctx
+        segments, advance = segments_from_result(result, seek, size, tokenizer, n_audio_ctx, self.options)
+        after = seek + advance
+        if not segments:
+            return [], after
+        if self.options.word_timestamps:
+            position = WindowPosition(seek, size, self.audio.content_frames)
+            is_fixed = single_timestamp_ending(result.tokens, tokenizer.timestamp_begin)
+            kept, after = self._time_words(segments, features, tokenizer, position, after, is_fixed)
+            if kept is None:
                 return [], after
-            segments = believed
+            segments = kept
         for segment in segments:
             if show:
-                show(segment_line(self.heard.restored(segment)))
+                show(segment_line(self.audio.to_recording_time(segment)))
             if segment["start"] == segment["end"] or not segment["text"].strip():
-                segment.update(text="", tokens=[], words=[])
-        self.said += [token for segment in segments for token in segment["tokens"]]
-        if not self.condition_on_previous_text or result.temperature > _TRUSTED_TEMPERATURE:
-            self.said.clear()
+                segment.update({"text": "", "tokens": [], "words": []})
+        self.previous_tokens += [token for segment in segments for token in segment["tokens"]]
+        if not self.options.condition_on_previous_text or result.temperature > _MAX_PROMPT_TEMPERATURE:
+            self.previous_tokens.clear()
         return segments, after
 
-    def _speaker(self, audio: AudioFeatures) -> tuple[str, Tokenizer]:
-        """The language of a window, and its tokenizer."""
-        if not self.multilingual:
+    def _window_language(self, features: AudioFeatures) -> tuple[str, Tokenizer]:
+        """Return the language of a window, and its tokenizer."""
+        if not (self.options.multilingual and self.model.is_multilingual):
             return self.language, self.tokenizer
-        language = likeliest(detect_language(self.model, audio)[1][0])
-        return language, get_tokenizer(True, num_languages=self.model.num_languages, language=language, task=self.tokenizer.task)
-
-    def _decode_with_fallback(self, audio: AudioFeatures, language: str) -> DecodingResult:
-        for options in self.attempts:
-            (result,) = DecodingTask(self.model, replace(options, prompt=self._prompt(), language=language), self.rng).run(audio)
-            if self.thresholds.accept(result):
-                break
-        return result
+        language = most_probable_language(detect_language(self.model, features)[1][0])
+        return language, self._tokenizer(language)
 
     def _prompt(self) -> list[int]:
-        if not self.always_said:
-            return list(self.said)
-        n_left = max(0, self.model.dims.n_text_ctx // 2 - 1 - len(self.always_said))
-        return [*self.always_said, *self.said[len(self.said) - min(n_left, len(self.said)) :]]
+        """Return the prompt of the next window, with as many previous tokens as fit."""
+        if not self.static_prompt:
+            return list(self.previous_tokens)
+        n_left = max(0, self.model.dims.n_text_ctx // 2 - 1 - len(self.static_prompt))
+        n_dropped = len(self.previous_tokens) - min(n_left, len(self.previous_tokens))
+        return [*self.static_prompt, *self.previous_tokens[n_dropped:]]
 
     def _time_words(
-        self, segments: list[Segment], audio: AudioFeatures, tokenizer: Tokenizer, place: Place, after: int, fixed: bool
+        self,
+        segments: list[Segment],
+        features: AudioFeatures,
+        tokenizer: Tokenizer,
+        position: WindowPosition,
+        after: int,
+        is_fixed: bool,
     ) -> tuple[list[Segment] | None, int]:
-        """Segments with words, of those that may be believed, and the frame to go on from; None where a silence is to be skipped first.
+        """Give the segments of a window their words, and leave out those that may be hallucinated.
 
-        after: where to go on by timestamps; fixed: whatever the last word's end.
+        Args:
+            segments: The segments, changed in place.
+            features: The window's audio features.
+            tokenizer: The tokenizer of the window's language.
+            position: The window's position in the recording.
+            after: The frame to continue at by timestamps.
+            is_fixed: Continue there wherever the last word ends.
+
+        Returns:
+            The segments to keep, and the frame to continue at. None if the window begins with
+            silence to skip first.
         """
-        assert self.punctuations is not None
-        prepend, append = self.punctuations
-        add_word_timestamps(
-            segments=segments,
-            model=self.model,
-            tokenizer=tokenizer,
-            mel=audio,
-            num_frames=place.segment_size,
-            prepend_punctuations=prepend,
-            append_punctuations=append,
-            last_speech_timestamp=self.last_speech_timestamp,
-        )
-        end, threshold = get_end(segments), self.longest_silence
-        if end is not None and end > place.start and not fixed:
+        eot, last_speech_timestamp = tokenizer.eot, self.last_speech_timestamp
+        text = AlignmentInput(tokenizer, text_tokens(segments, eot), position.segment_size)
+        (words,) = find_alignments(self.model, [text], features, trace=self.trace)
+        assign_words(segments, words, eot, self.options.punctuations, last_speech_timestamp, self.trace)
+        end, threshold = get_end(segments), self.options.hallucination_silence_threshold
+        if end is not None and end > position.start and not is_fixed:
             after = round(end * FRAMES_PER_SECOND)
-            if threshold is not None and place.end - end <= threshold:
-                after = place.seek + place.segment_size
-        believed: list[Segment] | None = segments
+            if threshold is not None and position.end - end <= threshold:
+                after = position.seek + position.segment_size
+        kept: list[Segment] | None = segments
         if threshold is not None:
-            believed, after = skip_hallucinations(segments, place, after, threshold, self.last_speech_timestamp)
-        if believed:
-            self.last_speech_timestamp = get_end(believed) or self.last_speech_timestamp
-        return believed, after
-
-
-def options_for_each(temperature: float | Sequence[float], decode_options: dict[str, Any]) -> list[DecodingOptions]:
-    """The options of each attempt at a window, one for each temperature.
-
-    Raises OptionError where there is no temperature, or options can't be used.
-    """
-    temperatures = np.atleast_1d(np.asarray(temperature, float)).tolist()
-    if not temperatures:
-        raise OptionError("no temperature is given to decode at; give one or several")
-    searched = {**decode_options, "best_of": None}  # where nothing is sampled, there is nothing to choose from
-    sampled = {**decode_options, "beam_size": None, "patience": None}
-    return [DecodingOptions(**(searched if t == 0 else sampled), temperature=t) for t in temperatures]
+            kept, after = skip_hallucinations(segments, position, after, threshold, last_speech_timestamp)
+        if kept:
+            self.last_speech_timestamp = get_end(kept) or last_speech_timestamp
+        return kept, after

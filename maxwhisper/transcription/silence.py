@@ -10,6 +10,7 @@ import numpy as np
 
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.errors import OptionError
+from maxwhisper.transcript import Segment, Word
 from maxwhisper.transcription.silero import WINDOW, speech_probabilities
 
 
@@ -106,9 +107,9 @@ class Speech:
         start, end = self.parts[part]
         return round(min(max(seconds + (start - before) / SAMPLE_RATE, start / SAMPLE_RATE), end / SAMPLE_RATE), 2)
 
-    def restore(self, segment: dict[str, Any]) -> dict[str, Any]:
+    def restore(self, segment: Segment) -> Segment:
         """A segment of the joined samples at the times of the recording."""
-        words = []
+        words = list[Word]()
         for word in segment.get("words", []):
             part = self.part_of((word["start"] + word["end"]) / 2)
             words.append({**word, "start": self.original(word["start"], part), "end": self.original(word["end"], part)})

@@ -1,43 +1,88 @@
-"""When each word was said: what each token attends to, warped onto the audio, as OpenAI Whisper's `timing.py`."""
+"""Word timestamps by attention to the audio, as in OpenAI Whisper's `timing.py`."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from maxwhisper.audio import HOP_LENGTH, SAMPLE_RATE, TOKENS_PER_SECOND
+from maxwhisper.decoding.search import logsumexp, softmax
 from maxwhisper.engine.decoder import AudioFeatures
-from maxwhisper.search import logsumexp, softmax
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer
-from maxwhisper.transcription.segments import text_tokens
+from maxwhisper.transcript import Segment, Word, text_tokens
+from maxwhisper.transcription.punctuation import APPEND_PUNCTUATIONS, PREPEND_PUNCTUATIONS
 
-PREPEND_PUNCTUATIONS = "\"'“¿([{-"
-APPEND_PUNCTUATIONS = "\"'.。,，!！?？:：”)]}、"
 _SENTENCE_ENDS = ".。!！?？"
 
 
 @dataclass
 class WordTiming:
-    """A word of a window, the tokens it is made of, when it was said, in seconds from the window's start, and how sure the model is."""
+    """A word of a window and its times."""
 
     word: str
     tokens: list[int]
-    start: float
+    start: float  # in seconds from the window's start
     end: float
-    probability: float
+    probability: float  # the mean over the word's tokens
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What was said in a window: text tokens, of which `n_frames` frames of its spectrogram speak."""
+class AlignmentInput:
+    """The text of a window that is to be aligned with its audio."""
 
     tokenizer: Tokenizer
     text_tokens: list[int]
-    n_frames: int
+    n_frames: int  # the number of frames of the window's spectrogram that hold audio
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the text of a window was aligned with its audio: the result of each stage.
+
+    `n` counts the tokens from the start of the prompt to the end of the text, `n_text` those of the
+    text.
+    """
+
+    window: AlignmentInput
+    features: np.ndarray  # float32 [1, n_audio_ctx, n_audio_state], of the encoder
+    scores: np.ndarray  # float32 [n_heads, n, n_audio_ctx], of the alignment heads
+    weights: np.ndarray  # float32 [n_heads, n, n_frames], after `attention_weights`
+    standardized: np.ndarray  # of the same shape, after `standardized`
+    filtered: np.ndarray  # of the same shape, after `median_filter`
+    matrix: np.ndarray  # float32 [n_text + 1, n_frames], the mean of the heads, from the token before the text on
+    path: np.ndarray  # int64 [2, n_path], after `dtw` of the negative matrix
+    logits: np.ndarray  # float32 [n_text, eot], of the text tokens
+    probabilities: np.ndarray  # float32 [n_text], after `token_probabilities`
+    words: list[WordTiming]  # after `words_from_path`
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """How words were assigned to segments: the arguments of `assign_words`, and its result."""
+
+    segments: list[Segment]
+    alignment: list[WordTiming]
+    eot: int
+    punctuations: tuple[str, str]
+    last_speech_timestamp: float
+    result: list[Segment]
+
+
+class TimingTrace(Protocol):
+    """Receives the stages of timing words."""
+
+    def alignment(self, alignment: Alignment) -> None:
+        """Receive the alignment of a window that has text."""
+        ...
+
+    def assignment(self, assignment: Assignment) -> None:
+        """Receive the assignment of a window's words to its segments."""
+        ...
 
 
 def find_alignment(
@@ -50,57 +95,109 @@ def find_alignment(
     medfilt_width: int = 7,
     qk_scale: float = 1.0,
 ) -> list[WordTiming]:
-    """The words of a window, log-mel [n_mels, 3000] or its features, of which `num_frames` frames hold audio; as
-    `whisper.timing.find_alignment`.
+    """Find the words of a window and their times, as `whisper.timing.find_alignment`.
 
-    medfilt_width: over how many encoder frames attention is smoothed; qk_scale: what scores are multiplied with.
+    Args:
+        model: The model.
+        tokenizer: The tokenizer of the window's language and task.
+        text_tokens: The window's text, without special tokens.
+        mel: The log-mel window, float32 [n_mels, 3000], or its audio features.
+        num_frames: The number of its frames that hold audio.
+        medfilt_width: The number of encoder frames over which attention is smoothed, odd.
+        qk_scale: The factor of attention scores.
 
-    Raises OptionError where the tokens are more than the model's context takes.
+    Raises:
+        OptionError: There are more tokens than fit the model's context.
     """
     audio = mel if isinstance(mel, AudioFeatures) else model.embed_audio(mel)
-    return find_alignments(model, [Spoken(tokenizer, text_tokens, num_frames)], audio, medfilt_width=medfilt_width, qk_scale=qk_scale)[0]
+    window = AlignmentInput(tokenizer, text_tokens, num_frames)
+    (words,) = find_alignments(model, [window], audio, medfilt_width=medfilt_width, qk_scale=qk_scale)
+    return words
 
 
 def find_alignments(
-    model: SpeechModel, windows: Sequence[Spoken], audio: AudioFeatures, *, medfilt_width: int = 7, qk_scale: float = 1.0
+    model: SpeechModel,
+    windows: Sequence[AlignmentInput],
+    audio: AudioFeatures,
+    *,
+    medfilt_width: int = 7,
+    qk_scale: float = 1.0,
+    trace: TimingTrace | None = None,
 ) -> list[list[WordTiming]]:
-    """`find_alignment` of many windows at once."""
+    """Find the words of many windows at once, as `find_alignment`.
+
+    Args:
+        model: The model.
+        windows: The text of each window.
+        audio: The audio features of all windows.
+        medfilt_width: As in `find_alignment`.
+        qk_scale: As in `find_alignment`.
+        trace: Receives the alignment of each window that has text.
+
+    Returns:
+        The words of each window.
+    """
     if not any(window.text_tokens for window in windows):
         return [[] for _ in windows]
     n_before = len(windows[0].tokenizer.sot_sequence)
     sequences = [[*w.tokenizer.sot_sequence, w.tokenizer.no_timestamps, *w.text_tokens] for w in windows]
-    n_longest = max(map(len, sequences)) + 1  # all end, and some are filled up: no token sees what comes behind it
-    tokens = np.array([[[*some, *[w.tokenizer.eot] * (n_longest - len(some))]] for w, some in zip(windows, sequences)])
+    n_longest = max(map(len, sequences)) + 1  # with eot; padding changes nothing, as no token sees later ones
+    tokens = np.array([[[*tokens, *[w.tokenizer.eot] * (n_longest - len(tokens))]] for w, tokens in zip(windows, sequences)])
     logits, scores = model.decoder(audio).alignment(tokens, range(n_before, n_longest - 2), model.alignment_heads)
-    found = list[list[WordTiming]]()
-    for window, some, its_logits, its_scores in zip(windows, sequences, logits[:, 0], scores):
+    alignments = list[list[WordTiming]]()
+    for i, (window, sequence) in enumerate(zip(windows, sequences)):
         if not window.text_tokens:
-            found.append([])
+            alignments.append([])
             continue
-        weights = attention_weights(its_scores[:, : len(some) + 1] * np.float32(qk_scale), window.n_frames)
-        matrix = median_filter(standardized(weights), medfilt_width).mean(axis=0)[n_before:-1]
-        probabilities = token_probabilities(its_logits[:, : window.tokenizer.eot], window.text_tokens)
-        found.append(words_along(dtw(-matrix), window, probabilities))
-    return found
+        window_scores = scores[i][:, : len(sequence) + 1] * np.float32(qk_scale)
+        weights = attention_weights(window_scores, window.n_frames)
+        standard = standardized(weights)
+        filtered = median_filter(standard, medfilt_width)
+        matrix = filtered.mean(axis=0)[n_before:-1]
+        path = dtw(-matrix)
+        window_logits = logits[i, 0, : len(window.text_tokens), : window.tokenizer.eot]
+        probabilities = token_probabilities(window_logits, window.text_tokens)
+        words = words_from_path(path, window, probabilities)
+        alignments.append(words)
+        if trace is not None:
+            stages = (window_scores, weights, standard, filtered, matrix, path, window_logits, probabilities)
+            trace.alignment(Alignment(window, audio.to_numpy()[i : i + 1], *stages, deepcopy(words)))
+    return alignments
 
 
 def attention_weights(scores: np.ndarray, n_frames: int) -> np.ndarray:
-    """Softmax over the frames that hold audio, no others. scores float32 [n_heads, n, n_audio_ctx]; n_frames: of the spectrogram, two to
-    one of the encoder.
+    """Return attention weights: the softmax of scores over the frames that hold audio.
+
+    Args:
+        scores: float32 [n_heads, n, n_audio_ctx].
+        n_frames: The number of frames of the spectrogram that hold audio, twice that of the
+            encoder.
+
+    Returns:
+        float32 [n_heads, n, max(1, n_frames // 2)].
     """
     return softmax(scores[..., : max(1, n_frames // 2)])
 
 
 def standardized(weights: np.ndarray) -> np.ndarray:
-    """Less the mean over all tokens, by their standard deviation; 0 where that is 0. weights [n_heads, n, n_frames]."""
+    """Standardize weights [n_heads, n, n_frames] over tokens.
+
+    Subtract the mean and divide by the standard deviation; where that is 0, the result is 0.
+    """
     deviation = weights.std(axis=-2, keepdims=True)
     return np.divide(weights - weights.mean(axis=-2, keepdims=True), deviation, out=np.zeros_like(weights), where=deviation > 0)
 
 
 def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
-    """The median of `filter_width` neighbours, an odd number, along the last dimension, reflected at the ends; x itself if it is shorter.
+    """Apply a median filter along the last dimension, as `whisper.timing.median_filter`.
 
-    As `whisper.timing.median_filter`. Raises ValueError for an even width.
+    Args:
+        x: Any array; reflected at its ends. One that is no longer than half the filter is returned
+            as it is.
+        filter_width: The number of neighbours to take the median of, odd.
+
+    Raises:
+        ValueError: The width is even.
     """
     if filter_width < 1 or filter_width % 2 == 0:
         raise ValueError(f"a filter's width must be odd, but {filter_width} is not")
@@ -110,9 +207,9 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
         return x
     padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], mode="reflect")
     filtered = np.empty_like(x)
-    for index in np.ndindex(x.shape[:-2]):  # so much as the processor's cache holds
+    for index in np.ndindex(x.shape[:-2]):  # one matrix at a time, which the processor's cache holds
         neighbours = [padded[index][..., i : i + n] for i in range(filter_width)]
-        for lowest in range(half + 1):  # bubble up as many as needed
+        for lowest in range(half + 1):  # bubble sort, as far as the middle
             for i in range(filter_width - 1, lowest, -1):
                 low, high = neighbours[i - 1], neighbours[i]
                 neighbours[i - 1], neighbours[i] = np.minimum(low, high), np.maximum(low, high)
@@ -121,16 +218,21 @@ def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
 
 
 def dtw(x: np.ndarray) -> np.ndarray:
-    """Dynamic time warping: the cheapest way from the first to the last element of x [n, m], one step down, right or both at a time.
+    """Find the cheapest path from the first to the last element of x [n, m]: dynamic time warping.
 
-    Returns the way's rows and columns, int64 [2, n_path]. Summed in float64, and ties decided, as by `whisper.timing.dtw`.
+    Each step goes down, right or both. Costs are summed in float64, and ties are decided, as in
+    `whisper.timing.dtw`.
+
+    Returns:
+        The rows and columns of the path, int64 [2, n_path].
     """
     x = np.asarray(x)
     n, m = x.shape
-    skewed = np.zeros((n, n + m))  # row i moved by i, so that a column holds what can be computed at once
+    skewed = np.zeros((n, n + m))  # row i is shifted by i, so that the elements of a column don't depend on each other
     skewed[:, :m] = x
     diagonals = np.ascontiguousarray(skewed.ravel()[:-n].reshape(n, n + m - 1).T)
-    # [i + j, i], of the first i rows and j columns. Upstream's reads as float32, but numba makes it float64 (`ones(float32) * inf`).
+    # cost[i + j, i] is that of the first i rows and j columns. OpenAI Whisper's reads as float32, but numba makes it
+    # float64 (`ones(float32) * inf`).
     cost = np.full((n + m + 1, n + 1), np.inf)
     trace = np.zeros((n + m + 1, n + 1), np.int8)
     cost[0, 0] = 0
@@ -150,10 +252,13 @@ dtw_cpu = dtw_cuda = dtw
 
 
 def backtrace(trace: np.ndarray) -> np.ndarray:
-    """The way from the first to the last element of a matrix [n, m], by marks [n + 1, m + 1] of how each was reached from the one before:
-    0 for one step down and right, 1 for down, 2 for right.
+    """Follow a cheapest path from the last element of a matrix [n, m] back to the first.
 
-    Returns its rows and columns, int64 [2, n_path].
+    Args:
+        trace: [n + 1, m + 1], the step that led to each element: 0 down and right, 1 down, 2 right.
+
+    Returns:
+        The rows and columns of the path, int64 [2, n_path].
     """
     i, j = trace.shape[0] - 1, trace.shape[1] - 1
     path = [(i, j)]
@@ -168,17 +273,31 @@ _BOTH, _DOWN, _RIGHT = range(3)
 
 
 def token_probabilities(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
-    """How likely each token is behind those before it, float32 [n]. logits float32 [at least n, n_vocab]."""
+    """Return the probability of each token given those before it.
+
+    Args:
+        logits: float32 [at least n, n_vocab].
+        tokens: The n tokens.
+
+    Returns:
+        float32 [n].
+    """
     logits = logits[: len(tokens)]
     return np.exp(logits[np.arange(len(tokens)), tokens] - logsumexp(logits))
 
 
-def words_along(path: np.ndarray, window: Spoken, probabilities: np.ndarray) -> list[WordTiming]:
-    """The words of a window, where a path [2, n_path] reaches them: of tokens, from the one before the text on, and encoder frames."""
+def words_from_path(path: np.ndarray, window: AlignmentInput, probabilities: np.ndarray) -> list[WordTiming]:
+    """Return the words of a window with the times at which the path reaches them.
+
+    Args:
+        path: int64 [2, n_path], tokens, counted from the one before the text, and encoder frames.
+        window: The window's text.
+        probabilities: float32 [n], of the text tokens.
+    """
     eot = window.tokenizer.eot
     words, word_tokens = window.tokenizer.split_to_word_tokens([*window.text_tokens, eot])
     rows, frames = path
-    times = frames[np.diff(rows, prepend=-1) > 0] / TOKENS_PER_SECOND  # when each token begins
+    times = frames[np.diff(rows, prepend=-1) > 0] / TOKENS_PER_SECOND  # the start of each token, in seconds
     ends = np.cumsum([len(tokens) for tokens in word_tokens[:-1]])
     return [
         WordTiming(word, tokens, float(times[end - len(tokens)]), float(times[end]), float(probabilities[end - len(tokens) : end].mean()))
@@ -187,7 +306,13 @@ def words_along(path: np.ndarray, window: Spoken, probabilities: np.ndarray) -> 
 
 
 def merge_punctuations(alignment: list[WordTiming], prepended: str, appended: str) -> None:
-    """Join punctuation to the word behind it or before it, in place; what is joined to another is left without word and tokens."""
+    """Join punctuation marks to words, in place; a joined mark is left empty.
+
+    Args:
+        alignment: Words and marks, in order.
+        prepended: Marks to join to the word after them.
+        appended: Marks to join to the word before them.
+    """
     following = len(alignment) - 1
     for i in reversed(range(len(alignment) - 1)):
         mark, word = alignment[i], alignment[following]
@@ -208,7 +333,7 @@ def merge_punctuations(alignment: list[WordTiming], prepended: str, appended: st
 
 def add_word_timestamps(
     *,
-    segments: list[dict[str, Any]],
+    segments: list[Segment],
     model: SpeechModel,
     tokenizer: Tokenizer,
     mel: np.ndarray | AudioFeatures,
@@ -218,19 +343,46 @@ def add_word_timestamps(
     last_speech_timestamp: float,
     **kwargs: Any,
 ) -> None:
-    """Give the segments of a window their `words`, in place, and times that fit them; as `whisper.timing.add_word_timestamps`.
+    """Add `words` to the segments of a window, in place, as `whisper.timing.add_word_timestamps`.
 
-    last_speech_timestamp: when, in seconds from the recording's start, the last word before them ended. The others as in
-    `find_alignment`.
+    The segments' own times are fitted to their words.
+
+    Args:
+        segments: The segments.
+        model: The model.
+        tokenizer: The tokenizer of the window's language and task.
+        mel: The log-mel window, float32 [n_mels, 3000], or its audio features.
+        num_frames: The number of its frames that hold audio.
+        prepend_punctuations: Marks to join to the word after them.
+        append_punctuations: Marks to join to the word before them.
+        last_speech_timestamp: When the last word before these segments ended, in seconds from the
+            recording's start.
+        kwargs: Further arguments of `find_alignment`.
     """
     alignment = find_alignment(model, tokenizer, text_tokens(segments, tokenizer.eot), mel, num_frames, **kwargs)
-    place_words(segments, alignment, tokenizer.eot, (prepend_punctuations, append_punctuations), last_speech_timestamp)
+    assign_words(segments, alignment, tokenizer.eot, (prepend_punctuations, append_punctuations), last_speech_timestamp)
 
 
-def place_words(
-    segments: list[dict[str, Any]], alignment: list[WordTiming], eot: int, punctuations: tuple[str, str], last_speech_timestamp: float
+def assign_words(
+    segments: list[Segment],
+    alignment: list[WordTiming],
+    eot: int,
+    punctuations: tuple[str, str],
+    last_speech_timestamp: float,
+    trace: TimingTrace | None = None,
 ) -> None:
-    """`add_word_timestamps` of words that are found: shared out among segments, in place. punctuations: to prepend, and to append."""
+    """Assign the words of a window to its segments, in place.
+
+    Args:
+        segments: The segments, which get `words` and times that fit them.
+        alignment: The words of all segments; changed in place.
+        eot: The token that ends a text.
+        punctuations: Marks to join to the word after them, and to the word before them.
+        last_speech_timestamp: When the last word before these segments ended, in seconds from the
+            recording's start.
+        trace: Receives the assignment.
+    """
+    arguments = deepcopy((segments, alignment, eot, punctuations, last_speech_timestamp)) if trace is not None else None
     durations = [timing.end - timing.start for timing in alignment if timing.end != timing.start]
     usual = min(0.7, float(np.median(durations))) if durations else 0.0
     longest = 2 * usual
@@ -240,21 +392,23 @@ def place_words(
     left = iter(alignment)
     for segment in segments:
         offset = segment["seek"] * HOP_LENGTH / SAMPLE_RATE
-        segment["words"] = words = []
+        segment["words"] = words = list[Word]()
         n_left = len(text_tokens([segment], eot))
         while n_left > 0 and (timing := next(left, None)):
             n_left -= len(timing.tokens)
             if timing.word:
-                times = {"start": round(offset + timing.start, 2), "end": round(offset + timing.end, 2)}
-                words.append({"word": timing.word, **times, "probability": timing.probability})
+                start, end = round(offset + timing.start, 2), round(offset + timing.end, 2)
+                words.append({"word": timing.word, "start": start, "end": end, "probability": timing.probability})
         if words:
             _shorten_after_pause(words, last_speech_timestamp, usual, longest)
             _fit_to_segment(words, segment, usual)
             last_speech_timestamp = segment["end"]
+    if trace is not None and arguments is not None:
+        trace.assignment(Assignment(*arguments, deepcopy(segments)))
 
 
 def _shorten_at_sentence_ends(alignment: list[WordTiming], longest: float) -> None:
-    """A pause between sentences is no part of the mark that ends one, nor of the word that begins the next."""
+    """Cut pauses between sentences off the marks and words next to them."""
     for before, timing in pairwise(alignment):
         if timing.end - timing.start > longest:
             if timing.word in _SENTENCE_ENDS:
@@ -263,8 +417,8 @@ def _shorten_at_sentence_ends(alignment: list[WordTiming], longest: float) -> No
                 timing.start = timing.end - longest
 
 
-def _shorten_after_pause(words: list[dict[str, Any]], last_speech_timestamp: float, usual: float, longest: float) -> None:
-    """A pause before a segment is no part of its first words."""
+def _shorten_after_pause(words: list[Word], last_speech_timestamp: float, usual: float, longest: float) -> None:
+    """Cut the pause before a segment off its first two words."""
     first, second = words[0], words[1] if len(words) > 1 else None
     both_are_long = second is not None and second["end"] - first["start"] > 2 * longest
     if first["end"] - last_speech_timestamp > 4 * usual and (first["end"] - first["start"] > longest or both_are_long):
@@ -273,8 +427,8 @@ def _shorten_after_pause(words: list[dict[str, Any]], last_speech_timestamp: flo
         first["start"] = max(0, first["end"] - longest)
 
 
-def _fit_to_segment(words: list[dict[str, Any]], segment: dict[str, Any], usual: float) -> None:
-    """Where a segment's first or last word reaches far beyond it, it is cut there; else the segment begins and ends with its words."""
+def _fit_to_segment(words: list[Word], segment: Segment, usual: float) -> None:
+    """Cut words that reach far beyond their segment; else fit the segment to its words."""
     first, last = words[0], words[-1]
     if segment["start"] < first["end"] and segment["start"] - 0.5 > first["start"]:
         first["start"] = max(0, min(first["end"] - usual, segment["start"]))

@@ -24,7 +24,7 @@ from reference.models.float64 import NumpyWhisper, decoder_inputs
 from reference.models.openai import in_float64, load_openai
 from reference.numerics.definitions import log_mel_spectrogram
 from reference.parity.activations import rms
-from reference.parity.transcripts import transcribe_with_openai
+from reference.parity.observe import transcribe_with_openai
 from reference.parity.window import Question
 
 FOLDER = Path(__file__).parents[2] / "golden" / "activations"

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
 from reference.models.openai import load_openai
-from reference.parity.transcripts import Transcription, Window, differences, transcribe_with_openai
+from reference.parity.observe import transcribe_with_openai
+from reference.parity.transcripts import Transcription, Window, differences
 
 TRANSCRIPTS = Path(__file__).parents[2] / "golden" / "transcripts.json"
 

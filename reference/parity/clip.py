@@ -12,7 +12,7 @@ import numpy as np
 import whisper
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
-from maxwhisper import Whisper, iter_segments
+from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint
 from reference.clips import Clip
 from reference.models.capture import names
@@ -20,10 +20,11 @@ from reference.models.float64 import NumpyWhisper
 from reference.models.openai import load_openai
 from reference.parity import stages, transcripts
 from reference.parity.activations import Compared
+from reference.parity.observe import time_words_with_max, transcribe_with_max, transcribe_with_openai
 from reference.parity.stages import Stage
-from reference.parity.transcripts import Comparison, Transcription, compare, transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import Comparison, Transcription, compare
 from reference.parity.window import Output, Question, Window, production_outputs
-from reference.parity.words import judge_words, watching_words
+from reference.parity.words import judge_words
 
 
 class Programs:
@@ -138,10 +139,6 @@ def compare_clip(
 
 
 def _judge_words(samples: np.ndarray, programs: Programs, n_windows: int) -> Iterator[Stage]:
-    """How words are timed in the first windows."""
-    with watching_words() as found:
-        segments, _ = iter_segments(programs.model, samples, temperature=0.0, word_timestamps=True)
-        while len(found) < n_windows and next(segments, None):
-            pass
-    for timed in found:
+    """Judge how words are timed in the first windows."""
+    for timed in time_words_with_max(programs.model, samples, n_windows, temperature=0.0):
         yield from judge_words(timed, programs.judge, programs.truth)

@@ -1,19 +1,16 @@
-"""Two programs' transcripts of the same samples, compared token by token, and every difference held against float64."""
+"""Comparison of two programs' transcripts of the same samples, token by token; differences are weighed in float64."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import whisper
 
-import maxwhisper
 from maxwhisper.speech_model import SpeechModel
+from maxwhisper.transcription.timing import Alignment, Assignment
 from reference.models.float64 import NumpyWhisper
 from reference.parity.beams import BeamWitness
 
@@ -39,64 +36,32 @@ class Window:
     search: BeamWitness | None = None  # of MAX
 
 
+@dataclass
+class TimedWindow:
+    """How the words of a window were timed by MAX, and OpenAI Whisper's tokenizer to judge it with."""
+
+    tokenizer: Any
+    alignment: Alignment
+    assignment: Assignment | None = None
+
+    @property
+    def text(self) -> list[int]:
+        """The window's text tokens."""
+        return self.alignment.window.text_tokens
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The tokens that the decoder is fed, int64 [1, n]."""
+        return np.array([[*self.tokenizer.sot_sequence, self.tokenizer.no_timestamps, *self.text, self.tokenizer.eot]])
+
+
 @dataclass(frozen=True)
 class Transcription:
-    """A transcript, and the windows it was made of in the order they were decoded, retries at higher temperatures included."""
+    """A transcript, and what it was made of."""
 
     result: dict[str, Any]
-    windows: list[Window]
-
-
-def transcribe_with_max(model: SpeechModel, samples: np.ndarray, **options: Any) -> Transcription:
-    """`maxwhisper.transcribe`, watched from outside."""
-    module: Any = importlib.import_module("maxwhisper.transcription.sequential")
-    windows: list[Window] = []
-    mels: list[np.ndarray] = []
-    embed = model.embed_audio
-
-    def embed_audio(mel: np.ndarray) -> Any:
-        mels.append(mel)
-        return embed(mel)
-
-    class Watched(module.DecodingTask):
-        search: BeamWitness | None = None
-
-        def _token_decoder(self, decoder: Any) -> Any:
-            found, options = super()._token_decoder(decoder), self.options
-            if options.beam_size is not None:
-                self.search = found = BeamWitness(found, options.patience, options.length_penalty)
-            return found
-
-        def run(self, audio: Any) -> Any:
-            logits: list[np.ndarray] = []
-            allowed: list[np.ndarray] = []
-            before = SimpleNamespace(apply=lambda found, tokens: logits.append(found[0].copy()))
-            behind = SimpleNamespace(apply=lambda found, tokens: allowed.append(np.packbits(found[0] != -np.inf)))
-            self.logit_filters[:] = [before, *self.logit_filters, behind]
-            (result,) = super().run(audio)
-            if self.search is not None:
-                self.search.ranked(result.tokens)
-                logits, allowed = [], []  # of the first of the beams, which says nothing
-            seen = Window(list(self.initial_tokens), result.tokens, result.temperature, mels[-1], logits, allowed, search=self.search)
-            windows.append(seen)
-            return [result]
-
-    with _replaced(module, "DecodingTask", Watched), _replaced(model, "embed_audio", embed_audio):
-        return Transcription(maxwhisper.transcribe(model, samples, **options), windows)
-
-
-def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **options: Any) -> Transcription:
-    """`whisper.transcribe` in float32, watched from outside."""
-    windows: list[Window] = []
-
-    def decode(mel: torch.Tensor, options: whisper.DecodingOptions) -> whisper.DecodingResult:
-        task = whisper.decoding.DecodingTask(model, options)
-        (result,) = task.run(mel[None])
-        windows.append(Window(list(task.initial_tokens), result.tokens, result.temperature, mel.numpy(), filters=task.logit_filters))
-        return result
-
-    with _replaced(model, "decode", decode):
-        return Transcription(whisper.transcribe(model, samples, fp16=False, **options), windows)
+    windows: list[Window]  # in the order they were decoded, attempts at higher temperatures included
+    timed: Sequence[TimedWindow] = ()  # how words were timed in each window with text; of MAX
 
 
 @dataclass(frozen=True)
@@ -184,7 +149,7 @@ def differences(ours: Transcription, theirs: Transcription) -> list[str]:
     return found + [f"window {i}: {a}, OpenAI {b}" for i, (a, b) in enumerate(pairs) if a != b]
 
 
-def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What differs before the first segment whose tokens differ, and what from there on."""
     before: list[str] = []
     after: list[str] = []
@@ -213,7 +178,7 @@ def _compare_results(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list
     return before, after
 
 
-def _far_apart(what: str, ours: dict[str, Any], theirs: dict[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
+def _far_apart(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
     for name, limit in limits.items():
         if not abs(ours[name] - theirs[name]) <= limit + 1e-9:
             yield f"{what} {name}: {ours[name]:.6f}, OpenAI {theirs[name]:.6f}"
@@ -272,13 +237,3 @@ def _weigh(i: int, ours: Window, theirs: Window, model: SpeechModel, judge: whis
         error_max=float(abs(ours_logits - exact).max()),
         error_openai=float(abs(openai - exact).max()),
     )
-
-
-@contextmanager
-def _replaced(target: Any, name: str, value: Any) -> Iterator[None]:
-    original = getattr(target, name)
-    setattr(target, name, value)
-    try:
-        yield
-    finally:
-        setattr(target, name, original)

@@ -103,6 +103,6 @@ CONTROLS = [
     control(
         "log-sum-exp pair by pair",
         "np.logaddexp",
-        replaces={"decoding.logsumexp": instead(lambda logits: np.logaddexp.reduce(logits, axis=-1))},
+        replaces={"decoding.rules.logsumexp": instead(lambda logits: np.logaddexp.reduce(logits, axis=-1))},
     ),
 ]

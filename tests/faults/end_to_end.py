@@ -21,10 +21,11 @@ from reference.models.capture import Activations, CapturedModel
 from reference.models.float64 import NumpyWhisper
 from reference.models.openai import load_openai
 from reference.parity import stages
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.stages import Stage
-from reference.parity.transcripts import Transcription, compare, transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import Transcription, compare
 from reference.parity.window import Question, answers
-from reference.parity.words import judge_words, watching_words
+from reference.parity.words import judge_words
 
 STARTS = (0, N_FRAMES)  # of the windows whose stage outputs are compared
 N_STEPS = 8  # cached ones, whose logits are compared
@@ -124,15 +125,14 @@ class EndToEnd:
         if not np.array_equal(log_mel, self.log_mel):
             before.append(stages.judge_log_mel(samples, log_mel))
         try:
-            with watching_words() as timed:
-                ours = transcribe_with_max(model, samples, **OPTIONS, **options)
+            ours = transcribe_with_max(model, samples, **OPTIONS, **options)
         except (WhisperError, ValueError):  # more tokens, or another position, than there is room for
             return Heard(_first(before), "", "transcribe", True, 1.0)
         truth = self._truth if is_control else None
         theirs = self.ask(**options)
         comparison = compare(ours, theirs, model, self.judge, truth)
         rules = stages.judge_tokens(ours, theirs, self.tokenizer.eot)
-        words = (stage for some in timed for stage in judge_words(some, self.judge, self._truth))
+        words = (stage for timed in ours.timed for stage in judge_words(timed, self.judge, self._truth))
         return Heard(
             before=_first(before),
             rules="" if is_explained else _first(chain(rules, words)),

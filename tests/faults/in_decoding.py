@@ -49,13 +49,13 @@ FAULTS = [
         "timestamp rules skipped",
         "decoding.step.0.allowed",
         "decoding by argmax alone, as most ports do",
-        {"decoding.ApplyTimestampRules.apply": skipped},
+        {"decoding.rules.ApplyTimestampRules.apply": skipped},
     ),
     Fault(
         "any first timestamp",
         "decoding.step.0.allowed",
         "max_initial_timestamp parsed and forgotten",
-        {"decoding.CHUNK_LENGTH": instead(1)},
+        {"decoding.task.CHUNK_LENGTH": instead(1)},
     ),
     Fault(
         "suppression list of the other vocabulary",
@@ -67,20 +67,24 @@ FAULTS = [
         "multilingual token offsets wrong",
         "transcribe.window.0.prompt",
         "50257 for <|startoftranscript|>, which is so in English-only models",
-        {"decoding.get_tokenizer": english_tokenizer, "transcription.sequential.get_tokenizer": english_tokenizer},
+        {
+            "decoding.language.get_tokenizer": english_tokenizer,
+            "decoding.task.get_tokenizer": english_tokenizer,
+            "transcription.sequential.get_tokenizer": english_tokenizer,
+        },
         model="base",
     ),
     Fault(
         "text before the window forgotten",
         "transcribe.window.1.prompt",
         "windows transcribed one by one",
-        {"transcription.sequential.replace": lambda right: lambda options, prompt, language: right(options, prompt=[], language=language)},
+        {"transcription.window.replace": lambda right: lambda options, prompt: right(options, prompt=[])},
     ),
     Fault(
         "on by a whole window always",
         "transcribe.window.1.log_mel",
         "windows cut beforehand",
-        {"transcription.sequential.split_at_timestamps": whole_window},
+        {"transcription.window.split_at_timestamps": whole_window},
     ),
     Fault(
         "timestamps taken for 10 ms",
@@ -92,6 +96,6 @@ FAULTS = [
         "the end's probability not counted",
         "transcribe.segments",
         "a loop that stops before it adds",
-        {"search.GreedyDecoder.update": end_not_counted},
+        {"decoding.search.GreedyDecoder.update": end_not_counted},
     ),
 ]

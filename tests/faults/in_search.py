@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from maxwhisper.checkpoint.alignment_heads import all_of_upper_half
-from maxwhisper.search import softmax
+from maxwhisper.decoding.search import softmax
 from tests.faults.plant import Fault, instead
 
 BEAMS = {"beam_size": 5}
@@ -52,7 +52,7 @@ def unnormalised(right: Any) -> Any:
 
 def forgotten(right: Any) -> Any:
     """Only what was said before is a prompt."""
-    return lambda transcription: list(transcription.said)
+    return lambda transcription: list(transcription.previous_tokens)
 
 
 def other_heads(right: Any) -> Any:
@@ -93,21 +93,21 @@ FAULTS = [
         "sums left behind by beams",
         "decoding.step.0.beams",
         "scores indexed by place instead of by where a beam came from",
-        {"search.BeamSearchDecoder.follow": sums_from_the_first},
+        {"decoding.search.BeamSearchDecoder.follow": sums_from_the_first},
     ),
     fault(
         BEAMS,
         "search over when one beam is",
         "decoding.candidates",
         "patience taken for a number of sequences",
-        {"search.BeamSearchDecoder.__init__": over_when_one_is},
+        {"decoding.search.BeamSearchDecoder.__init__": over_when_one_is},
     ),
     fault(
         BEAMS,
         "candidates not compared for their length",
         "decoding.rank",
         "length_penalty=None taken for none at all",
-        {"decoding.DecodingTask._best": unnormalised},
+        {"decoding.task.DecodingTask._best": unnormalised},
     ),
     fault(
         CARRIED,

@@ -37,7 +37,8 @@ from reference.ops.fuzz import fuzz
 from reference.ops.inputs import Example
 from reference.ops.suite import suite
 from reference.parity.clip import Programs, compare_clip
-from reference.parity.transcripts import differences, transcribe_with_max
+from reference.parity.observe import transcribe_with_max
+from reference.parity.transcripts import differences
 from tests.faults.recording import write_recording
 from tests.faults.table import CONTROLS, FAULTS
 from tests.faults.trial import Trials

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from maxwhisper.utils import n_cores
+from maxwhisper.system import n_cores
 
 FOLDER = Path(__file__).parents[2] / "golden" / "bench"
 N_KEPT = 5  # runs

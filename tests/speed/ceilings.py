@@ -11,7 +11,7 @@ from max.dtype import DType
 from max.engine import InferenceSession, Model
 from max.graph import DeviceRef, Graph, KernelLibrary, Module, TensorType, ops
 
-from maxwhisper.utils import n_cores
+from maxwhisper.system import n_cores
 
 N_MULTIPLY_ADDS = 2_000_000_000  # on each core
 N_READ = 1 << 26  # float32 numbers: more than any cache holds

@@ -18,7 +18,8 @@ from reference.ops import TABLE
 from reference.ops.inputs import Example
 from reference.ops.suite import Suite, snippet
 from reference.parity.clip import Programs
-from reference.parity.transcripts import differences, transcribe_with_max, transcribe_with_openai
+from reference.parity.observe import transcribe_with_max, transcribe_with_openai
+from reference.parity.transcripts import differences
 from reference.parity.window import Window, production_outputs
 from tests.speed.sizes import FIXED, real_sizes
 from tests.speed.stages import stages
