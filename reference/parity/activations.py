@@ -110,13 +110,13 @@ def compare_activations(
     wanted = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
     for name, judged in judge_each(wanted, known, device=device):
         array, peers = activations[name], (peer or {}).get(name)
-        resembles, rewritten = ("", "") if judged.ours.passes else _explain(flow, keys[name], known)
+        resembles, rewritten = ("", "") if judged.actual.passes else _explain(flow, keys[name], known)
         yield Compared(
             name=name,
             op=flow[keys[name]].op,
             shape=array.shape,
-            in_situ=judged.ours,
-            pytorch=judged.theirs,
+            in_situ=judged.actual,
+            pytorch=judged.pytorch,
             error=Error.of(array, exact[name]),
             peer=None if peers is None else Error.of(peers, exact[name]),
             size=rms(exact[name][np.isfinite(exact[name])]),

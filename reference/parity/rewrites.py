@@ -39,7 +39,7 @@ def biased_keys(flow: Dataflow, name: str, known: Arrays) -> str:
         return ""
     inputs = [look_up(without, source) for source in (*step.sources[:2], values, *mask)]
     row = TABLE["masked_attention" if mask else "attention"]
-    verdict = judge(row, "float32", inputs, [look_up(known, context)]).ours
+    verdict = judge(row, "float32", inputs, [look_up(known, context)]).actual
     return f"keys carry a bias, which softmax ignores; equal from {parse(context).name} on" if verdict.passes else ""
 
 
