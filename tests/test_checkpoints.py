@@ -490,7 +490,7 @@ def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator
 
     def judged(flow: Dataflow) -> dict[str, bool]:
         steps = {name: flow[name] for name in ("decoder.embedding", "decoder.logits")}
-        return {name: judged.ours.passes for name, judged in judge_each(steps, known)}
+        return {name: judged.actual.passes for name, judged in judge_each(steps, known)}
 
     tied = whisper_flow.of_max(dims, "int8")
     assert judged(whisper_flow.for_weights(tied, checkpoint.weights)) == {"decoder.embedding": True, "decoder.logits": True}

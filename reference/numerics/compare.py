@@ -9,9 +9,9 @@ from reference.numerics.dtypes import largest
 
 # How many of its typical errors an implementation's root mean square may reach. Rounding that is independent stays near 1, a sum
 # without any blocking near 2; a wrong constant, a lost term or a narrower accumulator goes far beyond.
-SHARP = 4.0
+MAX_RMS = 4.0
 # And that of a channel alone, a place along the last axis, where there are enough of its elements: one wrong weight shows in one channel.
-SHARP_IN_CHANNEL = 8.0
+MAX_RMS_IN_CHANNEL = 8.0
 ENOUGH = 64
 MAX_VACUOUS = 0.01  # of all elements
 
@@ -36,17 +36,18 @@ class Worst:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one comparison.
+    """The result of one comparison.
 
-    share: the largest error as a share of its rigorous bound; sharp_share: the root mean square of errors, each in units of its typical
-    one, as a share of `SHARP`, or of a channel as a share of `SHARP_IN_CHANNEL`, whichever is more. Both pass up to 1.
-    n_vacuous: elements, of n, whose bound is wider than any value is large, so that nothing could exceed it.
+    worst_case_ratio: the largest error as a share of its worst-case bound. rms_ratio: the root mean
+    square of errors, each in units of its typical one, as a share of `MAX_RMS`, or of a channel as a
+    share of `MAX_RMS_IN_CHANNEL`, whichever is more. Both pass up to 1. n_vacuous: elements, of n,
+    whose worst-case bound is wider than any value is large, so that nothing could exceed it.
     """
 
     n: int
     failures: list[str] = field(default_factory=list)
-    share: float = 0.0
-    sharp_share: float = 0.0
+    worst_case_ratio: float = 0.0
+    rms_ratio: float = 0.0
     n_vacuous: int = 0
     worst: Worst | None = None
 
@@ -56,7 +57,7 @@ class Verdict:
         return not self.failures
 
     def __str__(self) -> str:
-        gates = f"{self.share:.3g} of the rigorous bound, {self.sharp_share:.3g} of the sharp one"
+        gates = f"{self.worst_case_ratio:.3g} of the worst-case bound, {self.rms_ratio:.3g} of the statistical one"
         return "; ".join([*self.failures, gates, *([str(self.worst)] if self.worst else [])]) if self.failures else gates
 
 
@@ -87,27 +88,27 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     failures: list[str] = []
     judged = finite & ~overflown
     error = np.abs(np.where(judged, computed, 0) - np.where(judged, truth, 0))
-    share = _share(error, worst)
-    at = np.argmax(share)
-    if share.flat[at] > 1:
-        failures.append(f"{int((share > 1).sum())} of {truth.size} elements exceed the rigorous bound")
+    ratio = _ratio(error, worst)
+    at = np.argmax(ratio)
+    if ratio.flat[at] > 1:
+        failures.append(f"{int((ratio > 1).sum())} of {truth.size} elements exceed the worst-case bound")
 
     rounded = judged & (typical > 0)
-    sharp_share = 0.0
+    rms_ratio = 0.0
     if rounded.any():
         own = _rms(error[rounded] / typical[rounded])
         others = 0.0 if peer is None else _rms((peer.astype(np.float64)[rounded] - truth[rounded]) / typical[rounded])
-        sharp_share = own / (SHARP * max(1.0, others if np.isfinite(others) else 1.0))
-        if sharp_share > 1:
+        rms_ratio = own / (MAX_RMS * max(1.0, others if np.isfinite(others) else 1.0))
+        if rms_ratio > 1:
             failures.append(f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})")
         if (channel := _worst_channel(computed, truth, typical, rounded, peer)) is not None:
             place, rms, allowed = channel
-            sharp_share = max(sharp_share, rms / allowed)
+            rms_ratio = max(rms_ratio, rms / allowed)
             if rms > allowed:
                 failures.append(f"root mean square of errors {rms:.3g} times the typical one at index {place} of the last axis")
     extent = np.abs(truth[finite]).max(initial=0.0)
     n_vacuous = int((worst[finite] > extent).sum()) if extent else 0
-    return Verdict(truth.size, failures, float(share.flat[at]), float(sharp_share), n_vacuous, _worst(at, computed, truth, worst))
+    return Verdict(truth.size, failures, float(ratio.flat[at]), float(rms_ratio), n_vacuous, _worst(at, computed, truth, worst))
 
 
 def _worst_channel(
@@ -124,7 +125,7 @@ def _worst_channel(
 
     own = rms_of_channels(computed)
     others = np.nan_to_num(rms_of_channels(peer.astype(np.float64)), nan=1.0, posinf=1.0) if peer is not None else 1.0
-    allowed = SHARP_IN_CHANNEL * np.maximum(1.0, others)
+    allowed = MAX_RMS_IN_CHANNEL * np.maximum(1.0, others)
     place = int(np.argmax(own / allowed))
     return place, float(own[place]), float(np.broadcast_to(allowed, own.shape)[place])
 
@@ -134,7 +135,7 @@ def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (np.isnan(a) == np.isnan(b)) & (np.isposinf(a) == np.isposinf(b)) & (np.isneginf(a) == np.isneginf(b))
 
 
-def _share(error: np.ndarray, bound: np.ndarray) -> np.ndarray:
+def _ratio(error: np.ndarray, bound: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(error == 0, 0.0, error / bound)
 

@@ -8,7 +8,7 @@ import numpy as np
 from reference.numerics import definitions
 from reference.numerics.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul, whole
 from reference.numerics.dtypes import DTYPES
-from reference.ops.row import FACTORS, SUMMANDS, Input, Op, row
+from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 
 
 def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
@@ -31,16 +31,15 @@ def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
     return Approx(np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0))
 
 
-@row
-class Softmax(Op):
+class Softmax(Op, row="softmax"):
     """exp(x - max) / Σ exp(x - max). A row of nothing but -inf gives NaN, as in PyTorch; the bound is `softmax_bound`'s."""
 
-    tight = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
+    sensitivity_case = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))}
     build = "ops.softmax"
     define = staticmethod(definitions.softmax)
     torch = "softmax"
-    long = {"batch": 1, "n_head": 2, "n": 3, "n_kv": 1500}
+    large_shape = {"batch": 1, "n_head": 2, "n": 3, "n_kv": 1500}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
@@ -60,17 +59,16 @@ def scores_bound(q: np.ndarray, k: np.ndarray, u: float) -> Approx:
     return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u)
 
 
-@row
-class AttentionScores(Op):
+class AttentionScores(Op, row="attention_scores"):
     """q @ k.T / √head_dim, in float32: `scores_bound`."""
 
-    tight = ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"})
+    sensitivity_case = ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"})
     inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
     build = "ops.attention_scores"
     define = staticmethod(definitions.attention_scores)
     torch = "attention_scores"
     dtypes = ("float32",)  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
-    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+    large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, mask: np.ndarray | float = 0.0) -> Approx:
@@ -78,11 +76,10 @@ class AttentionScores(Op):
         return Approx(scores.value + mask, scores.worst, scores.typical)
 
 
-@row
-class CausalMask(Op):
+class CausalMask(Op, row="causal_mask"):
     """scores + mask, where the mask is 0 or -inf: nothing is rounded."""
 
-    tight = ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {})
+    sensitivity_case = ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {})
     inputs = {"scores": Input("batch n_head n n_kv", ("normal", "large", "tiny")), "mask": Input("n n_kv", ("causal",))}
     build = "ops.apply_mask"
     define = staticmethod(lambda scores, mask: scores + mask)
@@ -94,18 +91,17 @@ class CausalMask(Op):
         return Approx.given(scores + mask)
 
 
-@row
-class AttentionContext(Op):
+class AttentionContext(Op, row="attention_context"):
     """weights @ v, summed in float32: γ_n |weights| |v|."""
 
-    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"})
+    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"})
     inputs = {"weights": Input("batch n_head n n_kv", ("weights", "one_hot", "integers")), "v": Input(KEYS, FACTORS)}
     build = "ops.attention_context"
     define = staticmethod(np.matmul)
     torch = "attention_context"
     dtypes = ("float32",)  # as `AttentionScores`
     exact_sums = True
-    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+    large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
     def bound(roundings: Roundings, weights: np.ndarray, v: np.ndarray) -> Approx:
@@ -145,11 +141,10 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
     return capped.rounded(roundings.output, roundings.tiny)
 
 
-@row
-class Attention(Op):
+class Attention(Op, row="attention"):
     """Scaled dot-product attention without a mask, as the encoder uses it: `attention_bound`."""
 
-    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),
@@ -157,21 +152,20 @@ class Attention(Op):
     }
     build = "adapters.attention"
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # which graphs are built in
-    stores = True
+    intermediates_in_dtype = True
     define = staticmethod(definitions.attention)
     torch = "attention"
-    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+    large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
     bound = staticmethod(attention_bound)
 
 
-@row
-class AttentionInt8(Op):
+class AttentionInt8(Op, row="attention_int8"):
     """`Attention` of rounded numbers. Which whole number one becomes is not certain near the middle between two (`whole`), of queries, keys
     and values as of exponentials, whose own error is `exp_of_difference`'s. Sums of whole numbers are exact; behind them a sum of two
     digits, two products and a division. A mean lies among what it averages, which caps the bound.
     """
 
-    tight = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     devices = ("cpu",)
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros")),
@@ -182,7 +176,7 @@ class AttentionInt8(Op):
     dtypes = ("float32",)
     define = staticmethod(definitions.attention_int8)
     torch = "attention_int8"
-    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
+    large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Approx:
@@ -208,16 +202,14 @@ class AttentionInt8(Op):
         return capped.rounded(5 * u, SINGLE_TINY)
 
 
-@row
-class AttentionBySteps(Attention):
+class AttentionBySteps(Attention, row="attention_by_steps"):
     """The same of MAX's own operations, which its compiler fuses: `portable.attention_by_steps`."""
 
     build = "adapters.attention_by_steps"
     dtypes = tuple(DTYPES)
 
 
-@row
-class FlashAttention(Attention):
+class FlashAttention(Attention, row="flash_attention"):
     """The same of bfloat16 by MAX's kernel for GPUs, `portable.flash_attention`, in the heads of tiny.en."""
 
     inputs = {
@@ -226,15 +218,14 @@ class FlashAttention(Attention):
     build = "adapters.flash_attention"
     dtypes = ("bfloat16",)
     devices = ("gpu",)
-    tight = ("v", {"batch": 1, "n": 2, "n_kv": 5}, {"q": "zeros", "v": "one_hot"})
-    long = {"batch": 1, "n": 3, "n_kv": 1500}
+    sensitivity_case = ("v", {"batch": 1, "n": 2, "n_kv": 5}, {"q": "zeros", "v": "one_hot"})
+    large_shape = {"batch": 1, "n": 3, "n_kv": 1500}
 
 
-@row
-class MaskedAttention(Op):
+class MaskedAttention(Op, row="masked_attention"):
     """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
 
-    tight = ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),
@@ -242,25 +233,23 @@ class MaskedAttention(Op):
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
     build = "adapters.masked_attention"
-    stores = True
+    intermediates_in_dtype = True
     define = staticmethod(definitions.attention)
     torch = "attention"
-    long = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 448, "head_dim": 64}
+    large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 448, "head_dim": 64}
     bound = staticmethod(attention_bound)
 
 
-@row
-class CrossAttention(Attention):
+class CrossAttention(Attention, row="cross_attention"):
     """`Attention` of few queries: `maxwhisper.engine.ops.cross_attention`."""
 
     build = "adapters.cross_attention"
 
 
-@row
-class Cached(Op):
+class Cached(Op, row="cached"):
     """What `maxwhisper.engine.ops.append_to_cache` returns, bit for bit: of its first n_kv rows the new ones are the last."""
 
-    tight = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
+    sensitivity_case = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
         "cache": Input("batch n_head n_ctx head_dim", in_place=True),
         "new": Input("batch n_head n head_dim"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from reference.flow import whisper as whisper_flow
 from reference.flow.dataflow import Dataflow, Step, evaluate, parse
-from reference.ops.row import TABLE, Build, Input, Op, row
+from reference.ops.row import TABLE, Build, Input, Op
 
 N_HEAD = 2
 STATE = "24"  # heads are split, so the width is fixed
@@ -22,6 +22,7 @@ class Composed(Op):
     What `build` names takes the graph's inputs by name, and returns the parts by name.
     """
 
+    required = ("inputs", "build", "parts", "sensitivity_case")
     parts: ClassVar[Dataflow]
     dtypes = ("float32",)  # which graphs are built in; their parts are rows in every dtype
 
@@ -42,11 +43,10 @@ def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
     return {name: Input(shape) for name, shape in shapes.items()}
 
 
-@row
-class Mlp(Composed):
+class Mlp(Composed, row="mlp"):
     """The second half of a block, `maxwhisper.engine.graphs.mlp`: layer norm, linear, GELU, linear, residual."""
 
-    tight = ("x", {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5}, {"block.mlp.2.weight": "zeros", "block.mlp.2.bias": "zeros"})
+    sensitivity_case = ("x", {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5}, {"block.mlp.2.weight": "zeros", "block.mlp.2.bias": "zeros"})
     inputs = {"x": Input("batch n n_state")} | _weights(
         {
             "block.mlp_ln.weight": "n_state",
@@ -72,21 +72,19 @@ PROJECTIONS = {
 }
 
 
-@row
-class ResidualBlock(Composed):
+class ResidualBlock(Composed, row="residual_block"):
     """The first half of an encoder's block, `maxwhisper.engine.graphs.self_attention`. Attention is one fused op: no scores, no weights."""
 
-    tight = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
+    sensitivity_case = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
     inputs = {"x": Input(f"batch n {STATE}")} | _weights({"block.attn_ln.weight": STATE, "block.attn_ln.bias": STATE, **PROJECTIONS})
     build = "adapters.residual_block"
     parts = whisper_flow.self_attention("block", "x", N_HEAD, fused=True)
 
 
-@row
-class CrossAttentionBlock(Composed):
+class CrossAttentionBlock(Composed, row="cross_attention_block"):
     """`graphs.cross_attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
 
-    tight = ("block.cross_attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.cross_attn.out.weight": "zeros"})
+    sensitivity_case = ("block.cross_attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.cross_attn.out.weight": "zeros"})
     inputs = {"x": Input(f"batch n {STATE}"), "xa": Input(f"batch n_kv {STATE}")} | _weights(
         {"block.cross_attn_ln.weight": STATE, "block.cross_attn_ln.bias": STATE}
         | {name.replace(".attn.", ".cross_attn."): shape for name, shape in PROJECTIONS.items()}
@@ -95,11 +93,10 @@ class CrossAttentionBlock(Composed):
     parts = whisper_flow.keys_and_values("block.cross_attn", "xa") | whisper_flow.cross_attention("block", "x", N_HEAD, fused=True)
 
 
-@row
-class PositionEmbedding(Composed):
+class PositionEmbedding(Composed, row="position_embedding"):
     """Token embedding, the rows of the positions, and their sum, as `graphs.decoder` does it (in the whole model: parity)."""
 
-    tight = ("positional_embedding", {"batch": 1, "n": 2, "n_state": 3, "n_vocab": 4, "n_ctx": 1}, {})
+    sensitivity_case = ("positional_embedding", {"batch": 1, "n": 2, "n_state": 3, "n_vocab": 4, "n_ctx": 1}, {})
     inputs = {
         "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
         "weight": Input("n_vocab n_state"),
@@ -122,11 +119,10 @@ CACHES = {
 }
 
 
-@row
-class CachedAttention(Composed):
+class CachedAttention(Composed, row="cached_attention"):
     """New tokens attend to a cache that their keys and values are written into, and to themselves: `ops.cached_attention`."""
 
-    tight = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 3}, {})
+    sensitivity_case = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 3}, {})
     inputs = {
         "q": Input("batch n_head n head_dim"),
         "k": Input("batch n_head n head_dim"),
@@ -162,11 +158,10 @@ def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
     return weights
 
 
-@row
-class DecoderBlock(Composed):
+class DecoderBlock(Composed, row="decoder_block"):
     """A whole block of the decoder, `maxwhisper.engine.graphs.decoder_block`, with its matrices in float16: on the CPU a kernel of ours."""
 
-    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.weight": "zeros"})
+    sensitivity_case = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.weight": "zeros"})
     inputs = {
         "x": Input(f"batch n {WIDE}"),
         **{name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80")) for name, spec in CACHES.items()},
@@ -187,8 +182,7 @@ class DecoderBlock(Composed):
     }
 
 
-@row
-class DecoderBlockInt8(DecoderBlock):
+class DecoderBlockInt8(DecoderBlock, row="decoder_block_int8"):
     """The same with matrices rounded to 8 bits."""
 
     devices = ("cpu",)
@@ -198,4 +192,4 @@ class DecoderBlockInt8(DecoderBlock):
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | whisper_flow.int8(DecoderBlock.parts)
-    tight = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.scale": "zeros"})
+    sensitivity_case = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.scale": "zeros"})

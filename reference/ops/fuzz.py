@@ -13,20 +13,20 @@ from tqdm import tqdm
 from maxwhisper import WhisperError
 from reference.numerics.compare import MAX_VACUOUS, Verdict
 from reference.ops import rows_on
-from reference.ops.inputs import Example, examples, long_example
+from reference.ops.inputs import Example, examples, large_example
 from reference.ops.suite import Suite, snippet, suite
 
 
 @dataclass
-class Worst:
-    """The largest share of a gate that was seen, and where."""
+class Closest:
+    """The largest share of a bound that was seen, and where."""
 
-    share: float = 0.0
+    ratio: float = 0.0
     example: Example | None = None
 
-    def note(self, share: float, example: Example) -> None:
-        if share > self.share:
-            self.share, self.example = share, example
+    def note(self, ratio: float, example: Example) -> None:
+        if ratio > self.ratio:
+            self.ratio, self.example = ratio, example
 
 
 @dataclass
@@ -38,40 +38,40 @@ class Tally:
     n_examples: int = 0
     n_elements: int = 0
     n_vacuous: int = 0
-    rigorous: Worst = field(default_factory=Worst)
-    sharp: Worst = field(default_factory=Worst)
-    torch_rigorous: Worst = field(default_factory=Worst)
-    torch_sharp: Worst = field(default_factory=Worst)
+    worst_case: Closest = field(default_factory=Closest)
+    rms: Closest = field(default_factory=Closest)
+    pytorch_worst_case: Closest = field(default_factory=Closest)
+    pytorch_rms: Closest = field(default_factory=Closest)
 
-    def note(self, example: Example, ours: Verdict, theirs: Verdict) -> None:
+    def note(self, example: Example, actual: Verdict, pytorch: Verdict) -> None:
         self.n_examples += 1
         if "tiny" not in example.kinds.values():  # what may be flushed to zero can't be told from zero
-            self.n_elements += ours.n
-            self.n_vacuous += ours.n_vacuous
-        for worst, share in (
-            (self.rigorous, ours.share),
-            (self.sharp, ours.sharp_share),
-            (self.torch_rigorous, theirs.share),
-            (self.torch_sharp, theirs.sharp_share),
+            self.n_elements += actual.n
+            self.n_vacuous += actual.n_vacuous
+        for closest, ratio in (
+            (self.worst_case, actual.worst_case_ratio),
+            (self.rms, actual.rms_ratio),
+            (self.pytorch_worst_case, pytorch.worst_case_ratio),
+            (self.pytorch_rms, pytorch.rms_ratio),
         ):
-            worst.note(share, example)
+            closest.note(ratio, example)
 
 
 def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: bool = True) -> Tally:
-    """Try an op on `n_examples` drawn examples and its pinned long shape.
+    """Try an op on `n_examples` drawn examples and its pinned large shape.
 
     Raises AssertionError with the smallest example that fails, and Python to see it again.
     """
     tally = Tally(op, dtype)
 
     def check(example: Example) -> None:
-        ours, theirs = compiled.check(example)
-        tally.note(example, ours, theirs)
-        assert ours.passes, f"MAX's {op} in {dtype}: {ours}\n\n{snippet(example, compiled.name)}"
-        assert theirs.passes, f"PyTorch's {op} in {dtype}: {theirs}\n\n{snippet(example, compiled.name)}"
+        actual, pytorch = compiled.check(example).verdicts
+        tally.note(example, actual, pytorch)
+        assert actual.passes, f"MAX's {op} in {dtype}: {actual}\n\n{snippet(example, compiled.name)}"
+        assert pytorch.passes, f"PyTorch's {op} in {dtype}: {pytorch}\n\n{snippet(example, compiled.name)}"
 
     _settings(n_examples, derandomize)(given(examples(op, dtype))(check))()
-    if pinned := long_example(op, dtype):
+    if pinned := large_example(op, dtype):
         check(pinned)
     vacuous = tally.n_vacuous / max(1, tally.n_elements)
     assert tally.n_elements, f"{op} in {dtype}: nothing was compared"
@@ -80,14 +80,14 @@ def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: boo
 
 
 def drawn(op: str, dtype: str, n_examples: int) -> list[Example]:
-    """At most so many examples of an op, always the same, and its pinned long shape."""
+    """At most so many examples of an op, always the same, and its pinned large shape."""
     found = list[Example]()
 
     def keep(example: Example) -> None:
         found.append(example)
 
     _settings(n_examples, derandomize=True)(given(examples(op, dtype))(keep))()
-    pinned = long_example(op, dtype)
+    pinned = large_example(op, dtype)
     return found if pinned is None else [*found, pinned]
 
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
     """Fuzz these ops in all their dtypes and print a table of them; 0 where all stay inside their bounds, else 1."""
-    table = Table("op", "dtype", "examples", "rigorous", "sharp", "PyTorch", "its sharp", "where MAX comes closest")
+    table = Table("op", "dtype", "examples", "worst case", "rms", "PyTorch", "its rms", "where MAX comes closest")
     failures = []
     tasks = [(name, dtype) for name in names for dtype in compiled.rows[name].dtypes]
     for name, dtype in tqdm(tasks, unit="op", disable=None, leave=False):
@@ -137,18 +137,18 @@ def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
             failures.append(str(error))
             table.add_row(name, dtype, "[red]FAILED, see below")
             continue
-        shares = (tally.rigorous, tally.sharp, tally.torch_rigorous, tally.torch_sharp)
-        table.add_row(name, dtype, str(tally.n_examples), *(f"{worst.share:.3f}" for worst in shares), _where(tally))
+        closest = (tally.worst_case, tally.rms, tally.pytorch_worst_case, tally.pytorch_rms)
+        table.add_row(name, dtype, str(tally.n_examples), *(f"{one.ratio:.3f}" for one in closest), _where(tally))
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
-    console.print("Shares of the bounds, at most 1. rigorous: the largest error; sharp: the root mean square of errors.")
+    console.print("Shares of the bounds, at most 1. worst case: the largest error; rms: the root mean square of errors.")
     for failure in failures:
         console.print(f"\n{failure}", markup=False)
     return 1 if failures else 0
 
 
 def _where(tally: Tally) -> str:
-    example = max((tally.rigorous, tally.sharp), key=lambda worst: worst.share).example
+    example = max((tally.worst_case, tally.rms), key=lambda closest: closest.ratio).example
     return "" if example is None else " ".join(f"{name}={size}" for name, size in example.dims.items())
 
 

@@ -126,9 +126,9 @@ def sized(op: str, default: int, **sizes: int) -> dict[str, int]:
     return {name: sizes.get(name, default) for name in dimensions(op)}
 
 
-def long_example(op: str, dtype: str, seed: int = 0) -> Example | None:
+def large_example(op: str, dtype: str, seed: int = 0) -> Example | None:
     """The row's pinned large shape; None where it has none."""
-    dims = TABLE[op].long
+    dims = TABLE[op].large_shape
     return Example(op, dtype, dims, seed=seed) if dims else None
 
 

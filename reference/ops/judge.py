@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
-from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, naming, parse
+from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, names, naming, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import Verdict, compare
 from reference.numerics.dtypes import DTYPES
@@ -17,52 +16,71 @@ from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 
 
-class Judged(NamedTuple):
-    """The verdict on an implementation, and on PyTorch's op from the same inputs."""
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on an implementation's result, and on PyTorch's from the same inputs.
 
-    ours: Verdict
-    theirs: Verdict
+    expected: the float64 value with its bounds; None if the op can't be computed from these inputs,
+    or if heads were judged one by one and all pass. If PyTorch was not asked, `pytorch` is `actual`.
+    """
+
+    actual: Verdict
+    pytorch: Verdict
+    expected: Approx | None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, Verdict]:
+        """Both, the implementation's first."""
+        return self.actual, self.pytorch
 
 
-def witnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False, device: str = "cpu") -> Judged:
-    """The verdict on one op's result: where PyTorch's errors are larger than typical ones, too, larger ones are excused."""
-    from reference.ops.torch_counterparts import run_torch  # imports PyTorch, which nothing else here needs
+def judge_with_pytorch(
+    op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False, device: str = "cpu"
+) -> Judged:
+    """Judge one op's result. If PyTorch's errors are larger than typical ones, larger ones are excused.
 
-    expected, theirs = expect(op, dtype, inputs, exact, device), run_torch(op, inputs)
-    return Judged(compare(result, expected, DTYPES[dtype], theirs), compare(theirs, expected, DTYPES[dtype]))
+    Imports PyTorch, which nothing else here needs.
+    """
+    from reference.ops.torch_counterparts import run_torch
+
+    expected, peer = expect(op, dtype, inputs, exact, device), run_torch(op, inputs)
+    return Judged(compare(result, expected, DTYPES[dtype], peer), compare(peer, expected, DTYPES[dtype]), expected)
 
 
-def unwitnessed(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str = "cpu") -> Judged:
-    """The same in half the time: PyTorch is not asked, so nothing is excused. What passes here passes there."""
-    alone = compare(result, expect(op, dtype, inputs, device=device), DTYPES[dtype])
-    return Judged(alone, alone)
+def judge_alone(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str = "cpu") -> Judged:
+    """Judge in half the time, without PyTorch, so that nothing is excused: what passes here passes there."""
+    expected = expect(op, dtype, inputs, device=device)
+    alone = compare(result, expected, DTYPES[dtype])
+    return Judged(alone, alone, expected)
 
 
 def judge(
     op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False, device: str = "cpu"
 ) -> Judged:
-    """The verdict on an op's result; of a composed op, on all parts together, and what fails is what the first of them that does says.
+    """Judge an op's result. A composed op is judged part by part and the verdicts are merged: the failure reported is the first
+    failing part's, `expected` the last part's.
 
     exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen. device: where it ran.
     """
     if not issubclass(op, Composed):
-        return witnessed(op, dtype, inputs, results[0], exact, device)
+        return judge_with_pytorch(op, dtype, inputs, results[0], exact, device)
     known = dict(zip(op.inputs, inputs, strict=True))
-    known |= {parse(part).name: result for part, result in zip(op.parts, results, strict=True)}
+    known |= dict(zip(names(op.parts), results, strict=True))
     parts = list(judge_each(op.parts, known, dtype, device=device))
-    return Judged(*(_all_of([(name, judged[side]) for name, judged in parts]) for side in (0, 1)))
+    actual, pytorch = (_all_of([(name, judged.verdicts[side]) for name, judged in parts]) for side in (0, 1))
+    return Judged(actual, pytorch, parts[-1][1].expected)
 
 
 def judge_each(
-    flow: Dataflow, known: Arrays, dtype: str = "float32", verdict: Callable[..., Judged] = witnessed, device: str = "cpu"
+    flow: Dataflow, known: Arrays, dtype: str = "float32", verdict: Callable[..., Judged] = judge_with_pytorch, device: str = "cpu"
 ) -> Iterator[tuple[str, Judged]]:
-    """In situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
+    """Judge in situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
 
-    known: every activation, and what they were given; verdict: `witnessed` or `unwitnessed`. What can't be computed, fails.
+    known: every activation, and what they were given; verdict: `judge_with_pytorch` or `judge_alone`.
+    An activation whose op can't be computed from its inputs fails.
 
-    Raises DataflowError where one is missing.
+    Raises DataflowError if an array is missing.
     """
-    verdict = partial(verdict, device=device)
     for name, (op, sources) in flow.items():
         base = parse(name).name
         with naming(name):
@@ -72,32 +90,35 @@ def judge_each(
             inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
             heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
             judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
-            judged = judge_it(TABLE[op], dtype, inputs, result)
+            judged = judge_it(TABLE[op], dtype, inputs, result, device=device)
         except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
             shapes = ", ".join(str(list(known[parse(source).name].shape)) for source in sources)
             failed = Verdict(known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
-            judged = Judged(failed, failed)
+            judged = Judged(failed, failed, None)
         yield base, judged
 
 
 LARGE = 1_000_000  # elements, from which on heads are judged each by itself, on all cores and in arrays small enough to be reused
 
 
-def _judge_heads(verdict: Callable[..., Judged], op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray) -> Judged:
-    """An op on [batch, n_head, …], of which no head sees another; each has to pass."""
+def _judge_heads(
+    verdict: Callable[..., Judged], op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str
+) -> Judged:
+    """Judge an op on [batch, n_head, …], of which no head sees another; each has to pass."""
 
     def judge_head(head: int) -> Judged:
         here = slice(head, head + 1)
-        return verdict(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here])
+        return verdict(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here], device=device)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
         judged = list(pool.map(judge_head, range(result.shape[1])))
-    return Judged(*(_all_heads([verdicts[side] for verdicts in judged]) for side in (0, 1)))
+    actual, pytorch = (_all_heads([head.verdicts[side] for head in judged]) for side in (0, 1))
+    return Judged(actual, pytorch, None if actual.passes else expect(op, dtype, inputs, device=device))
 
 
 def _all_heads(verdicts: list[Verdict]) -> Verdict:
     together = _all_of([(f"head {head}", verdict) for head, verdict in enumerate(verdicts)])
-    head = max(range(len(verdicts)), key=lambda head: (bool(verdicts[head].failures), verdicts[head].share))
+    head = max(range(len(verdicts)), key=lambda head: (bool(verdicts[head].failures), verdicts[head].worst_case_ratio))
     worst = verdicts[head].worst
     if worst is not None and len(worst.index) == 4:
         worst = replace(worst, index=(worst.index[0], head, *worst.index[2:]))
@@ -106,12 +127,12 @@ def _all_heads(verdicts: list[Verdict]) -> Verdict:
 
 def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:
     failed = [(name, verdict) for name, verdict in verdicts if not verdict.passes]
-    name, shown = failed[0] if failed else max(verdicts, key=lambda pair: pair[1].share)
+    name, shown = failed[0] if failed else max(verdicts, key=lambda pair: pair[1].worst_case_ratio)
     return Verdict(
         n=sum(verdict.n for _, verdict in verdicts),
         failures=[f"{name}: {failure}" for failure in shown.failures],
-        share=max(verdict.share for _, verdict in verdicts),
-        sharp_share=max(verdict.sharp_share for _, verdict in verdicts),
+        worst_case_ratio=max(verdict.worst_case_ratio for _, verdict in verdicts),
+        rms_ratio=max(verdict.rms_ratio for _, verdict in verdicts),
         n_vacuous=sum(verdict.n_vacuous for _, verdict in verdicts),
         worst=shown.worst,
     )

@@ -9,11 +9,10 @@ import numpy as np
 from reference.numerics import definitions
 from reference.numerics.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul, whole
 from reference.numerics.dtypes import DTYPES, smallest_subnormal, unit_roundoff
-from reference.ops.row import FACTORS, SUMMANDS, Input, Op, row
+from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 
 
-@row
-class LayerNorm(Op):
+class LayerNorm(Op, row="layer_norm"):
     """(x - mean) / sqrt(variance + ε) · weight + bias.
 
     Mean: a sum of n and a division. Variance: two-pass, Welford and pairwise forms all stay within n u κ of it, κ² = Σx²/Σ(x-mean)²
@@ -22,7 +21,7 @@ class LayerNorm(Op):
     Behind it: a root, a division, two products, a sum.
     """
 
-    tight = ("weight", {"batch": 1, "n": 2, "n_state": 2}, {"x": "one_hot", "bias": "zeros"})
+    sensitivity_case = ("weight", {"batch": 1, "n": 2, "n_state": 2}, {"x": "one_hot", "bias": "zeros"})
     inputs = {
         "x": Input("batch n n_state", ("normal", "large", "near_epsilon", "constant", "zeros", "tiny", "one_hot")),
         "weight": Input("n_state"),
@@ -31,7 +30,7 @@ class LayerNorm(Op):
     build = "ops.layer_norm"
     define = staticmethod(definitions.layer_norm)
     torch = "layer_norm"
-    long = {"batch": 1, "n": 5, "n_state": 3000}
+    large_shape = {"batch": 1, "n": 5, "n_state": 3000}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Approx:
@@ -54,17 +53,16 @@ class LayerNorm(Op):
         return (scaled.rounded(u) + Approx.exact(bias)).rounded(u).rounded(roundings.output, roundings.tiny)
 
 
-@row
-class Linear(Op):
+class Linear(Op, row="linear"):
     """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them."""
 
-    tight = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
+    sensitivity_case = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
     inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
     build = "ops.linear"
     define = staticmethod(definitions.linear)
     torch = "linear"
     exact_sums = True
-    long = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
+    large_shape = {"batch": 1, "n": 3, "n_in": 1500, "n_out": 7}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> Approx:
@@ -72,25 +70,23 @@ class Linear(Op):
         return affine(x, weight.T, bias, roundings.accumulate).rounded(roundings.output, roundings.tiny)
 
 
-@row
-class LinearOfHalves(Linear):
+class LinearOfHalves(Linear, row="linear_of_halves"):
     """The same with weights that stay in float16, as the encoder's graph has it: widened, they are exact."""
 
     inputs = {**Linear.inputs, "weight": Input("n_out n_in", FACTORS, dtype="float16")}
     dtypes = ("float32",)
 
 
-@row
-class LmHead(Op):
+class LmHead(Op, row="lm_head"):
     """x @ weight.T, as `Linear` without a bias."""
 
-    tight = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
+    sensitivity_case = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
     build = "ops.lm_head"
     define = staticmethod(definitions.linear)
     torch = "linear"
     exact_sums = True
-    long = {"n": 1, "n_vocab": 3000, "n_state": 384}
+    large_shape = {"n": 1, "n_vocab": 3000, "n_state": 384}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray) -> Approx:
@@ -98,8 +94,7 @@ class LmHead(Op):
         return product.rounded(roundings.output, roundings.tiny)
 
 
-@row
-class FewRows(LmHead):
+class FewRows(LmHead, row="few_rows"):
     """The same with weights that stay in float16, as the decoder's graph has it: widened, they are exact."""
 
     inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
@@ -107,18 +102,17 @@ class FewRows(LmHead):
     dtypes = ("float32",)
 
 
-@row
-class LinearScaled(Op):
+class LinearScaled(Op, row="linear_scaled"):
     """x @ (weight * scale).T + bias, of whole numbers up to 127: γ_n |x| |weight|, a product with the scale, and a sum."""
 
-    tight = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
+    sensitivity_case = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
     devices = ("cpu",)
     inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
     build = "ops.lm_head"
     define = staticmethod(definitions.linear_scaled)
     torch = "linear_scaled"
     dtypes = ("float32",)
-    long = {"n": 1, "n_out": 3000, "n_in": 384}
+    large_shape = {"n": 1, "n_out": 3000, "n_in": 384}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
@@ -127,15 +121,14 @@ class LinearScaled(Op):
         return (product.rounded(2 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
 
-@row
-class LinearInt8(Op):
+class LinearInt8(Op, row="linear_int8"):
     """As `LinearScaled`, of rows that are rounded to 8 bits, too, whose sums are exact whole numbers.
 
     Which whole number a number becomes is not certain near the middle between two (`whole`). Behind it: the sum as float32, a product of
     both scales and one with it, the bias.
     """
 
-    tight = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
+    sensitivity_case = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
     devices = ("cpu",)
     inputs = {
         "x": Input("batch n n_in", ("normal", "sparse", "one_hot", "zeros", "constant", "large")),
@@ -147,7 +140,7 @@ class LinearInt8(Op):
     define = staticmethod(definitions.linear_int8)
     torch = "linear_int8"
     dtypes = ("float32",)
-    long = {"batch": 1, "n": 7, "n_in": 1536, "n_out": 200}
+    large_shape = {"batch": 1, "n": 7, "n_in": 1536, "n_out": 200}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
@@ -158,20 +151,19 @@ class LinearInt8(Op):
         return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
 
-@row
-class Gelu(Op):
+class Gelu(Op, row="gelu"):
     """x Φ(x) = x/2 · (1 + erf(x/√2)).
 
     The bound stands against |x|, for 1 + erf cancels where x is negative. erf is off by `ERF_UNITS`; its argument by two roundings,
     which move it by 2/√π · z e^{-z²} · 2u < u; the sum and two products round once each. A clamp of the argument adds nothing that counts.
     """
 
-    tight = ("x", {"batch": 1, "n": 5}, {"x": "integers"})
+    sensitivity_case = ("x", {"batch": 1, "n": 5}, {"x": "integers"})
     inputs = {"x": Input("batch n", ("normal", "large", "tiny", "zeros", "integers"))}
     build = "ops.gelu"
     define = staticmethod(definitions.gelu)
     torch = "gelu"
-    long = {"batch": 3, "n": 3000}
+    large_shape = {"batch": 3, "n": 3000}
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
@@ -191,7 +183,7 @@ class Conv1d(Op):
     }
     exact_sums = True
     stride: ClassVar[int]
-    long = {"batch": 1, "n_frames": 3000, "n_in": 5, "n_out": 3}
+    large_shape = {"batch": 1, "n_frames": 3000, "n_in": 5, "n_out": 3}
 
     @classmethod
     def bound(cls, roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Approx:
@@ -201,33 +193,30 @@ class Conv1d(Op):
         return affine(taps, kernel, bias, roundings.accumulate).rounded(roundings.output, roundings.tiny)
 
 
-@row
-class Conv1dStride1(Conv1d):
+class Conv1dStride1(Conv1d, row="conv1d_stride1"):
     """As `Conv1d`, every frame."""
 
-    tight = ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"})
+    sensitivity_case = ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"})
     stride = 1
     build = "ops.conv1d"
     define = staticmethod(definitions.conv1d)
     torch = "conv1d_stride1"
 
 
-@row
-class Conv1dStride2(Conv1d):
+class Conv1dStride2(Conv1d, row="conv1d_stride2"):
     """As `Conv1d`, every second frame."""
 
-    tight = ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"})
+    sensitivity_case = ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"})
     stride = 2
     build = "adapters.conv1d_stride2"
     define = staticmethod(functools.partial(definitions.conv1d, stride=2))
     torch = "conv1d_stride2"
 
 
-@row
-class TokenEmbedding(Op):
+class TokenEmbedding(Op, row="token_embedding"):
     """The tokens' rows of the embedding, bit for bit; one product where weights are whole numbers and have a scale."""
 
-    tight = ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {})
+    sensitivity_case = ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {})
     inputs = {
         "tokens": Input("batch n", ("index",), dtype="int64", below="n_vocab"),
         "weight": Input("n_vocab n_state", ("normal", "tiny")),
@@ -243,11 +232,10 @@ class TokenEmbedding(Op):
         return Approx.exact(cls.define(tokens, weight, scale)).rounded(roundings.accumulate)
 
 
-@row
-class Residual(Op):
+class Residual(Op, row="residual"):
     """x + y, as positions and residuals are added: one rounding."""
 
-    tight = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
+    sensitivity_case = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
     inputs = {"x": Input("batch n n_state", ("normal", "large", "tiny")), "y": Input("n n_state", ("normal", "integers", "zeros"))}
     build = "adapters.residual"
     define = staticmethod(np.add)
@@ -258,17 +246,16 @@ class Residual(Op):
         return (Approx.given(x) + Approx.given(y)).rounded(roundings.output, roundings.tiny)
 
 
-@row
-class Half(Op):
+class Half(Op, row="half"):
     """x as float16, widened again: one rounding; what is below the smallest normal number is off by half of the smallest of all."""
 
-    tight = ("x", {"batch": 1, "n": 2}, {})
+    sensitivity_case = ("x", {"batch": 1, "n": 2}, {})
     inputs = {"x": Input("batch n", ("normal", "big", "tiny"))}
     build = "adapters.half"
     define = staticmethod(lambda x: x)
     torch = "half"
     dtypes = ("float32",)
-    keeps = "float16"
+    result_dtype = "float16"
 
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:

@@ -4,7 +4,7 @@ import numpy as np
 
 from reference.numerics import definitions
 from reference.numerics.bounds import FUNCTION_ULPS, FUNCTIONS, SINGLE_TINY, Approx, Roundings, gamma, matmul
-from reference.ops.row import Input, Op, row
+from reference.ops.row import Input, Op
 
 
 def bands_bound(magnitude: Approx, filters: np.ndarray, roundings: Roundings) -> Approx:
@@ -20,8 +20,7 @@ def bands_bound(magnitude: Approx, filters: np.ndarray, roundings: Roundings) ->
     )
 
 
-@row
-class LogMel(Op):
+class LogMel(Op, row="log_mel"):
     """Samples to log10 of mel bands, no lower than 1e-10 nor 8 below the maximum, then (x + 4) / 4.
 
     Spectrum: a fast Fourier transform of N points is off by log2(N) η of the 2-norm of all its coefficients, η = u + γ_4 (√2 + u)
@@ -34,14 +33,14 @@ class LogMel(Op):
     loudest element's.
     """
 
-    tight = ("samples", {"n_samples": 400}, {"samples": "one_hot"})
+    sensitivity_case = ("samples", {"n_samples": 400}, {"samples": "one_hot"})
     n_mels = 80
     inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
     build = "adapters.log_mel"
     on_host = True
     torch = "log_mel"
     dtypes = ("float32",)  # samples are float32 whatever the model computes in
-    long = {"n_samples": 48_000}
+    large_shape = {"n_samples": 48_000}
 
     @classmethod
     def define(cls, samples: np.ndarray) -> np.ndarray:
@@ -82,8 +81,7 @@ def _products_bound(windowed: np.ndarray, u: float) -> tuple[np.ndarray, np.ndar
     return worst, 4 * u * np.linalg.norm(windowed, axis=-1, keepdims=True) + SINGLE_TINY
 
 
-@row
-class LogMelBands(Op):
+class LogMelBands(Op, row="log_mel_bands"):
     """Samples to log10 of mel bands by products of small matrices, `maxwhisper.engine.log_mel.log_mel_bands`.
 
     Two sums, of 20 and of 40 terms, and between them two products and a sum; window and matrices are rounded once each, so an output of
@@ -92,7 +90,7 @@ class LogMelBands(Op):
     u, and u for each of the four other roundings; together 4 u. Behind it as in `LogMel`.
     """
 
-    tight = ("hops", {"n_frames": 3}, {"hops": "one_hot", "rest": "zeros"})
+    sensitivity_case = ("hops", {"n_frames": 3}, {"hops": "one_hot", "rest": "zeros"})
     inputs = {
         "hops": Input("n_frames 160", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "near_epsilon")),
         "rest": Input("2 160", ("normal", "zeros")),
@@ -100,7 +98,7 @@ class LogMelBands(Op):
     build = "adapters.log_mel_bands"
     dtypes = ("float32",)
     torch = "log_mel_bands"
-    long = {"n_frames": 300}
+    large_shape = {"n_frames": 300}
 
     @staticmethod
     def define(hops: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -14,39 +14,68 @@ Build = str | Callable[..., Any]
 
 @dataclass(frozen=True)
 class Input:
-    """One argument of an op: its shape, as names of dimensions or numbers, the kinds of values it is tried with (`reference.ops.inputs`),
-    and its dtype where that is not the one under test. Whole numbers stay below the dimension `below`.
-    """
+    """One argument of an op."""
 
-    shape: str
-    values: tuple[str, ...] = ("normal",)
-    dtype: str | None = None
-    below: str | None = None
+    shape: str  # names of dimensions, or numbers, separated by spaces
+    values: tuple[str, ...] = ("normal",)  # kinds that it is tried with, `reference.ops.inputs.VALUES`
+    dtype: str | None = None  # if it is not the one under test
+    below: str | None = None  # the dimension that indices stay below
     in_place: bool = False  # a buffer that the op writes to
 
 
-class Op:
-    """A row. Its docstring derives the bound and names its source.
+TABLE: dict[str, type["Op"]] = {}
 
-    dtypes: those it is proven in. stores: what lies between two kernels is in the dtype under test. exact_sums: sums of small
-    integers come out bit for bit. long: a large shape to try as well. on_host: what runs in place of a graph. tight: an input, and the
-    dimensions and kinds of values of an example on which 16 units in the last place of one of its elements break a gate. keeps: the dtype
-    that results fit into, where that is narrower than the one under test; the units are its own then. devices: where it is there at all.
+
+class Op:
+    """A row of the table: everything that proving an op takes. Its docstring derives the bound and names its source.
+
+    `class Softmax(Op, row="softmax")` is a row under that name; a subclass without a name is none,
+    but may be what rows have in common.
+
+    Raises TypeError for a row that lacks one of `required`, or whose name another row has.
     """
 
+    # What a row must have.
+    required: ClassVar[tuple[str, ...]] = ("inputs", "build", "define", "torch", "bound", "sensitivity_case")
+
+    # The arguments, in order.
     inputs: ClassVar[Mapping[str, Input]]
+    # How the graph is built: "ops.NAME" is an op of the engine, "adapters.NAME" a function of
+    # `reference.ops.max_adapters`. A function takes the engine's ops, and then the inputs.
     build: ClassVar[Build]
+    # Whether `build` computes on the host, from NumPy arrays, and no graph is built.
     on_host: ClassVar[bool] = False
+    # The definition: inputs in float64 to the result in float64.
     define: ClassVar[Callable[..., np.ndarray]]
+    # PyTorch's op, of the same inputs: a name in `reference.ops.torch_counterparts`, or a function.
     torch: ClassVar[str | Callable[..., Any]]
+    # Roundings and inputs in float64 to the result in float64 with its error bounds.
     bound: ClassVar[Callable[..., Approx]]
+    # The dtypes it is proven in.
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
-    stores: ClassVar[bool] = False
-    exact_sums: ClassVar[bool] = False
-    long: ClassVar[Mapping[str, int]] = {}
-    tight: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
-    keeps: ClassVar[str | None] = None
+    # The devices it exists on.
     devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
+    # Whether intermediates between two kernels are in the dtype under test, and not in float32.
+    intermediates_in_dtype: ClassVar[bool] = False
+    # The dtype that results are representable in, if it is narrower than the one under test.
+    result_dtype: ClassVar[str | None] = None
+    # Whether sums of small integers are exact, so that they must come out bit for bit.
+    exact_sums: ClassVar[bool] = False
+    # Sizes of a large example to try as well.
+    large_shape: ClassVar[Mapping[str, int]] = {}
+    # An input, and the sizes and kinds of values of an example, in which a change of one element by
+    # 16 units in the last place (of `result_dtype`) must break a gate.
+    sensitivity_case: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
+
+    def __init_subclass__(cls, row: str | None = None) -> None:
+        """Check a row, and add it to the table."""
+        if row is None:
+            return
+        if missing := [name for name in cls.required if not hasattr(cls, name)]:
+            raise TypeError(f"row {row!r} lacks {', '.join(missing)}; see the fields of reference.ops.Op")
+        if row in TABLE:
+            raise TypeError(f"there is a row {row!r} already, {TABLE[row].__qualname__}; give {cls.__qualname__} a name of its own")
+        TABLE[row] = cls
 
     @classmethod
     def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
@@ -58,17 +87,7 @@ class Op:
         """The roundings that this op makes in a dtype, on one of `devices`; in "float64" those of its definition."""
         if dtype == "float64":
             return Roundings.in_float64()
-        return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.stores else None, device)
-
-
-TABLE: dict[str, type[Op]] = {}
-
-
-def row(op: type[Op]) -> type[Op]:
-    """Add a row to the table, under its class's name in lower case."""
-    name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op.__name__).lstrip("_")
-    TABLE[name] = op
-    return op
+        return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.intermediates_in_dtype else None, device)
 
 
 def rows_on(device: str) -> dict[str, type[Op]]:

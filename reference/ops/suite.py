@@ -116,4 +116,4 @@ def suite(device_name: str = "cpu") -> Suite:
 def snippet(example: Example, device_name: str = "cpu") -> str:
     """Python that shows an example again."""
     imports = "from reference.ops.suite import suite\nfrom reference.ops.inputs import Example"
-    return f"{imports}\nprint(*suite({device_name!r}).check({example!r}), sep='\\n')"
+    return f"{imports}\nprint(*suite({device_name!r}).check({example!r}).verdicts, sep='\\n')"

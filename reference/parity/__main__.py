@@ -77,9 +77,9 @@ def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
     """A line for each, as it is known."""
     for activation in tqdm(activations, total=n, unit="activation", disable=None, leave=False):
         verdict = activation.in_situ
-        share = f"{verdict.share:6.3f} {verdict.sharp_share:6.3f} ({activation.pytorch.sharp_share:.3f})"
+        ratios = f"{verdict.worst_case_ratio:6.3f} {verdict.rms_ratio:6.3f} ({activation.pytorch.rms_ratio:.3f})"
         worst = "" if verdict.worst is None else f"worst {list(verdict.worst.index)} {verdict.worst.actual:.4g}"
-        line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {share}  {worst}"
+        line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {ratios}  {worst}"
         _say(activation.passes, line if activation.passes and not activation.rewritten else f"{line}\n      {activation}")
         yield activation
 

@@ -12,21 +12,22 @@ op that computes each activation and what from; capture your activations under t
     culprit = first_divergence(compare_activations(flow, activations, given, truth(flow, given)))
     print(culprit or "equal within rounding")
 
-An op that the table lacks is one more row of it (`reference.ops`).
+An op that the table lacks is one more row of it (`reference.ops`). This module needs neither MAX nor
+`maxwhisper`; PyTorch is imported when it is asked for its own result (`judge_with_pytorch`).
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reference.flow.checks import check_activations, check_flow
 from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
 from reference.ops import TABLE
-from reference.ops.judge import expect, judge_each
+from reference.ops.flow_checks import check_activations, check_flow
+from reference.ops.judge import Judged, judge_each, judge_with_pytorch
 from reference.parity.resemblance import resemblance
 from reference.parity.rewrites import biased_keys
 
@@ -50,23 +51,18 @@ class Error:
 
 @dataclass(frozen=True)
 class Compared:
-    """What is known of one activation.
-
-    in_situ: its op, on the implementation's own inputs; pytorch: PyTorch's op, on the same. error: cumulative; peer: another
-    implementation's, where it is known. size: the truth's root mean square. resembles: where it fails, what it looks like. rewritten: why
-    it may differ all the same.
-    """
+    """The comparison of one activation."""
 
     name: str
     op: str
     shape: tuple[int, ...]
-    in_situ: Verdict
-    pytorch: Verdict
-    error: Error
-    peer: Error | None
-    size: float
-    resembles: str = ""
-    rewritten: str = ""
+    in_situ: Verdict  # on its op, from the implementation's own inputs
+    pytorch: Verdict  # on PyTorch's op, from the same
+    error: Error  # cumulative
+    peer: Error | None  # another implementation's, if it is known
+    size: float  # the truth's root mean square
+    resembles: str = ""  # what it looks like, if it fails
+    rewritten: str = ""  # why it may differ all the same
 
     @property
     def passes(self) -> bool:
@@ -89,14 +85,26 @@ def compare_activations(
     peer: Arrays | None = None,
     only: Collection[str] | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
+    verdict: Callable[..., Judged] = judge_with_pytorch,
 ) -> Iterator[Compared]:
-    """Every activation of a data flow, in its order; and before them, as the op "given", inputs and weights that are not what was given.
+    """Compare every activation of a data flow, in its order.
 
-    activations: what an implementation in float32 computed, by name, and as far as it shows them its inputs and weights under theirs;
-    given: weights and inputs, by name; exact: `truth` of the same; peer: another implementation's activations; only: names of what is to be
-    compared, all by default; device: where they were computed.
+    Before them come, as the op "given", inputs and weights that are not what was given.
 
-    Raises DataflowError where the flow can't be followed, or an activation or an input is missing.
+    Args:
+        flow: the data flow.
+        activations: what an implementation computed, by name; its inputs and weights, as far as it shows them, under theirs.
+        given: weights and inputs, by name.
+        exact: `truth` of the same.
+        peer: another implementation's activations.
+        only: names of what is to be compared; all by default.
+        device: "cpu" or "gpu", where the activations were computed.
+        dtype: "float32", "float16" or "bfloat16", that of the activations.
+        verdict: `judge_with_pytorch`, or, in half the time and without PyTorch, `judge_alone` of `reference.ops.judge`.
+
+    Raises:
+        DataflowError: the flow can't be followed, or an activation or an input is missing.
     """
     check_flow(flow, given)
     check_activations(flow, given, activations, exact, only)
@@ -108,15 +116,15 @@ def compare_activations(
             if not shown.passes:
                 yield shown
     wanted = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
-    for name, judged in judge_each(wanted, known, device=device):
+    for name, judged in judge_each(wanted, known, dtype, verdict, device):
         array, peers = activations[name], (peer or {}).get(name)
-        resembles, rewritten = ("", "") if judged.ours.passes else _explain(flow, keys[name], known)
+        resembles, rewritten = ("", "") if judged.actual.passes else _explain(flow, keys[name], known, judged.expected, dtype)
         yield Compared(
             name=name,
             op=flow[keys[name]].op,
             shape=array.shape,
-            in_situ=judged.ours,
-            pytorch=judged.theirs,
+            in_situ=judged.actual,
+            pytorch=judged.pytorch,
             error=Error.of(array, exact[name]),
             peer=None if peers is None else Error.of(peers, exact[name]),
             size=rms(exact[name][np.isfinite(exact[name])]),
@@ -153,12 +161,12 @@ def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
     return Compared(name, "given", array.shape, verdict, verdict, Error.of(array, exact), None, size, resemblance(array, exact))
 
 
-def _explain(flow: Dataflow, key: str, known: Arrays) -> tuple[str, str]:
-    """What an activation that fails resembles, and why it may differ; nothing where its op can't be computed at all."""
-    step, resembles, rewritten = flow[key], "", ""
-    with suppress(ValueError, IndexError):
-        inputs = [look_up(known, source) for source in step.sources]
-        expected = expect(TABLE[step.op], "float32", inputs).value
-        resembles = resemblance(look_up(known, key), expected, dict(zip(step.sources, inputs)))
-        rewritten = biased_keys(flow, key, known)
+def _explain(flow: Dataflow, key: str, known: Arrays, expected: Approx | None, dtype: str) -> tuple[str, str]:
+    """What an activation that fails resembles, and why it may differ; nothing if its op can't be computed at all."""
+    if expected is None:
+        return "", ""
+    inputs = {source: look_up(known, source) for source in flow[key].sources}
+    resembles, rewritten = resemblance(look_up(known, key), expected.value, inputs), ""
+    with suppress(ValueError, IndexError):  # of what comes after it, which need not fit
+        rewritten = biased_keys(flow, key, known, expected, dtype)
     return resembles, rewritten

@@ -74,8 +74,8 @@ def _activation(compared: Compared) -> dict[str, Any]:
         "failures": verdict.failures,
         "resembles": compared.resembles,
         "rewritten": compared.rewritten,
-        "share": _number(verdict.share),
-        "sharp_share": _number(verdict.sharp_share),
+        "share": _number(verdict.worst_case_ratio),
+        "sharp_share": _number(verdict.rms_ratio),
         "vacuous": verdict.n_vacuous,
         "worst": worst
         and {
@@ -85,7 +85,7 @@ def _activation(compared: Compared) -> dict[str, Any]:
             "error": _number(worst.error),
             "bound": _number(worst.bound),
         },
-        "pytorch": {"share": _number(compared.pytorch.share), "sharp_share": _number(compared.pytorch.sharp_share)},
+        "pytorch": {"share": _number(compared.pytorch.worst_case_ratio), "sharp_share": _number(compared.pytorch.rms_ratio)},
         "size": _number(compared.size),
         "cumulative": {"max": _error(compared.error), "openai": compared.peer and _error(compared.peer)},
     }

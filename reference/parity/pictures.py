@@ -47,14 +47,14 @@ def share_of_bounds(activations: Sequence[Compared]) -> Picture:
         for side, (name, color) in enumerate(COLORS.items()):
             for i, op in enumerate(ops):
                 verdicts = [a.in_situ if name == "MAX" else a.pytorch for a in activations if a.op == op]
-                shares = [v.sharp_share for v in verdicts]
+                shares = [v.rms_ratio for v in verdicts]
                 label = name if i == 0 else None
                 axes.plot(shares, np.full(len(shares), i + 0.3 * side - 0.15), "|", color=color, markersize=9, label=label)
         axes.axvline(1, color="gray", linestyle="--", linewidth=1)
         axes.set_yticks(range(len(ops)), ops)
         axes.invert_yaxis()
-        axes.set_xlim(0, max(1.05, *(min(4.0, a.in_situ.sharp_share) for a in activations)))
-        axes.set_xlabel("share of the sharp gate (1 is the limit)")
+        axes.set_xlim(0, max(1.05, *(min(4.0, a.in_situ.rms_ratio) for a in activations)))
+        axes.set_xlabel("share of the statistical bound (1 is the limit)")
         axes.legend(frameon=False)
 
     caption = "Each op on MAX's own inputs, one mark per activation: root mean square of its errors as a share of what is allowed."

@@ -80,8 +80,8 @@ def _rough_check(samples: np.ndarray, witness: np.ndarray, rate: int) -> tuple[f
 def judge_log_mel(samples: np.ndarray, log_mel: np.ndarray, device: str = "cpu") -> Stage:
     """`log_mel`: the whole spectrogram [n_mels, n_frames] of samples with 30 s of silence behind, as transcription sees it."""
     op = LOG_MELS[len(log_mel)]
-    ours, _ = judge(op, "float32", [np.pad(samples, (0, N_SAMPLES))], [log_mel], device=device)
-    return Stage("log_mel", ours.passes, str(ours))
+    verdict = judge(op, "float32", [np.pad(samples, (0, N_SAMPLES))], [log_mel], device=device).actual
+    return Stage("log_mel", verdict.passes, str(verdict))
 
 
 def judge_tokens(ours: Transcription, theirs: Transcription, eot: int) -> Iterator[Stage]:

@@ -38,7 +38,7 @@ def judge_words(timed: TimedWindow, openai: whisper.Whisper, truth: NumpyWhisper
     if weights.shape != seen.shape:
         yield Stage("words.weights", False, f"shape {weights.shape}, where {seen.shape} of the scores are of audio")
         return
-    verdict = judge(TABLE["softmax"], "float32", [seen[None]], [weights[None]]).ours
+    verdict = judge(TABLE["softmax"], "float32", [seen[None]], [weights[None]]).actual
     yield Stage("words.weights", verdict.passes, str(verdict))
 
     standard = found.standardized

@@ -9,7 +9,7 @@ from reference.flow import whisper as whisper_flow
 from reference.flow.dataflow import parse
 from reference.models.capture import Activations, CapturedModel, capture_max_and_input
 from reference.models.float64 import decoder_inputs
-from reference.ops.judge import judge_each, unwitnessed
+from reference.ops.judge import judge_alone, judge_each
 from reference.parity.activations import Compared, compare_activations, first_divergence
 from reference.parity.window import Question
 from tests.faults.plant import Weights
@@ -49,8 +49,8 @@ class InSitu:
 
     def _first(self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]) -> Compared | None:
         wanted = {key: step for key, step in self._flow.items() if parse(key).name in changed}
-        for name, judged in judge_each(wanted, {**given, **activations}, verdict=unwitnessed):
-            if not judged.ours.passes:
+        for name, judged in judge_each(wanted, {**given, **activations}, verdict=judge_alone):
+            if not judged.actual.passes:
                 only = compare_activations(self._flow, activations, given, sound, only=[name])
                 if found := first_divergence(only):
                     return found

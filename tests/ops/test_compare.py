@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reference.numerics.bounds import Approx, gamma, matmul
-from reference.numerics.compare import SHARP, Verdict, Worst, compare
+from reference.numerics.compare import MAX_RMS, Verdict, Worst, compare
 
 SINGLE = np.dtype(np.float32)
 
@@ -22,28 +22,28 @@ def test_a_verdict_says_it_all() -> None:
     rms = np.sqrt((1**2 + 7**2) / 2)  # of those that may be rounded at all
     worst = Worst((0, 1), 6.25, 8.0, 4.0)
     says = f"root mean square of errors {rms:.3g} times the typical one (the other implementation's 0)"
-    assert verdict == Verdict(4, [says], 1.75 / 4, rms / SHARP, 1, worst)
-    gates = "0.438 of the rigorous bound, 1.25 of the sharp one"
+    assert verdict == Verdict(4, [says], 1.75 / 4, rms / MAX_RMS, 1, worst)
+    gates = "0.438 of the worst-case bound, 1.25 of the statistical one"
     assert str(verdict) == f"{says}; {gates}; worst at [0, 1]: 6.25, float64 8, off by 1.75, bound 4"
     passing = compare(actual, expected, SINGLE, peer=value.astype(np.float32) + np.float32(0.5) * (expected.typical > 0))
-    assert (passing.failures, passing.sharp_share) == ([], rms / SHARP / 2)
-    assert str(passing) == "0.438 of the rigorous bound, 0.625 of the sharp one"
+    assert (passing.failures, passing.rms_ratio) == ([], rms / MAX_RMS / 2)
+    assert str(passing) == "0.438 of the worst-case bound, 0.625 of the statistical one"
 
 
 def test_both_gates_let_what_reaches_them_pass() -> None:
     value = np.full(3, 8.0)
     assert compare(value.astype(np.float32) + 1, about(value, worst=1.0, typical=0.25), SINGLE).passes
     over = compare(value.astype(np.float32) + 1.5, about(value, worst=1.0, typical=1.0), SINGLE)
-    assert over.failures == ["3 of 3 elements exceed the rigorous bound"]
+    assert over.failures == ["3 of 3 elements exceed the worst-case bound"]
     partly = compare(np.array([9, 9.5, 8], np.float32), about(value, worst=1.0, typical=1.0), SINGLE)
-    assert partly.failures == ["1 of 3 elements exceed the rigorous bound"]
+    assert partly.failures == ["1 of 3 elements exceed the worst-case bound"]
 
 
 def test_what_may_not_be_rounded_at_all_must_be_equal() -> None:
     value = np.array([1.0, 2.0])
     verdict = compare(value.astype(np.float32), about(value, worst=0.0, typical=0.0), SINGLE)
-    assert (verdict.passes, verdict.share, verdict.sharp_share, verdict.n_vacuous) == (True, 0.0, 0.0, 0)
-    assert compare(np.array([1, 2.5], np.float32), about(value, worst=0.0, typical=0.0), SINGLE).share == np.inf
+    assert (verdict.passes, verdict.worst_case_ratio, verdict.rms_ratio, verdict.n_vacuous) == (True, 0.0, 0.0, 0)
+    assert compare(np.array([1, 2.5], np.float32), about(value, worst=0.0, typical=0.0), SINGLE).worst_case_ratio == np.inf
     assert compare(np.zeros(2, np.float32), about(0 * value), SINGLE).n_vacuous == 0
 
 
@@ -61,14 +61,14 @@ def test_what_can_not_be_compared_is_described() -> None:
 def test_a_peer_that_is_no_number_excuses_nothing() -> None:
     actual, peer = np.full(2, 1 + 8e-7, np.float32), np.array([np.nan, 1], np.float32)
     verdict = compare(actual, about(np.ones(2)), SINGLE, peer)
-    assert verdict.sharp_share == compare(actual, about(np.ones(2)), SINGLE).sharp_share > 1
+    assert verdict.rms_ratio == compare(actual, about(np.ones(2)), SINGLE).rms_ratio > 1
 
 
 def test_equal_values_pass() -> None:
     value = np.linspace(-1, 1, 12).reshape(3, 4)
     verdict = compare(value.astype(np.float32), about(value), SINGLE)
     assert verdict.passes and verdict.n == 12
-    assert verdict.share < 0.1
+    assert verdict.worst_case_ratio < 0.1
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_equal_values_pass() -> None:
         (np.array([1, np.nan], np.float32), np.array([1.0, 2.0]), "not finite where float64 is"),
         (np.array([1, 2], np.float32), np.array([1.0, np.nan]), "not finite where float64 is"),
         (np.array([1, np.inf], np.float32), np.array([1.0, -np.inf]), "not finite where float64 is"),
-        (np.array([1, 2 + 3e-6], np.float32), np.array([1.0, 2.0]), "1 of 2 elements exceed the rigorous bound"),
+        (np.array([1, 2 + 3e-6], np.float32), np.array([1.0, 2.0]), "1 of 2 elements exceed the worst-case bound"),
         (np.full(100, 1 + 8e-7, np.float32), np.ones(100), "root mean square of errors"),
     ],
 )
@@ -95,7 +95,7 @@ def test_the_worst_element_is_described() -> None:
     actual = np.zeros((2, 3), np.float32)
     actual[1, 2] = 0.5
     verdict = compare(actual, about(np.zeros((2, 3)), worst=0.25), SINGLE)
-    assert verdict.share == 2
+    assert verdict.worst_case_ratio == 2
     assert "worst at [1, 2]: 0.5, float64 0, off by 0.5, bound 0.25" in str(verdict)
 
 
@@ -133,14 +133,14 @@ def test_a_sound_peer_with_larger_errors_excuses_ours() -> None:
 
 
 def test_one_channel_that_is_wrong_is_seen_among_many() -> None:
-    """Inside the rigorous bound, and too rare to be seen by the root mean square of all."""
+    """Inside the worst-case bound, and too rare to be seen by the root mean square of all."""
     truth = np.ones((64, 1000))
     expected = Approx(truth, np.full_like(truth, 1e-3), np.full_like(truth, 1e-6))
     wrong = truth.copy()
     wrong[:, 3] += 9e-6
     result = compare(wrong, expected, np.dtype(np.float64))
     assert result.failures == ["root mean square of errors 9 times the typical one at index 3 of the last axis"]
-    assert result.sharp_share == pytest.approx(9 / 8, rel=2.0**-52 / 9e-6)  # 1 + 9e-6 is rounded to a multiple of 2^-52
+    assert result.rms_ratio == pytest.approx(9 / 8, rel=2.0**-52 / 9e-6)  # 1 + 9e-6 is rounded to a multiple of 2^-52
     assert compare(np.where(wrong > 1, 1 + 7e-6, 1), expected, np.dtype(np.float64)).passes
     assert compare(wrong, expected, np.dtype(np.float64), peer=wrong).passes
     fewer = Approx(*(array[:63] for array in (expected.value, expected.worst, expected.typical)))
@@ -162,4 +162,4 @@ def test_bounds_are_never_exceeded_by_float32_sums(rng: np.random.Generator) -> 
         total = total + a[:, k : k + 1] * b[k]
     verdict = compare(total, matmul(Approx.exact(a.astype(float)), Approx.exact(b.astype(float)), 2.0**-24), SINGLE)
     assert verdict.passes, str(verdict)
-    assert 0.1 < verdict.sharp_share < 0.5  # the model of independent roundings fits within a factor of two
+    assert 0.1 < verdict.rms_ratio < 0.5  # the model of independent roundings fits within a factor of two

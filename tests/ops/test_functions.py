@@ -24,8 +24,8 @@ def swept(dtype: str) -> np.ndarray:
 
 
 def check(op: str, dtype: str, x: np.ndarray, suite: Suite) -> None:
-    for verdict in judge(TABLE[op], dtype, [x], suite.run_parts(op, dtype, [x]), device=suite.name):
-        print(f"{op} in {dtype}: {verdict.share:.3f} of the ceiling; {verdict.worst}")
+    for verdict in judge(TABLE[op], dtype, [x], suite.run_parts(op, dtype, [x]), device=suite.name).verdicts:
+        print(f"{op} in {dtype}: {verdict.worst_case_ratio:.3f} of the ceiling; {verdict.worst}")
         assert verdict.passes, str(verdict)
 
 

@@ -95,7 +95,7 @@ class Proof:
                 except AssertionError as error:
                     yield Line("ops", f"{name}.{dtype}", False, str(error))
                 else:
-                    shares = {"rigorous": tally.rigorous.share, "sharp": tally.sharp.share, "PyTorch's sharp": tally.torch_sharp.share}
+                    shares = {"worst case": tally.worst_case.ratio, "rms": tally.rms.ratio, "PyTorch's rms": tally.pytorch_rms.ratio}
                     yield Line("ops", f"{name}.{dtype}", True, f"{tally.n_examples} examples", shares)
 
     def activations(self) -> Iterator[Line]:

@@ -50,8 +50,8 @@ class Answers:
             given = example.arrays()
             results = self._suite.run_parts(name, dtype, given)
             digest.update(_bits(results[-1]))
-            verdict = self._suite.judge(example, given, results).ours
-            share, sharp = max(share, verdict.share), max(sharp, verdict.sharp_share)
+            verdict = self._suite.judge(example, given, results).actual
+            share, sharp = max(share, verdict.worst_case_ratio), max(sharp, verdict.rms_ratio)
             if not failure and not verdict.passes:
                 failure = f"{verdict}\n{snippet(example, DEVICE)}"
         return Op(share, sharp, failure, digest.hexdigest())

@@ -18,7 +18,7 @@ def show(found: Findings, console: Console, old: str, new: str) -> None:
 
     old, new: what was asked for.
     """
-    console.print(_table("share of the bounds (sharp one)", ("op", "old", "new", "bits"), _ops(found.ops)))
+    console.print(_table("share of the worst-case bound (of the statistical one)", ("op", "old", "new", "bits"), _ops(found.ops)))
     console.print(_table("milliseconds", ("speed", "old", "new", "new / old", "noise", ""), _speed(found)))
     console.print(_table("tiny.en", ("cost", "old", "new", "new / old", "limit"), _costs(found.cost)))
     for name, pairs in (("activations", found.activations), ("transcripts", found.transcripts)):

@@ -1,0 +1,49 @@
+"""What compares activations needs nothing of what is compared."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMPARE = """
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+import numpy as np
+
+import reference.flow
+import reference.numerics
+
+for package in (reference.numerics, reference.flow):
+    for module in iter_modules(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
+
+from reference.flow.dataflow import Step
+from reference.ops.judge import judge_alone
+from reference.parity.activations import compare_activations, first_divergence, truth
+
+flow = {"ln": Step("layer_norm", ("x", "weight", "bias"))}
+given = {"x": np.eye(3, 4, dtype=np.float32)[None], "weight": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+exact = truth(flow, given)
+
+
+def blamed(activation, **options):
+    return first_divergence(compare_activations(flow, {"ln": activation}, given, exact, **options))
+
+
+assert blamed(exact["ln"].astype(np.float32), verdict=judge_alone) is None
+assert blamed(1.01 * exact["ln"].astype(np.float32), verdict=judge_alone).resembles == "a constant factor of 1.01"
+"""
+WITH_PYTORCH = """
+assert blamed(exact["ln"].astype(np.float32)) is None
+"""
+
+
+@pytest.mark.parametrize(("asked", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"])
+def test_activations_are_compared_without_what_is_compared(asked: str, loaded: list[str]) -> None:
+    """Numerics, data flow and the comparison import neither MAX nor a Whisper, and PyTorch only to ask for its own result."""
+    report = "\nprint([name for name in ('max', 'maxwhisper', 'torch', 'whisper') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", asked + report], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(loaded)
