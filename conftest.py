@@ -30,7 +30,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--device gpu` runs everything that is compiled on the accelerator."""
     parser.addoption("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs")
-    parser.addoption("--record", action="store_true", help="with -m bench: keep these ratios, to be held against from now on")
+    parser.addoption(
+        "--record", action="store_true", help="with -m bench: keep these ratios, to be held against from now on"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,7 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("compiles")
-            op = item.callspec.params.get("op") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+            op = (
+                item.callspec.params.get("op")
+                if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+                else None
+            )
             if op in missing:
                 item.add_marker(pytest.mark.skip(reason=f"{op} is not there on the {device}"))
 

@@ -52,7 +52,9 @@ def pythons(session: nox.Session) -> None:
         for end, constraints in (("newest", ()), ("oldest", ("--constraint", str(oldest)))):
             python = folder / f"{version}-{end}" / "bin" / "python"
             session.run(path, "-m", "venv", str(python.parents[1]), external=True)
-            session.run(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[normalizers]", *constraints, external=True)
+            session.run(
+                str(python), "-m", "pip", "install", "--quiet", f"{wheel}[normalizers]", *constraints, external=True
+            )
             session.run(str(python), "-I", "tests/fresh_install.py", str(audio), external=True)
             shutil.rmtree(python.parents[1])
 
@@ -64,7 +66,10 @@ def _pythons() -> Iterator[tuple[str, str]]:
     """The version and path of each Python that is installed, by its name or by pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for version in PYTHONS:
-        for path in (shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)):
+        for path in (
+            shutil.which(f"python{version}"),
+            *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True),
+        ):
             with suppress(OSError):  # pyenv puts a name on the path that fails where no such version is chosen
                 if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
                     yield version, path
@@ -112,7 +117,9 @@ def mutants(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """How fast each op and each stage is beside PyTorch, whether that has worsened, and how far from the machine's ceilings."""
     install(session)
-    session.run("pytest", "-m", "bench", "tests/speed", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs)
+    session.run(
+        "pytest", "-m", "bench", "tests/speed", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs
+    )
     session.run("python", "-m", "tests.speed.floor")
 
 

@@ -23,7 +23,9 @@ TOKENS_PER_SECOND = SAMPLE_RATE // N_SAMPLES_PER_TOKEN
 Audio = str | os.PathLike[str] | BinaryIO | np.ndarray  # a file, or float samples [n_samples] at 16 kHz
 
 
-def load_audio(file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE, *, track: int | None = None) -> np.ndarray:
+def load_audio(
+    file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE, *, track: int | None = None
+) -> np.ndarray:
     """Decode a file's audio: float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz; as `whisper.load_audio`.
 
     file: a path, a URL, or a file that is open, which is read to its end. track: which of its sound tracks, counted from 0; by default the
@@ -55,11 +57,15 @@ def as_samples(audio: Audio, track: int | None = None) -> np.ndarray:
         return load_audio(audio, track=track)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise AudioError(f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]")
+        raise AudioError(
+            f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]"
+        )
     samples = samples.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(samples))
     if len(bad):
-        raise AudioError(f"audio has {len(bad)} samples that are no finite number, the first at {bad[0]}; repair the recording")
+        raise AudioError(
+            f"audio has {len(bad)} samples that are no finite number, the first at {bad[0]}; repair the recording"
+        )
     return samples
 
 
@@ -156,7 +162,9 @@ def log_mel_bands(padded: np.ndarray, n_mels: int) -> np.ndarray:
     def transform(start: int) -> None:
         spectrum = np.fft.rfft(frames[start : start + _BLOCK] * window)
         power = spectrum.real**2 + spectrum.imag**2
-        mel = np.concatenate([filters @ some.T for some in np.split(power, range(n_alone, len(power), n_alone))], axis=1)
+        mel = np.concatenate(
+            [filters @ some.T for some in np.split(power, range(n_alone, len(power), n_alone))], axis=1
+        )
         log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(mel, 1e-10))
 
     with ThreadPoolExecutor(n_cores()) as pool:  # NumPy lets go of the interpreter while it computes
@@ -164,5 +172,7 @@ def log_mel_bands(padded: np.ndarray, n_mels: int) -> np.ndarray:
     return log_mel
 
 
-_SMALL_PRODUCT = 2**18  # multiplications for which OpenBLAS starts no threads; its threads and ours would wait for each other
+_SMALL_PRODUCT = (
+    2**18
+)  # multiplications for which OpenBLAS starts no threads; its threads and ours would wait for each other
 _BLOCK = 100  # frames transformed at a time: what comes of them stays in the processor's cache

@@ -110,7 +110,9 @@ def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"}  # what it says is read here
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
     except (OSError, RuntimeError) as error:  # it can't be started; there is none
-        raise AudioError(f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE") from error
+        raise AudioError(
+            f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE"
+        ) from error
 
 
 def _problems(decoded: _Decoded, header: WavHeader, rate: int) -> Iterator[str]:
@@ -127,7 +129,9 @@ def _problems(decoded: _Decoded, header: WavHeader, rate: int) -> Iterator[str]:
         yield f"has {n} samples that are NaN or infinite; they are clipped"
 
 
-_FLOATS = re.compile(r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE)  # decoders that give whatever floats are stored
+_FLOATS = re.compile(
+    r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE
+)  # decoders that give whatever floats are stored
 
 
 def _count_not_finite(source: Sequence[str]) -> int:

@@ -97,7 +97,9 @@ def _transcribe(
     temperatures = [temperature]
     if temperature_increment_on_fallback is not None:
         if not 0.01 <= temperature_increment_on_fallback <= 1:
-            raise OptionError(f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not between 0.01 and 1")
+            raise OptionError(
+                f"--temperature_increment_on_fallback {temperature_increment_on_fallback} is not between 0.01 and 1"
+            )
         if not 0 <= temperature < np.inf:
             raise OptionError(f"--temperature {temperature} is not 0 or more")
         temperatures = np.arange(temperature, 1.0 + 1e-6, temperature_increment_on_fallback).tolist() or temperatures
@@ -121,7 +123,9 @@ def _transcribe(
     return 1 if failed else 0
 
 
-def _one_by_one(model: Whisper, audio: list[str], options: TranscriptionOptions, verbose: bool) -> Iterator[Transcript | Exception]:
+def _one_by_one(
+    model: Whisper, audio: list[str], options: TranscriptionOptions, verbose: bool
+) -> Iterator[Transcript | Exception]:
     for path in audio:
         try:
             yield transcribe_with(options, model, _opened(path), verbose=verbose)
@@ -147,7 +151,9 @@ def _batched(
         yield result
 
 
-def _each(audio: list[str], transcribed: Callable[[list[str]], Iterator[Transcript | Exception]]) -> Iterator[Transcript | Exception]:
+def _each(
+    audio: list[str], transcribed: Callable[[list[str]], Iterator[Transcript | Exception]]
+) -> Iterator[Transcript | Exception]:
     """What becomes of files that are transcribed together. Where that fails, nobody knows by which, so those left are done one by one."""
     n_done = 0
     try:
@@ -186,7 +192,9 @@ def _check_batch(arguments: dict[str, Any]) -> None:
     """Raise OptionError for options that a batch of independent windows can't have."""
     for name in _SEQUENTIAL_ONLY:
         if arguments[name] is not None and arguments[name] is not False:
-            raise OptionError(f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out")
+            raise OptionError(
+                f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out"
+            )
 
 
 def _check_layout(layout: dict[str, Any], word_timestamps: bool) -> None:
@@ -232,12 +240,16 @@ def _check_outputs(audio: list[str], output_dir: str) -> None:
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{output_dir} can't be made a folder ({error.strerror}); choose another --output_dir") from error
+        raise OutputError(
+            f"{output_dir} can't be made a folder ({error.strerror}); choose another --output_dir"
+        ) from error
     if not os.access(output_dir, os.W_OK | os.X_OK):
         raise OutputError(f"{output_dir} can't be written to; choose another --output_dir")
     for stem, n in Counter(Path(path).stem for path in audio).items():
         if n > 1:
-            raise OptionError(f"{n} of the files are named {stem}, so their transcripts would overwrite each other; run them apart")
+            raise OptionError(
+                f"{n} of the files are named {stem}, so their transcripts would overwrite each other; run them apart"
+            )
 
 
 COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile": _compile}
@@ -260,8 +272,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_dir", "-o", default=".", help="folder for the transcripts")
     add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
     _add_switch(add, "--verbose", True, "print the text as it is recognised")
-    add("--task", default="transcribe", choices=["transcribe", "translate"], help="write what was said, or translate it to English")
-    add("--language", choices=languages, metavar="LANGUAGE", help="what is spoken, by code or name; detected if not given")
+    add(
+        "--task",
+        default="transcribe",
+        choices=["transcribe", "translate"],
+        help="write what was said, or translate it to English",
+    )
+    add(
+        "--language",
+        choices=languages,
+        metavar="LANGUAGE",
+        help="what is spoken, by code or name; detected if not given",
+    )
     _add_switch(add, "--multilingual", False, "detect the language of each window anew")
     add(
         "--language_detection_segments",
@@ -277,34 +299,78 @@ def _parser() -> argparse.ArgumentParser:
         default=5,
         help="number of sequences followed at once, at temperature 0; None takes the likeliest",
     )
-    add("--patience", type=optional_float, help="how many times as many sequences as there are beams must end; 1 by default")
+    add(
+        "--patience",
+        type=optional_float,
+        help="how many times as many sequences as there are beams must end; 1 by default",
+    )
     add("--length_penalty", type=optional_float, help="exponent of the length penalty; None divides by the length")
-    add("--suppress_tokens", default="-1", help="token ids never to be chosen; -1 stands for symbols that are not spoken")
+    add(
+        "--suppress_tokens",
+        default="-1",
+        help="token ids never to be chosen; -1 stands for symbols that are not spoken",
+    )
     add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")
     _add_switch(add, "--carry_initial_prompt", False, "put --initial_prompt before every window")
     add("--hotwords", help="words to be expected in every window")
     _add_switch(add, "--condition_on_previous_text", True, "prompt each window with the text before it")
     _add_switch(add, "--fp16", True, "taken for compatibility; see --compute_type")
-    add("--temperature_increment_on_fallback", type=optional_float, default=0.2, help="how much hotter to try again; None never does")
-    add("--compression_ratio_threshold", type=optional_float, default=2.4, help="try again where the text repeats itself more than this")
-    add("--logprob_threshold", type=optional_float, default=-1.0, help="try again where tokens are on average less likely than this")
-    add("--no_speech_threshold", type=optional_float, default=0.6, help="take it for silence above this, if also unlikely")
+    add(
+        "--temperature_increment_on_fallback",
+        type=optional_float,
+        default=0.2,
+        help="how much hotter to try again; None never does",
+    )
+    add(
+        "--compression_ratio_threshold",
+        type=optional_float,
+        default=2.4,
+        help="try again where the text repeats itself more than this",
+    )
+    add(
+        "--logprob_threshold",
+        type=optional_float,
+        default=-1.0,
+        help="try again where tokens are on average less likely than this",
+    )
+    add(
+        "--no_speech_threshold",
+        type=optional_float,
+        default=0.6,
+        help="take it for silence above this, if also unlikely",
+    )
     _add_switch(add, "--word_timestamps", False, "say of each word when it was said, and how sure that is")
     add("--prepend_punctuations", default=PREPEND_PUNCTUATIONS, help="marks that belong to the word behind them")
     add("--append_punctuations", default=APPEND_PUNCTUATIONS, help="marks that belong to the word before them")
     _add_switch(add, "--highlight_words", False, "with words: underline each in srt and vtt while it is said")
     add("--max_line_width", type=_optional_positive, help="with words: most characters in a line of subtitles")
     add("--max_line_count", type=_optional_positive, help="with words and --max_line_width: most lines in a subtitle")
-    add("--max_words_per_line", type=_optional_positive, help="with words, without --max_line_width: most words in a subtitle")
-    add("--clip_timestamps", default="0", help="start,end,start,end,… in seconds of what to transcribe; the last end may be left out")
+    add(
+        "--max_words_per_line",
+        type=_optional_positive,
+        help="with words, without --max_line_width: most words in a subtitle",
+    )
+    add(
+        "--clip_timestamps",
+        default="0",
+        help="start,end,start,end,… in seconds of what to transcribe; the last end may be left out",
+    )
     add(
         "--hallucination_silence_threshold",
         type=optional_float,
         help="with words: doubt strange ones amid silence longer than this, in s",
     )
     _add_switch(add, "--vad_filter", False, "leave out what holds no speech, by Silero's detector")
-    add("--batch_size", type=_positive, help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm")
-    add("--audio_track", type=int, help="which sound track of a file; 0 is the first; by default the one that FFmpeg takes")
+    add(
+        "--batch_size",
+        type=_positive,
+        help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm",
+    )
+    add(
+        "--audio_track",
+        type=int,
+        help="which sound track of a file; 0 is the first; by default the one that FFmpeg takes",
+    )
     add("--threads", type=optional_int, default=0, help="number of CPU threads; 0 uses all cores")
 
     add = commands.add_parser(
@@ -315,8 +381,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     ).add_argument
     _add_model(add)
-    add("--cpu", default=cpu_level(), choices=CPU_LEVELS, help="the least that the processor must be able to do; this machine's by default")
-    add("--gpu", metavar="ARCHITECTURE", help="compile for a GPU of this architecture, which need not be here: sm_90 is NVIDIA's H100")
+    add(
+        "--cpu",
+        default=cpu_level(),
+        choices=CPU_LEVELS,
+        help="the least that the processor must be able to do; this machine's by default",
+    )
+    add(
+        "--gpu",
+        metavar="ARCHITECTURE",
+        help="compile for a GPU of this architecture, which need not be here: sm_90 is NVIDIA's H100",
+    )
     add("--output_dir", "-o", type=Path, help="folder for the file")
     return parser
 

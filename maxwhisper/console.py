@@ -89,7 +89,9 @@ def _short_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def show_in_a_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, *others: object) -> None:
+        def show_in_a_line(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, *others: object
+        ) -> None:
             if issubclass(category, WhisperWarning):
                 say(f"maxwhisper: warning: {message}", "stderr")
             else:

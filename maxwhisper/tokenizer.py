@@ -130,7 +130,9 @@ class Tokenizer:
     def to_language_token(self, language: str) -> int:
         """Raises OptionError where the model's vocabulary lacks the language."""
         if language not in self.all_language_codes:
-            raise OptionError(f"this model does not know language {language!r}, only {', '.join(self.all_language_codes)}")
+            raise OptionError(
+                f"this model does not know language {language!r}, only {', '.join(self.all_language_codes)}"
+            )
         return self.sot + 1 + self.all_language_codes.index(language)
 
     @cached_property
@@ -151,7 +153,9 @@ class Tokenizer:
         symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』']
         symbols += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()  # noqa: SIM905 readable as it is
         musical = "♩♪♫♬♭♮♯"
-        encode = self.encoding.encode_ordinary  # none of these is special, and the search for those that are takes a while to start
+        encode = (
+            self.encoding.encode_ordinary
+        )  # none of these is special, and the search for those that are takes a while to start
         found = {encode(" -")[0], encode(" '")[0]}
         for symbol in [*symbols, *musical]:
             for tokens in (encode(symbol), encode(" " + symbol)):
@@ -174,7 +178,9 @@ class Tokenizer:
             run.append(token)
             text = self.decode_with_timestamps(run)
             where = text.find(_REPLACEMENT)
-            if where < 0 or whole[n_done + where : n_done + where + 1] == _REPLACEMENT:  # what the model said may be no character, too
+            if (
+                where < 0 or whole[n_done + where : n_done + where + 1] == _REPLACEMENT
+            ):  # what the model said may be no character, too
                 words.append(text)
                 word_tokens.append(run)
                 n_done += len(text)
@@ -199,7 +205,9 @@ _REPLACEMENT = "\ufffd"  # what stands for bytes that are no character
 
 
 @lru_cache
-def get_tokenizer(multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None) -> Tokenizer:
+def get_tokenizer(
+    multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None
+) -> Tokenizer:
     """The tokenizer of a multilingual or an English-only model, set to a language (by code or name) and a task.
 
     Raises OptionError for a language or task that Whisper doesn't have.

@@ -53,6 +53,8 @@ def _decoder(fmt: bytes) -> str | None:
     """The decoder of integers that don't fill their containers, as 24 bits in 32, which FFmpeg takes for another format."""
     if len(fmt) < 40:
         return None
-    tag, _channels, _rate, _byte_rate, _block, n_bits, _size, n_valid, _mask, sub_format = struct.unpack("<HHIIHHHHIH", fmt[:26])
+    tag, _channels, _rate, _byte_rate, _block, n_bits, _size, n_valid, _mask, sub_format = struct.unpack(
+        "<HHIIHHHHIH", fmt[:26]
+    )
     padded = (tag, sub_format) == (_EXTENSIBLE, _PCM) and 0 < n_valid < n_bits
     return _CONTAINERS.get(n_bits) if padded else None

@@ -75,7 +75,9 @@ class Whisper:
     def set_alignment_heads(self, dump: bytes) -> None:
         """The heads that words are timed by, as OpenAI publishes them: a bool for each of all layers, by gzip and base85."""
         n_head = self.dims.n_text_head
-        self.alignment_heads = tuple(divmod(i, n_head) for i, is_one in enumerate(gzip.decompress(base64.b85decode(dump))) if is_one)
+        self.alignment_heads = tuple(
+            divmod(i, n_head) for i, is_one in enumerate(gzip.decompress(base64.b85decode(dump))) if is_one
+        )
 
     @property
     def device(self) -> Device:
@@ -128,7 +130,11 @@ class Whisper:
     def log_mel_spectrogram(self, audio: Audio, padding: int = 0) -> np.ndarray:
         """What this model hears, float32 [n_mels, n_frames]: `maxwhisper.log_mel_spectrogram`, on a GPU where the model is on one."""
         padded = reflected(audio, padding)
-        return scaled(self._log_mel_bands(padded) if self.runtime.has_graph("log_mel") else log_mel_bands(padded, self.dims.n_mels))
+        return scaled(
+            self._log_mel_bands(padded)
+            if self.runtime.has_graph("log_mel")
+            else log_mel_bands(padded, self.dims.n_mels)
+        )
 
     def _log_mel_bands(self, padded: np.ndarray) -> np.ndarray:
         """On the device, some frames at a time, so that a long recording's fit there."""
@@ -138,7 +144,8 @@ class Whisper:
         hops.flat[: len(some)] = some
         starts = range(0, n_frames, _FRAMES_AT_ONCE)
         bands = [
-            self.runtime.run("log_mel", self.runtime.to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0] for start in starts
+            self.runtime.run("log_mel", self.runtime.to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0]
+            for start in starts
         ]
         return np.concatenate([some.to(CPU()).to_numpy() for some in bands], axis=1)
 
@@ -160,7 +167,9 @@ class Whisper:
         Raises OptionError where the shape is another.
         """
         if array.shape[1:] != (self.dims.n_audio_ctx, self.dims.n_audio_state):
-            raise OptionError(f"audio features have shape {array.shape}, not [n, {self.dims.n_audio_ctx}, {self.dims.n_audio_state}]")
+            raise OptionError(
+                f"audio features have shape {array.shape}, not [n, {self.dims.n_audio_ctx}, {self.dims.n_audio_state}]"
+            )
         held = as_stored({"features": array}, {"features": self.dtypes.activations})["features"]
         on_device = (held if isinstance(held, Buffer) else Buffer.from_numpy(held)).to(self.device)
         return AudioFeatures(on_device, self.runtime.run("cross_kv", on_device))
@@ -227,7 +236,9 @@ class Whisper:
     def train(self, mode: bool = True) -> "Whisper":
         """Raises OptionError unless `mode` is False: graphs can't be trained."""
         if mode:
-            raise OptionError("a model whose graphs are compiled can't be trained; train OpenAI's, and load its checkpoint")
+            raise OptionError(
+                "a model whose graphs are compiled can't be trained; train OpenAI's, and load its checkpoint"
+            )
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "Whisper":
@@ -236,7 +247,9 @@ class Whisper:
 
     def parameters(self) -> Iterator[np.ndarray | Buffer]:
         """The weights as they are held, each in its own dtype, int8 ones with their scales."""
-        return (weight for name, weight in self.weights.items() if name != "encoder.positional_embedding")  # which is computed
+        return (
+            weight for name, weight in self.weights.items() if name != "encoder.positional_embedding"
+        )  # which is computed
 
 
 _FRAMES_AT_ONCE = 30_000  # five minutes; a GPU needs 400 MB for them
@@ -261,4 +274,6 @@ def load_model(
 
     Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
     """
-    return Whisper.load(partial(load_checkpoint, name, download_root), "cpu" if device is None else device, compute_type)
+    return Whisper.load(
+        partial(load_checkpoint, name, download_root), "cpu" if device is None else device, compute_type
+    )

@@ -22,7 +22,11 @@ class ResultWriter:
         self.output_dir = output_dir
 
     def __call__(
-        self, result: Transcript, audio_path: str | os.PathLike[str], options: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        result: Transcript,
+        audio_path: str | os.PathLike[str],
+        options: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Write the transcript of an audio file. The new file appears complete or not at all.
 
@@ -47,7 +51,9 @@ class ResultWriter:
         finally:
             partial.unlink(missing_ok=True)
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Write a transcript to an open file."""
         raise NotImplementedError
 
@@ -57,7 +63,9 @@ class WriteTXT(ResultWriter):
 
     extension = "txt"
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         file.writelines(f"{segment['text'].strip()}\n" for segment in result["segments"])
 
 
@@ -67,7 +75,9 @@ class SubtitlesWriter(ResultWriter):
     always_include_hours: bool
     decimal_marker: str
 
-    def iterate_result(self, result: Transcript, options: dict[str, Any] | None = None, **kwargs: Any) -> Iterator[tuple[str, str, str]]:
+    def iterate_result(
+        self, result: Transcript, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Iterator[tuple[str, str, str]]:
         """Yield the formatted start and end, and the text, of each subtitle."""
         known = {field.name for field in fields(Layout)}
         asked = {name: value for name, value in (options or {}).items() if name in known}
@@ -86,9 +96,13 @@ class WriteVTT(SubtitlesWriter):
     always_include_hours = False
     decimal_marker = "."
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         file.write("WEBVTT\n\n")
-        file.writelines(f"{start} --> {end}\n{text}\n\n" for start, end, text in self.iterate_result(result, options, **kwargs))
+        file.writelines(
+            f"{start} --> {end}\n{text}\n\n" for start, end, text in self.iterate_result(result, options, **kwargs)
+        )
 
 
 class WriteSRT(SubtitlesWriter):
@@ -98,7 +112,9 @@ class WriteSRT(SubtitlesWriter):
     always_include_hours = True
     decimal_marker = ","
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         found = enumerate(self.iterate_result(result, options, **kwargs), start=1)
         file.writelines(f"{i}\n{start} --> {end}\n{text}\n\n" for i, (start, end, text) in found)
 
@@ -108,7 +124,9 @@ class WriteTSV(ResultWriter):
 
     extension = "tsv"
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         file.write("start\tend\ttext\n")
         for segment in result["segments"]:
             text = segment["text"].strip().replace("\t", " ")
@@ -120,11 +138,15 @@ class WriteJSON(ResultWriter):
 
     extension = "json"
 
-    def write_result(self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_result(
+        self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         json.dump(result, file)
 
 
-FORMATS: dict[str, type[ResultWriter]] = {writer.extension: writer for writer in (WriteTXT, WriteVTT, WriteSRT, WriteTSV, WriteJSON)}
+FORMATS: dict[str, type[ResultWriter]] = {
+    writer.extension: writer for writer in (WriteTXT, WriteVTT, WriteSRT, WriteTSV, WriteJSON)
+}
 
 
 def get_writer(output_format: str, output_dir: str | os.PathLike[str]) -> Callable[..., None]:
@@ -142,7 +164,9 @@ def get_writer(output_format: str, output_dir: str | os.PathLike[str]) -> Callab
     if output_format != "all":
         return FORMATS[output_format](output_dir)
 
-    def write_all(result: Transcript, audio_path: str | os.PathLike[str], options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def write_all(
+        result: Transcript, audio_path: str | os.PathLike[str], options: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         for writer in FORMATS.values():
             writer(output_dir)(result, audio_path, options, **kwargs)
 

@@ -32,7 +32,10 @@ def packaged_clips() -> dict[str, Clip]:
     """27 short clips of 9 languages, and ten seconds of a person speaking English; by name."""
     folder = _package("pytest_audioeval") / "samples" / "audio"
     paths = sorted(folder.glob("*/*.wav"))
-    clips = [Clip(f"{path.parent.name}/{path.stem}", path, path.parent.name, path.with_suffix(".txt").read_text()) for path in paths]
+    clips = [
+        Clip(f"{path.parent.name}/{path.stem}", path, path.parent.name, path.with_suffix(".txt").read_text())
+        for path in paths
+    ]
     clips.append(Clip("beckett", _package("moonshine_onnx") / "assets" / "beckett.wav", "en"))
     return {clip.name: clip for clip in clips}
 
@@ -61,5 +64,7 @@ def all_clips() -> dict[str, Clip]:
 def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"the package {name}, whose audio the comparison needs, is not installed; run it through nox")
+        raise ModuleNotFoundError(
+            f"the package {name}, whose audio the comparison needs, is not installed; run it through nox"
+        )
     return Path(spec.submodule_search_locations[0])

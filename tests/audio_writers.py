@@ -8,7 +8,15 @@ import imageio_ffmpeg
 import numpy as np
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-CODECS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame", "ogg": "libopus", "m4a": "aac", "mp4": "aac", "webm": "libopus"}
+CODECS = {
+    "wav": "pcm_s16le",
+    "flac": "flac",
+    "mp3": "libmp3lame",
+    "ogg": "libopus",
+    "m4a": "aac",
+    "mp4": "aac",
+    "webm": "libopus",
+}
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 7: "6.1", 8: "7.1", 16: "9.1.6"}
 
 
@@ -19,12 +27,24 @@ def ffmpeg(*arguments: str | Path, given: bytes = b"") -> bytes:
 
 
 def write_audio(
-    path: Path, samples: np.ndarray, rate: int, layout: str = "mono", with_video: bool = False, options: tuple[str, ...] = ()
+    path: Path,
+    samples: np.ndarray,
+    rate: int,
+    layout: str = "mono",
+    with_video: bool = False,
+    options: tuple[str, ...] = (),
 ) -> Path:
     """Write samples, float [n_channels, n_samples], to a file of the type that its name says. options: of FFmpeg, for the output."""
     packed = np.ascontiguousarray((samples.T * 32767).round().astype("<i2"))
     sound = ("-f", "s16le", "-ar", str(rate), "-ch_layout", layout, "-i", "-")
-    video = ("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=5", "-c:v", "mjpeg" if path.suffix != ".webm" else "libvpx")
+    video = (
+        "-f",
+        "lavfi",
+        "-i",
+        "color=size=32x32:rate=10:duration=5",
+        "-c:v",
+        "mjpeg" if path.suffix != ".webm" else "libvpx",
+    )
     codec = ("-c:a", CODECS[path.suffix[1:]]) if path.suffix[1:] in CODECS and "-c:a" not in options else ()
     ffmpeg(*sound, *(video if with_video else ()), *codec, *options, path, given=packed.tobytes())
     return path
@@ -43,13 +63,19 @@ def write_caf(path: Path, samples: np.ndarray, rate: int, labels: tuple[int, ...
     layout = struct.pack(">III", 0, 0, n) + b"".join(struct.pack(">II12x", label, 0) for label in labels)
     data = bytes(4) + np.ascontiguousarray(samples.T.astype("<i2")).tobytes()
     chunks = ((b"desc", description), (b"chan", layout), (b"data", data))
-    path.write_bytes(b"caff" + struct.pack(">HH", 1, 0) + b"".join(name + struct.pack(">Q", len(body)) + body for name, body in chunks))
+    path.write_bytes(
+        b"caff"
+        + struct.pack(">HH", 1, 0)
+        + b"".join(name + struct.pack(">Q", len(body)) + body for name, body in chunks)
+    )
     return path
 
 
 def write_padded_wav(path: Path, samples: np.ndarray, rate: int, n_bits: int, n_valid: int) -> Path:
     """Write float samples [n] as integers of `n_valid` bits, in containers of `n_bits`: WAVE_FORMAT_EXTENSIBLE."""
-    integers = np.round(samples * (2 ** (n_valid - 1) - 1)).astype("<i4") << (32 - n_valid)  # they fill a container from the left
+    integers = np.round(samples * (2 ** (n_valid - 1) - 1)).astype("<i4") << (
+        32 - n_valid
+    )  # they fill a container from the left
     data = integers.view("u1").reshape(-1, 4)[:, 4 - n_bits // 8 :].tobytes()
     block = n_bits // 8
     sub_format = bytes.fromhex("0100000000001000800000aa00389b71")

@@ -56,7 +56,9 @@ def write_config(folder: Path, checkpoint: Checkpoint, **others: object) -> Path
     return folder
 
 
-def write_files(folder: Path, state: Mapping[str, torch.Tensor], name: str = "model.safetensors", n_files: int = 1) -> None:
+def write_files(
+    folder: Path, state: Mapping[str, torch.Tensor], name: str = "model.safetensors", n_files: int = 1
+) -> None:
     """A state dict as one file, or as several and their index; as PyTorch's files where the name ends so."""
     stem, _, ending = name.rpartition(".")
     save = safetensors.torch.save_file if ending == "safetensors" else torch.save
@@ -99,7 +101,11 @@ def _huggingface_name(name: str) -> str:
     if part == "mlp":
         module = {"0": "fc1", "2": "fc2"}[others[0]]
     elif part.endswith("_ln"):
-        module = {"attn_ln": "self_attn_layer_norm", "cross_attn_ln": "encoder_attn_layer_norm", "mlp_ln": "final_layer_norm"}[part]
+        module = {
+            "attn_ln": "self_attn_layer_norm",
+            "cross_attn_ln": "encoder_attn_layer_norm",
+            "mlp_ln": "final_layer_norm",
+        }[part]
     else:
         projection = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}[others[0]]
         module = {"attn": "self_attn", "cross_attn": "encoder_attn"}[part] + f".{projection}"
@@ -163,7 +169,9 @@ def ctranslate2_bytes(variables: dict[str, np.ndarray], aliases: dict[str, str])
     def string(text: str) -> bytes:
         return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
-    codes: dict[Any, int] = {np.dtype(t): i for i, t in enumerate((np.float32, np.int8, np.int16, np.int32, np.float16, np.uint16))}
+    codes: dict[Any, int] = {
+        np.dtype(t): i for i, t in enumerate((np.float32, np.int8, np.int16, np.int32, np.float16, np.uint16))
+    }
     parts = [struct.pack("<I", 6), string("WhisperSpec"), struct.pack("<II", 3, len(variables))]
     for name, array in sorted(variables.items()):
         header = struct.pack(f"<B{array.ndim}IBI", array.ndim, *array.shape, codes[array.dtype], array.nbytes)

@@ -31,7 +31,9 @@ def main(audio: str) -> None:
     assert done.stdout == f"maxwhisper {version('maxwhisper')}\n", done.stdout
     assert Path(maxwhisper.__file__).with_name("py.typed").is_file()  # types are for those who use it, too
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([program, "transcribe", audio, "--beam_size", "None", "-o", folder], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [program, "transcribe", audio, "--beam_size", "None", "-o", folder], check=True, stdout=subprocess.DEVNULL
+        )
         written = {path.suffix: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
     assert written.keys() == {".txt", ".srt", ".vtt", ".tsv", ".json"}, written.keys()
     said = " ".join(written[".txt"].split())

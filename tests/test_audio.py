@@ -16,7 +16,15 @@ import torch
 import whisper
 
 from conftest import Trio
-from maxwhisper import AudioError, AudioWarning, load_audio, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
+from maxwhisper import (
+    AudioError,
+    AudioWarning,
+    load_audio,
+    log_mel_spectrogram,
+    pad_or_trim,
+    transcribe,
+    transcribe_batched,
+)
 from maxwhisper.audio import N_FFT, N_SAMPLES, SAMPLE_RATE, mel_filters
 from reference.clips import all_clips, packaged_clips
 from reference.numerics import definitions
@@ -123,7 +131,9 @@ def bad_files(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "picture.mp3").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     (tmp_path / "folder.wav").mkdir()
     whole = write_audio(tmp_path / "whole.m4a", chirp(20.0, 48000)[None], 48000)
-    (tmp_path / "cut.m4a").write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])  # what says where all is lies at its end
+    (tmp_path / "cut.m4a").write_bytes(
+        whole.read_bytes()[: whole.stat().st_size // 3]
+    )  # what says where all is lies at its end
     whole.unlink()
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=1", tmp_path / "mute.mp4")
     return {path.name: path for path in [*tmp_path.iterdir(), tmp_path / "missing.wav", tmp_path / "10:30.wav"]}
@@ -192,7 +202,11 @@ def test_a_file_without_samples_is_silent(tmp_path: Path, tiny_en: Trio) -> None
     assert load_audio(tmp_path / "silent.wav").shape == (0,)
     every: list[dict[str, Any]] = [{}, {"vad_filter": True}, {"word_timestamps": True}]
     for options in every:
-        assert transcribe(tiny_en.model, tmp_path / "silent.wav", **options) == {"text": "", "segments": [], "language": "en"}
+        assert transcribe(tiny_en.model, tmp_path / "silent.wav", **options) == {
+            "text": "",
+            "segments": [],
+            "language": "en",
+        }
         (batched,) = transcribe_batched(tiny_en.model, [tmp_path / "silent.wav"], **options)
         assert batched == {"text": "", "segments": [], "language": "en"}
 
@@ -266,7 +280,13 @@ def test_log_mel_is_as_exact_as_openais(n_mels: int, padding: int) -> None:
 def test_librosa_is_a_witness_for_the_definition() -> None:
     samples = packaged_clips()["beckett"].samples
     power = librosa.feature.melspectrogram(
-        y=samples.astype(np.float64), sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=160, n_mels=80, pad_mode="reflect", dtype=np.float64
+        y=samples.astype(np.float64),
+        sr=SAMPLE_RATE,
+        n_fft=N_FFT,
+        hop_length=160,
+        n_mels=80,
+        pad_mode="reflect",
+        dtype=np.float64,
     )
     log_mel = np.log10(np.maximum(power[:, :-1], 1e-10))
     witness = (np.maximum(log_mel, log_mel.max() - 8) + 4) / 4
@@ -280,7 +300,9 @@ def test_log_mel_of_161_seconds_takes_less_than_a_quarter_second(rng: np.random.
         begin = time.perf_counter()
         log_mel_spectrogram(samples, padding=N_SAMPLES)
         seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.25, f"{min(seconds):.3f} s on {os.cpu_count()} cores"  # the least: what others do here is no matter
+    assert min(seconds) < 0.25, (
+        f"{min(seconds):.3f} s on {os.cpu_count()} cores"
+    )  # the least: what others do here is no matter
 
 
 @pytest.mark.parametrize("axis", [-1, 0])

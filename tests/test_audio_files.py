@@ -93,7 +93,12 @@ AT_MOST = {  # channels that a codec takes
     "aac": 8,
 }
 NOT_ENCODED = {("aac", "aac", 8), ("ts", "aac", 8)}
-KINDS = [(kind, codec, n) for kind, codec in CODECS for n in LAYOUTS if n <= AT_MOST.get(codec, 16) and (kind, codec, n) not in NOT_ENCODED]
+KINDS = [
+    (kind, codec, n)
+    for kind, codec in CODECS
+    for n in LAYOUTS
+    if n <= AT_MOST.get(codec, 16) and (kind, codec, n) not in NOT_ENCODED
+]
 
 
 def test_files_of_every_kind_are_generated() -> None:
@@ -102,7 +107,9 @@ def test_files_of_every_kind_are_generated() -> None:
 
 
 @pytest.mark.parametrize(("kind", "codec", "n_channels"), KINDS)
-def test_every_kind_gives_the_samples_that_openai_whisper_hears(kind: str, codec: str, n_channels: int, tmp_path: Path) -> None:
+def test_every_kind_gives_the_samples_that_openai_whisper_hears(
+    kind: str, codec: str, n_channels: int, tmp_path: Path
+) -> None:
     path, sound = tmp_path / f"chirp.{kind}", np.tile(chirp(1.0, 48000), (n_channels, 1)) / 2
     write_audio(path, sound, 48000, LAYOUTS[n_channels], options=("-c:a", codec, "-strict", "-2"))
     samples = load_quietly(path)
@@ -124,17 +131,28 @@ def test_channels_of_no_known_arrangement_are_averaged(n: int, tmp_path: Path, r
         whisper.load_audio(str(path))
     with pytest.warns(AudioWarning, match=rf"many\.wav has {n} channels of no known arrangement; their mean is read"):
         samples = load_audio(path)
-    assert np.abs(samples * 2**15 - integers.mean(axis=0)).max() <= 1.0  # one rounding of 16 bits, and swresample's of its coefficients
+    assert (
+        np.abs(samples * 2**15 - integers.mean(axis=0)).max() <= 1.0
+    )  # one rounding of 16 bits, and swresample's of its coefficients
 
 
 @pytest.mark.parametrize("labels", [(2, 1), (3, 1, 2), (3, 1, 2, 5, 6, 4), (1, 3, 2, 5, 6, 4)])
-def test_channels_in_an_order_of_their_own_are_read(labels: tuple[int, ...], tmp_path: Path, rng: np.random.Generator) -> None:
+def test_channels_in_an_order_of_their_own_are_read(
+    labels: tuple[int, ...], tmp_path: Path, rng: np.random.Generator
+) -> None:
     """Core Audio's labels: left, right, centre, low frequencies, left and right surround; films have the centre second."""
     channels = rng.integers(-2000, 2000, (len(labels), 1600))
     path = write_caf(tmp_path / "film.caf", channels, 16000, labels)
     samples = load_quietly(path)
     assert np.array_equal(samples, whisper.load_audio(str(path)))
-    gain = {1: 1 / np.sqrt(2), 2: 1 / np.sqrt(2), 3: 1.0, 4: 0.0, 5: 0.5, 6: 0.5}  # what FFmpeg gives each, but for their sum
+    gain = {
+        1: 1 / np.sqrt(2),
+        2: 1 / np.sqrt(2),
+        3: 1.0,
+        4: 0.0,
+        5: 0.5,
+        6: 0.5,
+    }  # what FFmpeg gives each, but for their sum
     gains = np.array([gain[label] for label in labels])
     expected = gains @ channels / gains.sum()
     assert np.abs(samples * 2**15 - expected).max() < 2.0
@@ -145,9 +163,17 @@ def test_channels_in_an_order_of_their_own_are_read(labels: tuple[int, ...], tmp
 
 def write_tracks(path: Path, *tracks: tuple[float, int, str]) -> Path:
     """Tones of half a second: of so many Hz, on so many channels, with a disposition."""
-    inputs = [option for hz, _, _ in tracks for option in ("-f", "lavfi", "-i", f"sine=frequency={hz}:duration=0.5:sample_rate=16000")]
+    inputs = [
+        option
+        for hz, _, _ in tracks
+        for option in ("-f", "lavfi", "-i", f"sine=frequency={hz}:duration=0.5:sample_rate=16000")
+    ]
     maps = [option for i in range(len(tracks)) for option in ("-map", f"{i}:a")]
-    each = [option for i, (_, n, disposition) in enumerate(tracks) for option in (f"-ac:a:{i}", str(n), f"-disposition:a:{i}", disposition)]
+    each = [
+        option
+        for i, (_, n, disposition) in enumerate(tracks)
+        for option in (f"-ac:a:{i}", str(n), f"-disposition:a:{i}", disposition)
+    ]
     passed = ("-c:a", "flac", "-default_mode", "passthrough") if path.suffix == ".mkv" else ()
     ffmpeg(*inputs, *maps, *each, *passed, path)
     return path
@@ -169,7 +195,9 @@ def pitch(samples: np.ndarray) -> float:
     ],
 )
 @pytest.mark.parametrize("kind", ["mkv", "mov"])
-def test_the_track_that_ffmpeg_takes_is_read(kind: str, tracks: tuple[tuple[float, int, str], ...], taken: int, tmp_path: Path) -> None:
+def test_the_track_that_ffmpeg_takes_is_read(
+    kind: str, tracks: tuple[tuple[float, int, str], ...], taken: int, tmp_path: Path
+) -> None:
     path = write_tracks(tmp_path / f"film.{kind}", *tracks)
     samples = load_quietly(path)
     assert np.array_equal(samples, whisper.load_audio(str(path)))
@@ -205,7 +233,10 @@ def test_a_negative_track_is_refused_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.setattr("maxwhisper.cli.load_model", None)
     assert cli.main(["transcribe", "talk.mp3", "--audio_track", "-1", "-o", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "maxwhisper: audio_track -1 is no track's number; 0 is the first, and None takes the default one\n"
+    assert (
+        capsys.readouterr().err
+        == "maxwhisper: audio_track -1 is no track's number; 0 is the first, and None takes the default one\n"
+    )
 
 
 def test_tracks_of_different_lengths_are_whole(tmp_path: Path) -> None:
@@ -241,7 +272,9 @@ def test_all_is_read_however_its_timestamps_jump(kind: str, stamps: str, tmp_pat
         samples = load_audio(path)
     assert np.array_equal(samples, whisper.load_audio(str(path)))
     assert abs(len(samples) - len(load_audio(plain))) <= 0.1 * SAMPLE_RATE
-    assert all(re.search(r"may be cut short: 2\d\.\d s by its header, [12]\.\d s are there$", str(w.message)) for w in caught)
+    assert all(
+        re.search(r"may be cut short: 2\d\.\d s by its header, [12]\.\d s are there$", str(w.message)) for w in caught
+    )
 
 
 def test_a_duration_that_a_browser_wrote_is_doubted(tmp_path: Path) -> None:
@@ -267,7 +300,10 @@ def test_what_comes_before_ffmpeg_gives_up_is_read(tmp_path: Path, rng: np.rando
         samples = load_audio(path)
     assert np.array_equal(samples[:SAMPLE_RATE], whole[:SAMPLE_RATE])
     seconds = f"{len(samples) / SAMPLE_RATE:.1f} s"
-    says = (f"may be cut short: 20.0 s by its header, {seconds} are there", f"is damaged: FFmpeg gave up after {seconds}")
+    says = (
+        f"may be cut short: 20.0 s by its header, {seconds} are there",
+        f"is damaged: FFmpeg gave up after {seconds}",
+    )
     assert [str(warning.message) for warning in caught] == [f"{path} {what}" for what in says]
 
 
@@ -293,7 +329,9 @@ def test_integers_that_do_not_fill_their_containers_are_read(n_bits: int, n_vali
 def test_a_stream_that_is_joined_midway_is_read(kind: str, tmp_path: Path) -> None:
     """As a recording of a broadcast."""
     path = tmp_path / f"broadcast.{kind}"
-    write_audio(path, chirp(4.0, 48000)[None], 48000, options=("-c:a", {"mp3": "libmp3lame", "ts": "aac"}.get(kind, kind)))
+    write_audio(
+        path, chirp(4.0, 48000)[None], 48000, options=("-c:a", {"mp3": "libmp3lame", "ts": "aac"}.get(kind, kind))
+    )
     path.write_bytes(path.read_bytes()[path.stat().st_size // 4 :])
     samples = load_quietly(path)
     assert np.array_equal(samples, whisper.load_audio(str(path)))
@@ -314,7 +352,9 @@ def test_files_that_were_joined_are_read_through(second: tuple[int, str], kind: 
         warnings.simplefilter("ignore")
         samples = load_audio(joined)
     assert np.array_equal(samples, whisper.load_audio(str(joined)))
-    assert len(samples) > (1.9 if kind in ("flac", "ogg") else 3.6) * SAMPLE_RATE  # which FFmpeg itself may leave after the first
+    assert (
+        len(samples) > (1.9 if kind in ("flac", "ogg") else 3.6) * SAMPLE_RATE
+    )  # which FFmpeg itself may leave after the first
 
 
 # All of them in one run.
@@ -330,7 +370,9 @@ def odd_files(tmp_path: Path, rng: np.random.Generator) -> tuple[list[Path], lis
         for kind, codec in (("m4a", "aac"), ("ogg", "libopus"), ("mka", "libvorbis"), ("wv", "wavpack"))
     ]
     readable += [
-        write_audio(folder / f"jump{i}-{kind}.{kind}", sound, 48000, options=("-af", f"asetpts=PTS+gte(T\\,{start})*20/TB"))
+        write_audio(
+            folder / f"jump{i}-{kind}.{kind}", sound, 48000, options=("-af", f"asetpts=PTS+gte(T\\,{start})*20/TB")
+        )
         for kind in ("m4a", "webm", "mka")
         for i, start in enumerate((0, 0.5))
     ]
@@ -348,7 +390,9 @@ def odd_files(tmp_path: Path, rng: np.random.Generator) -> tuple[list[Path], lis
     (folder / "empty.m4a").touch()
     (folder / "folder.flac").mkdir()
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=1", folder / "mute.mp4")
-    return readable, [folder / name for name in ("text.mp3", "noise.ogg", "empty.m4a", "folder.flac", "mute.mp4", "missing.wav")]
+    return readable, [
+        folder / name for name in ("text.mp3", "noise.ogg", "empty.m4a", "folder.flac", "mute.mp4", "missing.wav")
+    ]
 
 
 @pytest.mark.parametrize("batched", [(), ("--batch_size", "8")])
@@ -376,7 +420,9 @@ def test_a_batch_writes_all_that_can_be(
 # Names, and files that are open.
 
 
-@pytest.mark.parametrize("name", ["10:30.flac", "a:b.flac", "-i.flac", "file:x.flac", "50% off?#.flac", "ü ñ 名.flac", "'q\".flac"])
+@pytest.mark.parametrize(
+    "name", ["10:30.flac", "a:b.flac", "-i.flac", "file:x.flac", "50% off?#.flac", "ü ñ 名.flac", "'q\".flac"]
+)
 def test_any_name_is_a_files_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_audio(tmp_path / "plain.flac", chirp(0.5, 16000)[None], 16000).rename(name)
@@ -389,7 +435,10 @@ def test_a_file_that_is_open_is_read_to_its_end(tmp_path: Path) -> None:
         assert np.array_equal(load_audio(file), load_audio(path))
     with pytest.raises(AudioError, match=r"talk\.m4a can't be read .*give a file that is open for reading bytes"):
         load_audio(file)
-    with path.open(encoding="latin-1") as text, pytest.raises(AudioError, match="give a file that is open for reading bytes"):
+    with (
+        path.open(encoding="latin-1") as text,
+        pytest.raises(AudioError, match="give a file that is open for reading bytes"),
+    ):
         load_audio(text)  # type: ignore[arg-type]
     assert np.array_equal(load_audio(os.fsencode(path)), load_audio(path))  # type: ignore[arg-type]
 

@@ -60,11 +60,14 @@ def test_a_recording_of_one_window_is_transcribed_as_ever(tiny_en: Trio) -> None
 def test_words_of_a_batch_are_those_of_pieces_alone(tiny_en: Trio) -> None:
     """Whatever is known of their neighbours by then."""
     one_by_one, together = (
-        list(transcribe_batched(tiny_en.model, [LONG, ENGLISH[0]], n, temperature=0.0, word_timestamps=True)) for n in (1, 8)
+        list(transcribe_batched(tiny_en.model, [LONG, ENGLISH[0]], n, temperature=0.0, word_timestamps=True))
+        for n in (1, 8)
     )
     for alone, some in zip(one_by_one, together, strict=True):
         assert not isinstance(alone, AudioError) and not isinstance(some, AudioError)
-        words, others = ([word for segment in result["segments"] for word in segment["words"]] for result in (alone, some))
+        words, others = (
+            [word for segment in result["segments"] for word in segment["words"]] for result in (alone, some)
+        )
         assert [(w["word"], w["start"], w["end"]) for w in words] == [(w["word"], w["start"], w["end"]) for w in others]
         assert all(w["start"] <= w["end"] for w in words)
 
@@ -106,12 +109,19 @@ edges_in_order = st.lists(st.integers(800, 2200).map(lambda i: i / 100), min_siz
 def test_whatever_a_model_says_nothing_reaches_out_of_its_piece_or_into_another_segment(segments: list) -> None:
     """Segments in any order, with words that follow each other but need not lie in them."""
     made: list[Any] = [
-        {"start": edges[0], "end": edges[-1], "words": [{"start": start, "end": end} for start, end in zip(words[::2], words[1::2])]}
+        {
+            "start": edges[0],
+            "end": edges[-1],
+            "words": [{"start": start, "end": end} for start, end in zip(words[::2], words[1::2])],
+        }
         for edges, words in segments
     ]
     keep_within(made, 10.0, 20.0)
     check_times(made, 10.0, 20.0)
-    inside: list[Any] = [{"start": 11.0, "end": 12.0}, {"start": 12.0, "end": 12.5, "words": [{"start": 12.0, "end": 12.5}]}]
+    inside: list[Any] = [
+        {"start": 11.0, "end": 12.0},
+        {"start": 12.0, "end": 12.5, "words": [{"start": 12.0, "end": 12.5}]},
+    ]
     kept = copy.deepcopy(inside)
     keep_within(kept, 10.0, 20.0)
     assert kept == inside

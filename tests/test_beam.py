@@ -31,7 +31,9 @@ N_VOCAB = 12
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_follows_what_openais_does(n_audio: int, beam_size: int, patience: float | None, n_steps: int, ending: float, seed: int) -> None:
+def test_it_follows_what_openais_does(
+    n_audio: int, beam_size: int, patience: float | None, n_steps: int, ending: float, seed: int
+) -> None:
     """On random logits: the same sequences in the same places, gone on from the same ones, and the same candidates in the end.
 
     Theirs takes one window at a time; ours several, of which none has more to choose from because another one is not done.
@@ -55,9 +57,13 @@ def test_it_follows_what_openais_does(n_audio: int, beam_size: int, patience: fl
             if their_ends[i]:
                 continue
             group = slice(i * beam_size, (i + 1) * beam_size)
-            their_tokens[i], their_ends[i] = theirs[i].update(their_tokens[i], torch.from_numpy(logits[group]), their_sums[i])
+            their_tokens[i], their_ends[i] = theirs[i].update(
+                their_tokens[i], torch.from_numpy(logits[group]), their_sums[i]
+            )
             assert tokens[group].tolist() == their_tokens[i].tolist()
-            assert np.allclose(sums[group], their_sums[i].numpy(), atol=1e-5)  # theirs are added up in float32, u = 6e-8
+            assert np.allclose(
+                sums[group], their_sums[i].numpy(), atol=1e-5
+            )  # theirs are added up in float32, u = 6e-8
             if step > 0:  # at first it is all the same from which
                 assert asked[-1][i] == told[-1]
         assert ended == all(their_ends)
@@ -81,7 +87,9 @@ def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pyte
     """Step by step in NumPy the same sequences come out."""
     if not tiny_en.model.searches_in_graph:
         pytest.skip("it is NumPy that searches there")
-    mel = np.stack([pad_or_trim(log_mel_spectrogram(packaged_clips()[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)])
+    mel = np.stack(
+        [pad_or_trim(log_mel_spectrogram(packaged_clips()[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)]
+    )
     audio = tiny_en.model.embed_audio(mel)
     for options in ({}, {"without_timestamps": True}, {"temperature": 0.5}, {"suppress_tokens": None, "sample_len": 9}):
         with monkeypatch.context() as patch:
@@ -99,7 +107,10 @@ def decoded(trio: Trio, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]
     ours = decode(trio.model, mel, **options)
     assert isinstance(ours, list)
     their_options = whisper.DecodingOptions(**options, fp16=False)
-    return [(result, trio.judge.decode(torch.from_numpy(window), their_options)) for result, window in zip(ours, mel, strict=True)]
+    return [
+        (result, trio.judge.decode(torch.from_numpy(window), their_options))
+        for result, window in zip(ours, mel, strict=True)
+    ]
 
 
 def assert_same(ours: DecodingResult, theirs: Any) -> None:

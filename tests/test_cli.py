@@ -60,9 +60,13 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_all_formats_are_written_and_the_text_is_printed(tmp_path: Path, tiny_en: Trio, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_formats_are_written_and_the_text_is_printed(
+    tmp_path: Path, tiny_en: Trio, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(BECKETT, "-o", str(tmp_path / "new" / "folder")) == 0
-    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"beckett.{extension}" for extension in FORMATS}
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+        f"beckett.{extension}" for extension in FORMATS
+    }
     result = json.loads((tmp_path / "new" / "folder" / "beckett.json").read_text())
     assert result == transcribe(tiny_en.model, BECKETT, best_of=5, beam_size=5)
     printed = capsys.readouterr()
@@ -146,10 +150,15 @@ FILES = [BECKETT, COUNTING, str(packaged_clips()["en/hello_world"].path)]
 
 @TOGETHER
 @pytest.mark.parametrize(
-    "error", [ZeroDivisionError("by nothing\nat all"), MemoryError(), OSError(5, "Input/output error"), AudioError("no")]
+    "error",
+    [ZeroDivisionError("by nothing\nat all"), MemoryError(), OSError(5, "Input/output error"), AudioError("no")],
 )
 def test_any_exception_is_that_of_a_file(
-    error: Exception, how: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    how: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hear = AudioInput.of
 
@@ -162,7 +171,11 @@ def test_any_exception_is_that_of_a_file(
     assert run(*FILES, *how, "-o", str(tmp_path), "-f", "txt") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"beckett.txt", "hello_world.txt"}
     lines = str(error).splitlines() or [""]
-    said = lines[0] if isinstance(error, AudioError) else f"{COUNTING}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+    said = (
+        lines[0]
+        if isinstance(error, AudioError)
+        else f"{COUNTING}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
+    )
     assert failure(capsys) == f"maxwhisper: {said}"
     assert run(COUNTING, *how, "-o", str(tmp_path), "-f", "txt", "--debug") == 1
     shown = capsys.readouterr().err
@@ -183,7 +196,10 @@ def test_what_fails_for_many_windows_is_done_for_one(
     monkeypatch.setattr(Whisper, "embed_audio", fail)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(COUNTING).read_bytes())))
     assert run("-", BECKETT, "--batch_size", "2", "-o", str(tmp_path), "-f", "txt") == 0
-    assert {path.name: len(path.read_text()) > 20 for path in tmp_path.iterdir()} == {"stdin.txt": True, "beckett.txt": True}
+    assert {path.name: len(path.read_text()) > 20 for path in tmp_path.iterdir()} == {
+        "stdin.txt": True,
+        "beckett.txt": True,
+    }
     assert capsys.readouterr().err == ""
 
 
@@ -200,7 +216,9 @@ def test_what_is_done_is_written_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert written == [1, 2]  # nobody asks for what is behind the last
 
 
-def test_a_writer_that_fails_is_that_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_fails_is_that_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = WriteTXT.__call__
 
     def fail(writer: WriteTXT, result: dict, name: str, *options: object) -> None:
@@ -222,7 +240,9 @@ def test_an_exception_before_any_file_is_a_line(
     assert failure(capsys) == "maxwhisper: IndexError: list index out of range"
 
 
-def test_warnings_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_are_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def warned(options: object, model: object, audio: str, **others: object) -> dict:
         warnings.warn(f"{Path(audio).stem} is strange", AudioWarning, stacklevel=2)
         warnings.warn("something else", UserWarning, stacklevel=2)
@@ -245,7 +265,10 @@ def test_standard_input_is_read(
     assert run("-", "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
     assert run(str(source), "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
     assert (tmp_path / "out" / "stdin.txt").read_text() == (tmp_path / "out" / "speech.txt").read_text()
-    for nothing, match in ((b"", "standard input can't be read as audio"), (b"no sound", "standard input can't be read as audio")):
+    for nothing, match in (
+        (b"", "standard input can't be read as audio"),
+        (b"no sound", "standard input can't be read as audio"),
+    ):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(nothing)))
         assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 1
         assert match in failure(capsys)
@@ -267,7 +290,9 @@ def test_subtitles_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_words_of_many_windows_at_once(tmp_path: Path) -> None:
-    assert run(BECKETT, COUNTING, "--word_timestamps", "True", "--batch_size", "2", "-o", str(tmp_path), "-f", "json") == 0
+    assert (
+        run(BECKETT, COUNTING, "--word_timestamps", "True", "--batch_size", "2", "-o", str(tmp_path), "-f", "json") == 0
+    )
     for name in ("beckett", "counting"):
         segments = json.loads((tmp_path / f"{name}.json").read_text())["segments"]
         assert all(segment["words"] for segment in segments)
@@ -297,7 +322,10 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["--highlight_words", "True"], "--highlight_words needs --word_timestamps True"),
         (["--max_line_width", "10"], "--max_line_width needs --word_timestamps True"),
         (["--hotwords", "Beckett", "--batch_size", "2"], "--hotwords can't be had with --batch_size"),
-        (["--hallucination_silence_threshold", "0", "--batch_size", "2"], "--hallucination_silence_threshold can't be had"),
+        (
+            ["--hallucination_silence_threshold", "0", "--batch_size", "2"],
+            "--hallucination_silence_threshold can't be had",
+        ),
         (["missing.wav"], "missing.wav can't be read"),
         (["."], ". is a folder"),
         (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),
@@ -310,7 +338,9 @@ def test_what_can_not_be_done_is_said_in_one_line(
     assert match in failure(capsys)
 
 
-@pytest.mark.parametrize("arguments", [["--model"], ["--task", "sing"], ["--language", "Klingon"], ["--verbose", "yes"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--model"], ["--task", "sing"], ["--language", "Klingon"], ["--verbose", "yes"], ["--nonsense"]]
+)
 def test_wrong_usage_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(BECKETT, *arguments)
@@ -356,7 +386,9 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "maxwhisper", *arguments], capture_output=True, text=True, timeout=1200)
+    return subprocess.run(
+        [sys.executable, "-m", "maxwhisper", *arguments], capture_output=True, text=True, timeout=1200
+    )
 
 
 def test_bad_models_are_named_without_a_traceback(tmp_path: Path) -> None:
@@ -407,19 +439,33 @@ assert not loaded, loaded
 def shell(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The program, started by a shell that redirects its streams."""
     command = f'"$@" {redirections}'
-    return subprocess.run(["sh", "-c", command, "sh", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200)
+    return subprocess.run(
+        ["sh", "-c", command, "sh", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200
+    )
 
 
 COMMAND = (sys.executable, "-m", "maxwhisper", "transcribe")
 
 
 @pytest.mark.parametrize(
-    "redirections", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "| head -n 0", "| sleep 0"]
+    "redirections",
+    [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "| head -n 0", "| sleep 0"],
 )
 @TOGETHER
-def test_streams_that_are_closed_keep_nothing_from_being_written(redirections: str, how: list[str], tmp_path: Path, device: str) -> None:
+def test_streams_that_are_closed_keep_nothing_from_being_written(
+    redirections: str, how: list[str], tmp_path: Path, device: str
+) -> None:
     done = shell(
-        f"{redirections}; echo $? >{tmp_path}/status", BECKETT, COUNTING, *how, "--device", device, "-o", str(tmp_path), "-f", "txt"
+        f"{redirections}; echo $? >{tmp_path}/status",
+        BECKETT,
+        COUNTING,
+        *how,
+        "--device",
+        device,
+        "-o",
+        str(tmp_path),
+        "-f",
+        "txt",
     )
     assert done.stderr == ""
     assert {path.name for path in tmp_path.glob("*.txt")} == {"beckett.txt", "counting.txt"}
@@ -431,21 +477,29 @@ def test_streams_that_are_closed_keep_nothing_from_being_written(redirections: s
 def test_a_pipe_that_closes_changes_no_exit_status(redirections: str, tmp_path: Path, device: str) -> None:
     script = f'set -o pipefail; "$@" {redirections}'
     for arguments in ([BECKETT, "--device", device, "-o", str(tmp_path)], ["--help"]):
-        done = subprocess.run(["bash", "-c", script, "bash", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200)
+        done = subprocess.run(
+            ["bash", "-c", script, "bash", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200
+        )
         assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("redirection", "reason"), [("<&-", "it is closed"), ("0>/dev/null", "Bad file descriptor")])
 @TOGETHER
-def test_standard_input_that_is_not_there_is_said(redirection: str, reason: str, how: list[str], tmp_path: Path, device: str) -> None:
+def test_standard_input_that_is_not_there_is_said(
+    redirection: str, reason: str, how: list[str], tmp_path: Path, device: str
+) -> None:
     done = shell(redirection, "-", BECKETT, *how, "--device", device, "-o", str(tmp_path), "-f", "txt")
     assert done.returncode == 1
-    assert done.stderr == f"maxwhisper: standard input can't be read ({reason}); pipe a recording to it, or name a file\n"
+    assert (
+        done.stderr == f"maxwhisper: standard input can't be read ({reason}); pipe a recording to it, or name a file\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["beckett.txt"]
 
 
 @pytest.mark.parametrize("stream", ["None", "closed"])
-@pytest.mark.parametrize("call", ["maxwhisper.transcribe(model, {0!r}, verbose={1})", "main(['transcribe', {0!r}, '-o', {2!r}])"])
+@pytest.mark.parametrize(
+    "call", ["maxwhisper.transcribe(model, {0!r}, verbose={1})", "main(['transcribe', {0!r}, '-o', {2!r}])"]
+)
 def test_programs_without_a_console_work(stream: str, call: str, tmp_path: Path) -> None:
     """As those of pythonw and of services."""
     script = f"""
@@ -465,12 +519,16 @@ for verbose in (None, False, True):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-NO_HOME = "import pwd, sys; pwd.getpwuid = lambda uid: {}[uid]; from maxwhisper.cli import main; sys.exit(main(sys.argv[1:]))"
+NO_HOME = (
+    "import pwd, sys; pwd.getpwuid = lambda uid: {}[uid]; from maxwhisper.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 def homeless(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The program, of a user that the system doesn't know."""
-    return subprocess.run([sys.executable, "-c", NO_HOME, *arguments], capture_output=True, text=True, timeout=1200, env=environment)
+    return subprocess.run(
+        [sys.executable, "-c", NO_HOME, *arguments], capture_output=True, text=True, timeout=1200, env=environment
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["compile", "--help"]])
@@ -481,16 +539,24 @@ def test_help_needs_no_home(arguments: list[str]) -> None:
 
 @pytest.mark.usefixtures("device")
 def test_nobody_needs_a_home(tmp_path: Path) -> None:
-    for environment in ({"MAXWHISPER_CACHE": str(compiled.folder())}, {"XDG_CACHE_HOME": str(compiled.folder().parent)}):
+    for environment in (
+        {"MAXWHISPER_CACHE": str(compiled.folder())},
+        {"XDG_CACHE_HOME": str(compiled.folder().parent)},
+    ):
         done = homeless("transcribe", BECKETT, "-o", str(tmp_path), "-f", "txt", **environment)
         assert (done.returncode, done.stderr) == (0, "")
         (tmp_path / "beckett.txt").unlink()
     done = homeless("compile")
     assert done.returncode == 1
-    assert done.stderr == "maxwhisper: there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder\n"
+    assert (
+        done.stderr
+        == "maxwhisper: there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder\n"
+    )
     done = homeless("transcribe", BECKETT, "--model", "small", "-o", str(tmp_path), "-f", "txt", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("maxwhisper: model small is neither in a local cache")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(
+        "maxwhisper: model small is neither in a local cache"
+    )
 
 
 def interrupted(process: subprocess.Popen[str], sign: str, after: float) -> tuple[int, float, str]:
@@ -530,13 +596,25 @@ def test_compiling_is_interrupted(after: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [0.5, 1.5])
 def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
     recordings = [shutil.copy(BECKETT, tmp_path / f"{i}.wav") for i in range(100)]
-    command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", *map(str, recordings), "-o", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "maxwhisper",
+        "transcribe",
+        *map(str, recordings),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         status, seconds, rest = interrupted(process, "argparse", after)
     assert status == 130
     assert seconds < 3
     assert "Traceback" not in rest
-    assert not [path for path in (tmp_path / "out").glob("*") if path.name.endswith(".partial") or not path.stat().st_size]
+    assert not [
+        path for path in (tmp_path / "out").glob("*") if path.name.endswith(".partial") or not path.stat().st_size
+    ]
 
 
 class Plain:

@@ -142,7 +142,12 @@ def test_levels_of_processors(tmp_path: Path) -> None:
     assert cpu_level(tmp_path / "missing") == HOST
     v3, v4 = CPU_LEVELS["x86-64-v3"], CPU_LEVELS["x86-64-v4"]
     shown = tmp_path / "cpuinfo"
-    for level, features in (("x86-64-v4", v3 | v4), ("x86-64-v3", v3 | v4 - {"avx512bw"}), (HOST, v3 - {"avx2"}), (HOST, set())):
+    for level, features in (
+        ("x86-64-v4", v3 | v4),
+        ("x86-64-v3", v3 | v4 - {"avx512bw"}),
+        (HOST, v3 - {"avx2"}),
+        (HOST, set()),
+    ):
         shown.write_text(f"processor : 0\nflags\t\t: fpu {' '.join(sorted(features))} sse\nbugs : none\n")
         assert cpu_level(shown) == level
 
@@ -165,7 +170,9 @@ def test_a_model_that_can_not_be_kept_is_used_all_the_same(
         monkeypatch.setattr(compiled, "user_cache", lambda name: None)
     else:
         monkeypatch.setenv("MAXWHISPER_CACHE", str(tmp_path / "file"))
-    with pytest.warns(WhisperWarning, match=r"compiled again each time: .*(no home folder.*MAXWHISPER_CACHE|choose another folder)"):
+    with pytest.warns(
+        WhisperWarning, match=r"compiled again each time: .*(no home folder.*MAXWHISPER_CACHE|choose another folder)"
+    ):
         model = Whisper(tiny_en.checkpoint)
     assert model.embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
 

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Trio
-from maxwhisper import DecodingOptions, DecodingResult, OptionError, decode, detect_language, log_mel_spectrogram, pad_or_trim
+from maxwhisper import (
+    DecodingOptions,
+    DecodingResult,
+    OptionError,
+    decode,
+    detect_language,
+    log_mel_spectrogram,
+    pad_or_trim,
+)
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressTokens
 from maxwhisper.decoding.search import logsumexp, sample, softmax
@@ -47,7 +55,10 @@ def test_filters_forbid_what_openais_do(sampled: list[int], seed: int, lean: flo
     pairs: list[tuple[Any, Any]] = [
         (SuppressBlank(OURS, SAMPLE_BEGIN), whisper.decoding.SuppressBlank(THEIRS, SAMPLE_BEGIN)),
         (SuppressTokens([1, 7, 400]), whisper.decoding.SuppressTokens([1, 7, 400])),
-        (ApplyTimestampRules(OURS, SAMPLE_BEGIN, limit), whisper.decoding.ApplyTimestampRules(THEIRS, SAMPLE_BEGIN, limit)),
+        (
+            ApplyTimestampRules(OURS, SAMPLE_BEGIN, limit),
+            whisper.decoding.ApplyTimestampRules(THEIRS, SAMPLE_BEGIN, limit),
+        ),
     ]
     for ours, theirs in pairs:
         expected = torch.from_numpy(logits.copy())
@@ -58,7 +69,9 @@ def test_filters_forbid_what_openais_do(sampled: list[int], seed: int, lean: flo
 
 def test_filters_treat_each_sequence_by_its_own_tokens(rng: np.random.Generator) -> None:
     begin = OURS.timestamp_begin
-    tokens = np.array([[OURS.sot, 50259, OURS.transcribe, begin, 400, begin + 9], [OURS.sot, 50259, OURS.transcribe, begin, 400, 401]])
+    tokens = np.array(
+        [[OURS.sot, 50259, OURS.transcribe, begin, 400, begin + 9], [OURS.sot, 50259, OURS.transcribe, begin, 400, 401]]
+    )
     logits = rng.standard_normal((2, N_VOCAB)).astype(np.float32)
     alone = logits.copy()
     rules = ApplyTimestampRules(OURS, SAMPLE_BEGIN, 50)
@@ -75,7 +88,9 @@ def test_the_suppressed_tokens_are_openais(suppress: Any, tiny_en: Trio) -> None
     options = {"suppress_tokens": suppress, "without_timestamps": True, "suppress_blank": False}
     ours = DecodingTask(tiny_en.model, DecodingOptions(**options)).logit_filters
     theirs = whisper.decoding.DecodingTask(tiny_en.judge, whisper.DecodingOptions(**options, fp16=False)).logit_filters
-    assert [list(f.suppress_tokens) for f in ours if isinstance(f, SuppressTokens)] == [list(f.suppress_tokens) for f in theirs]
+    assert [list(f.suppress_tokens) for f in ours if isinstance(f, SuppressTokens)] == [
+        list(f.suppress_tokens) for f in theirs
+    ]
 
 
 # Numbers.
@@ -97,7 +112,9 @@ def test_sampling_follows_the_distribution(rng: np.random.Generator) -> None:
     assert np.allclose(np.bincount(tokens, minlength=4) / 20000, probabilities, atol=0.02)
     edges = sample(np.log(np.array([[0.0 + 1e-300, 0.5, 0.5]] * 2)), np.array([0.0, np.nextafter(1, 0)]))
     assert edges.tolist() in ([0, 2], [1, 2])  # never a token past the end
-    logits = np.log(np.array([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]])) + np.array([[1000.0], [-1000.0]])  # each row by its own maximum
+    logits = np.log(np.array([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]])) + np.array(
+        [[1000.0], [-1000.0]]
+    )  # each row by its own maximum
     for draws, expected in (
         ((0.2, 0.2), [0, 0]),
         ((0.25, 0.5), [1, 1]),
@@ -145,7 +162,9 @@ def test_every_option_means_what_it_does_at_openai(options: dict[str, Any], tiny
     assert_same(*decode_both(tiny_en, mel_of("beckett"), language="en", **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"task": "translate"}, {"language": "French"}, {"language": "fr", "task": "translate"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"task": "translate"}, {"language": "French"}, {"language": "fr", "task": "translate"}]
+)
 def test_languages_and_tasks(options: dict[str, Any], base: Trio) -> None:
     assert_same(*decode_both(base, mel_of("fr/pangrama"), **options))
 
@@ -201,7 +220,9 @@ def test_the_same_draws_give_the_same_tokens(
     draws = Draws(monkeypatch)
     options = {"temperature": temperature, "language": "en", **options}
     ours = decode(tiny_en.model, mel_of("beckett"), DecodingOptions(**options), rng=draws.ours)
-    theirs = whisper.decode(tiny_en.judge, torch.from_numpy(mel_of("beckett")), whisper.DecodingOptions(**options, fp16=False))
+    theirs = whisper.decode(
+        tiny_en.judge, torch.from_numpy(mel_of("beckett")), whisper.DecodingOptions(**options, fp16=False)
+    )
     assert isinstance(ours, DecodingResult)
     assert_same(ours, theirs)
 

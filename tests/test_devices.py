@@ -34,14 +34,17 @@ def test_the_cpu_has_many_names(name: object) -> None:
     assert find_device(name) == CPU()
 
 
-@pytest.mark.parametrize("name", [-1, 0.5, "", "0", "cpu:1", "cuda:", "cuda:-1", torch.device("meta"), torch.float16, None], ids=repr)
+@pytest.mark.parametrize(
+    "name", [-1, 0.5, "", "0", "cpu:1", "cuda:", "cuda:-1", torch.device("meta"), torch.float16, None], ids=repr
+)
 def test_what_names_no_device_is_refused(name: object) -> None:
     with pytest.raises(OptionError, match=r"^device .* is neither 'cpu' nor 'gpu'$"):
         find_device(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "number"), [("cuda", 0), ("gpu:1", 1), (torch.device("cuda"), 0), (torch.device("cuda", 2), 2), (0, 0), (1, 1)]
+    ("name", "number"),
+    [("cuda", 0), ("gpu:1", 1), (torch.device("cuda"), 0), (torch.device("cuda", 2), 2), (0, 0), (1, 1)],
 )
 def test_gpus_are_named_as_pytorch_names_them(name: object, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On two GPUs that are not here."""
@@ -146,7 +149,10 @@ sys.exit(main(["--op", "gelu", "linear", "--model"]))
 
 @pytest.mark.compiles
 def test_ops_compile_for_a_gpu_that_is_not_here() -> None:
-    assert compile_for_gpu("") == (0, [["2 rows in float32", "compiled"], ["2 rows in float16 and bfloat16", "compiled"]])
+    assert compile_for_gpu("") == (
+        0,
+        [["2 rows in float32", "compiled"], ["2 rows in float16 and bfloat16", "compiled"]],
+    )
 
 
 @pytest.mark.skipif(BEFORE_26_7, reason=KEEPS_FLOAT32)

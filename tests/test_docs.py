@@ -38,7 +38,11 @@ def anchors(page: Path) -> set[str]:
 def sessions() -> set[str]:
     module = ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8"))
     functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
-    return {function.name for function in functions if any("session" in ast.unparse(each) for each in function.decorator_list)}
+    return {
+        function.name
+        for function in functions
+        if any("session" in ast.unparse(each) for each in function.decorator_list)
+    }
 
 
 def test_the_readme_is_short_and_has_both_commands() -> None:
@@ -56,7 +60,9 @@ def test_the_readme_counts_faults_as_their_table_does() -> None:
 
 @each_page
 def test_lines_are_at_most_100_characters_of_prose_or_120_of_code(page: Path) -> None:
-    assert [line for line, is_code in lines_of(page) if len(line) > (120 if is_code else 100) and not line.startswith("|")] == []
+    assert [
+        line for line, is_code in lines_of(page) if len(line) > (120 if is_code else 100) and not line.startswith("|")
+    ] == []
 
 
 @each_page
@@ -79,7 +85,9 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 
 @each_page
 def test_every_session_that_is_named_is_there(page: Path) -> None:
-    named = {name for names in re.findall(r"nox -s ((?:\w+ ?)+)", page.read_text(encoding="utf-8")) for name in names.split()}
+    named = {
+        name for names in re.findall(r"nox -s ((?:\w+ ?)+)", page.read_text(encoding="utf-8")) for name in names.split()
+    }
     assert named <= sessions()
 
 
@@ -91,4 +99,7 @@ def test_contributing_lists_every_session() -> None:
 def test_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1] == version  # type: ignore[index]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## \[([^]]+)\]", changelog, flags=re.MULTILINE)
+    assert latest
+    assert latest[1] == version

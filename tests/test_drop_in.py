@@ -29,7 +29,17 @@ from reference.clips import extra_clips, packaged_clips
 
 README = (Path(__file__).parents[1] / "maxwhisper" / "README.md").read_text(encoding="utf-8")
 MISSING = object()
-MODULES = ("", "audio", "decoding", "tokenizer", "normalizers", "normalizers.basic", "normalizers.english", "timing", "utils")
+MODULES = (
+    "",
+    "audio",
+    "decoding",
+    "tokenizer",
+    "normalizers",
+    "normalizers.basic",
+    "normalizers.english",
+    "timing",
+    "utils",
+)
 
 
 def listed(what: str) -> set[str]:
@@ -37,7 +47,12 @@ def listed(what: str) -> set[str]:
     _, _, rest = README.partition(f"<!-- {what} -->")
     table, end, _ = rest.partition(f"<!-- end of {what} -->")
     assert end, f"maxwhisper/README.md has no list of {what}"
-    return {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    return {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1])
+    }
 
 
 def public_names(module: ModuleType) -> Iterator[str]:
@@ -56,7 +71,9 @@ def public_names(module: ModuleType) -> Iterator[str]:
 def upstream_members() -> Iterator[tuple[str, Any, Any]]:
     """Each public name of OpenAI Whisper, methods and fields of classes among them; what it stands for there, and here."""
     for name in MODULES:
-        theirs, ours = (importlib.import_module(f"{package}.{name}".rstrip(".")) for package in ("whisper", "maxwhisper"))
+        theirs, ours = (
+            importlib.import_module(f"{package}.{name}".rstrip(".")) for package in ("whisper", "maxwhisper")
+        )
         for attribute in public_names(theirs):
             if attribute.startswith("_"):
                 continue
@@ -67,7 +84,11 @@ def upstream_members() -> Iterator[tuple[str, Any, Any]]:
                 fields = getattr(here, "__dataclass_fields__", {})
                 for member in [*vars(there), *getattr(there, "__dataclass_fields__", {})]:
                     if not member.startswith("_"):
-                        yield f"{label}.{member}", getattr(there, member, None), getattr(here, member, fields.get(member, MISSING))
+                        yield (
+                            f"{label}.{member}",
+                            getattr(there, member, None),
+                            getattr(here, member, fields.get(member, MISSING)),
+                        )
 
 
 def test_every_public_name_is_here_or_in_the_readme(tiny_en: Trio) -> None:
@@ -87,13 +108,19 @@ def takes_what_they_take(there: Any, here: Any) -> bool:
     positional = [p.name for p in theirs if p.kind in in_order]
     anything = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in ours)
     same = [p.name for p in ours if p.kind in in_order][: len(positional)] == positional
-    return same and all(p.name in parameters(here) or anything for p in theirs if p.kind == inspect.Parameter.KEYWORD_ONLY)
+    return same and all(
+        p.name in parameters(here) or anything for p in theirs if p.kind == inspect.Parameter.KEYWORD_ONLY
+    )
 
 
 def test_functions_take_what_theirs_take() -> None:
     others = set()
     for label, there, here in upstream_members():
-        is_method = label in ("Whisper.detect_language", "Whisper.transcribe", "Whisper.decode")  # functions there, see the next test
+        is_method = label in (
+            "Whisper.detect_language",
+            "Whisper.transcribe",
+            "Whisper.decode",
+        )  # functions there, see the next test
         if callable(there) and here is not MISSING and not is_method and not takes_what_they_take(there, here):
             others.add(label)
     assert others == listed("other arguments")
@@ -109,7 +136,9 @@ def test_methods_are_the_functions(name: str) -> None:
 def test_defaults_are_theirs() -> None:
     for name in ("transcribe", "DecodingOptions"):
         theirs, ours = (parameters(getattr(module, name)) for module in (whisper, maxwhisper))
-        assert {p.name: p.default for p in theirs.values()}.items() <= {p.name: p.default for p in ours.values()}.items()
+        assert {p.name: p.default for p in theirs.values()}.items() <= {
+            p.name: p.default for p in ours.values()
+        }.items()
 
 
 def test_every_difference_has_a_test() -> None:
@@ -147,14 +176,20 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, argparse.Action]
     return options(seen[0]), options(commands.choices["transcribe"])
 
 
-def test_the_command_line_takes_what_theirs_takes(parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]) -> None:
+def test_the_command_line_takes_what_theirs_takes(
+    parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]],
+) -> None:
     theirs, ours = parsers
     assert theirs.keys() <= ours.keys()
     assert ours.keys() - theirs.keys() == listed("further options")
     others = set()
     theirs["device"].default = "cpu"  # it is the GPU, where PyTorch finds one
     for name, action in theirs.items():
-        same = (action.option_strings, action.nargs, action.default) == (ours[name].option_strings, ours[name].nargs, ours[name].default)
+        same = (action.option_strings, action.nargs, action.default) == (
+            ours[name].option_strings,
+            ours[name].nargs,
+            ours[name].default,
+        )
         choices = action.choices is None or ours[name].choices == action.choices
         if not (same and choices):
             others.add(name)
@@ -162,7 +197,9 @@ def test_the_command_line_takes_what_theirs_takes(parsers: tuple[dict[str, argpa
 
 
 @pytest.mark.parametrize("text", ["True", "False", "yes", "None", "3", "0.5", "x"])
-def test_values_are_read_as_theirs(text: str, parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]) -> None:
+def test_values_are_read_as_theirs(
+    text: str, parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]
+) -> None:
     """Where a value is refused, it is by both, but for `None`, which is taken more often here."""
     theirs, ours = parsers
     for name, action in theirs.items():
@@ -213,7 +250,9 @@ def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, de
         (tmp_path / package).mkdir()
         words = program("subtitles", package)(audio, tmp_path / package)
         (written,) = (tmp_path / package).iterdir()
-        said.append((written.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", written.read_text()), [word for word, _, _ in words]))
+        said.append(
+            (written.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", written.read_text()), [word for word, _, _ in words])
+        )
         times.append([float(start.split(":")[1]) for _, start, _ in words])
     assert said[0] == said[1]
     assert times[0] == pytest.approx(times[1], abs=0.021)  # one frame of 20 ms, and less than the written milliseconds
@@ -232,13 +271,27 @@ def openai_tests(folder: Path) -> Path:
     """OpenAI Whisper's own tests, of its source distribution, unchanged but for imports and the list of models; fetched once."""
     judge = f"openai-whisper=={version('openai-whisper')}"
     if not list(folder.glob("*.tar.gz")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), judge]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(folder),
+            judge,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"the source of {judge} can't be had here")
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        sources = {Path(name).name: tar.extractfile(name) for name in tar.getnames() if re.search(r"/tests/\w+\.py$", name)}
+        sources = {
+            Path(name).name: tar.extractfile(name) for name in tar.getnames() if re.search(r"/tests/\w+\.py$", name)
+        }
         for name, file in sources.items():
             assert file is not None
             source = file.read().decode().replace("whisper.available_models()", '["tiny.en", "base"]')
@@ -256,7 +309,18 @@ def test_openais_own_tests_pass(pytestconfig: pytest.Config, device: str) -> Non
         shutil.copy(jfk.path, folder)
     chosen = sorted(str(path) for path in folder.glob("test_*.py") if jfk or path.name not in with_sound)
     assert len(chosen) == (5 if jfk else 3)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:audioeval", "-c", str(folder / "pytest.ini"), "-m", "not requires_cuda"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:audioeval",
+        "-c",
+        str(folder / "pytest.ini"),
+        "-m",
+        "not requires_cuda",
+    ]
     done = subprocess.run([*command, *chosen], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -336,7 +400,12 @@ def test_a_model_moves(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_move_that_fails_changes_nothing(tiny_en: Trio) -> None:
     model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
     before = dict(vars(model))
-    refused = [lambda: model.to("tpu"), model.train, model.requires_grad_, *([model.half, model.cuda] if model.device.is_host else [])]
+    refused = [
+        lambda: model.to("tpu"),
+        model.train,
+        model.requires_grad_,
+        *([model.half, model.cuda] if model.device.is_host else []),
+    ]
     for change in refused:
         with pytest.raises(OptionError):
             change()

@@ -27,7 +27,9 @@ def names(prefix: str, before: list[str], block: list[str], after: list[str]) ->
 
 
 EXPECTED = {
-    "encoder": names("encoder", ["conv1", "conv1.gelu", "conv2", "conv2.gelu", "positions"], ENCODER_BLOCK, ["ln_post"]),
+    "encoder": names(
+        "encoder", ["conv1", "conv1.gelu", "conv2", "conv2.gelu", "positions"], ENCODER_BLOCK, ["ln_post"]
+    ),
     "cross_kv": names("decoder", [], ["cross_attn.key", "cross_attn.value"], []),
     "decoder": names("decoder", ["embedding", "positions"], DECODER_BLOCK, ["ln", "logits"]),
 }

@@ -11,7 +11,15 @@ from max.dtype import DType
 from whisper.normalizers import EnglishTextNormalizer
 
 from conftest import Trio
-from maxwhisper import OptionError, Whisper, load_model, log_mel_spectrogram, pad_or_trim, transcribe, transcribe_batched
+from maxwhisper import (
+    OptionError,
+    Whisper,
+    load_model,
+    log_mel_spectrogram,
+    pad_or_trim,
+    transcribe,
+    transcribe_batched,
+)
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.engine.dtypes import DTypes
 from maxwhisper.engine.quantization import as_stored, quantize
@@ -52,8 +60,17 @@ def test_what_is_rounded(tiny_en: Trio) -> None:
     dtypes = DTypes.of(tiny_en.checkpoint, "int8").weights
     stored = as_stored(tiny_en.checkpoint.weights, dtypes)
     narrow = {name for name, dtype in dtypes.items() if dtype == DType.int8}
-    assert {"encoder.blocks.0.mlp.2.weight", "decoder.blocks.3.cross_attn.key.weight", "decoder.token_embedding.weight"} <= narrow
-    assert not narrow & {"encoder.conv1.weight", "encoder.positional_embedding", "decoder.positional_embedding", "decoder.ln.weight"}
+    assert {
+        "encoder.blocks.0.mlp.2.weight",
+        "decoder.blocks.3.cross_attn.key.weight",
+        "decoder.token_embedding.weight",
+    } <= narrow
+    assert not narrow & {
+        "encoder.conv1.weight",
+        "encoder.positional_embedding",
+        "decoder.positional_embedding",
+        "decoder.ln.weight",
+    }
     assert set(stored) == set(dtypes) | {name.replace(".weight", ".scale") for name in narrow}
 
 
@@ -72,12 +89,16 @@ def test_every_activation_is_what_its_op_makes_of_it(rounded: Callable[[bool], W
 def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
     model, normal = rounded(False), EnglishTextNormalizer()
     samples = english_speech()
-    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)["text"]
+    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
+        "text"
+    ]
     options: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
     assert jiwer.wer(normal(theirs), normal(transcribe(model, samples, **options)["text"])) <= MAX_OTHER_WORDS
     (batched,) = transcribe_batched(model, [samples], temperature=0.0)
     assert isinstance(batched, dict)
-    assert jiwer.wer(normal(theirs), normal(batched["text"])) <= 3 * MAX_OTHER_WORDS  # cut elsewhere, so other words at cuts
+    assert (
+        jiwer.wer(normal(theirs), normal(batched["text"])) <= 3 * MAX_OTHER_WORDS
+    )  # cut elsewhere, so other words at cuts
 
 
 def test_words_are_timed_alike(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:

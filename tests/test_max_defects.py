@@ -53,7 +53,9 @@ def test_where_broadcasts_a_comparison() -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, raises=(RuntimeError, ValueError), reason="MAX 26.7.0: gather with an index of rank 0 does not compile; 26.6.0: nor run"
+    strict=True,
+    raises=(RuntimeError, ValueError),
+    reason="MAX 26.7.0: gather with an index of rank 0 does not compile; 26.6.0: nor run",
 )
 def test_gather_takes_an_index_of_rank_0() -> None:
     """Worked around by never doing it: positions and rows have rank 1."""
@@ -65,7 +67,11 @@ def test_gather_takes_an_index_of_rank_0() -> None:
     assert np.array_equal(run(row, (table, ["n", 2])), table[1])
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="MAX 26.7.0: a matrix product of rank 5 does not compile (bmm.mojo: at most 4)")
+@pytest.mark.xfail(
+    strict=True,
+    raises=RuntimeError,
+    reason="MAX 26.7.0: a matrix product of rank 5 does not compile (bmm.mojo: at most 4)",
+)
 def test_matmul_takes_rank_5() -> None:
     """Worked around by never doing it."""
     a = np.ones((1, 1, 1, 2, 2), np.float32)
@@ -73,7 +79,9 @@ def test_matmul_takes_rank_5() -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="MAX 26.7.0: num_threads aborts the process, for the CPU device is made without it first"
+    strict=True,
+    raises=AssertionError,
+    reason="MAX 26.7.0: num_threads aborts the process, for the CPU device is made without it first",
 )
 def test_the_number_of_threads_can_be_chosen() -> None:
     """Worked around in `maxwhisper.set_num_threads`."""
@@ -87,7 +95,11 @@ def test_the_number_of_threads_can_be_chosen() -> None:
     assert exit_status("num_threads=1") == 0
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on the CPU a batched matrix product of halves adds up in halves")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="MAX 26.7.0: on the CPU a batched matrix product of halves adds up in halves",
+)
 def test_batched_matmul_of_halves() -> None:
     """One of rank 2 adds up in float32. Worked around in `maxwhisper.engine.ops`: attention widens its inputs."""
     ones = np.ones((2, 2, 4096), np.float16)
@@ -106,7 +118,10 @@ def test_a_bias_reaches_all_that_need_it() -> None:
     n, n_head, head_dim = 8, 2, 8
     n_state = n_head * head_dim
     halves = {"weights": ["batch", n_head, n, n], "x": ["batch", n, n_state], "weight": [n_state, n_state]}
-    types = [*(TensorType(DType.float16, shape, DEVICE) for shape in halves.values()), TensorType(DType.float32, [n_state], DEVICE)]
+    types = [
+        *(TensorType(DType.float16, shape, DEVICE) for shape in halves.values()),
+        TensorType(DType.float32, [n_state], DEVICE),
+    ]
     with Graph("defect", input_types=types) as graph:
         weights, x, weight, bias = (value.tensor for value in graph.inputs)
         batch = x.shape[0]
@@ -123,7 +138,9 @@ def test_a_bias_reaches_all_that_need_it() -> None:
         assert np.array_equal(result.to_numpy(), ones + 1)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: layer_norm of halves rounds epsilon to their dtype")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: layer_norm of halves rounds epsilon to their dtype"
+)
 def test_layer_norm_rounds_epsilon() -> None:
     """Worked around in `portable.layer_norm`, which widens halves."""
     x, one, epsilon = np.array([[-1e-4, 1e-4]], np.float16), np.ones(2, np.float16), 2e-8  # which is 0 in float16
@@ -135,7 +152,9 @@ def test_layer_norm_rounds_epsilon() -> None:
     assert np.allclose(run(norm, (x, ["n", 2]), (one, [2])), exact, rtol=2e-3)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on the CPU a sum of halves adds up in halves")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: on the CPU a sum of halves adds up in halves"
+)
 def test_sum_of_halves() -> None:
     """Never used: layer norm and the products widen theirs."""
     tenth = np.full((2, 4096), 0.1, np.float16)
@@ -143,9 +162,13 @@ def test_sum_of_halves() -> None:
     assert np.array_equal(run(lambda x: ops.sum(x, axis=-1), (tenth, ["n", "k"])), exact)
 
 
-@pytest.mark.skipif(cpu_level() in ("x86-64-v3", HOST), reason="this processor's vectors are no wider than the target's")
+@pytest.mark.skipif(
+    cpu_level() in ("x86-64-v3", HOST), reason="this processor's vectors are no wider than the target's"
+)
 @pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="MAX 26.7.0: a product's constant is laid out for the vectors of the machine that compiles"
+    strict=True,
+    raises=AssertionError,
+    reason="MAX 26.7.0: a product's constant is laid out for the vectors of the machine that compiles",
 )
 def test_a_constant_is_laid_out_for_the_target() -> None:
     """The model's graphs for the CPU have none; `maxwhisper.engine.log_mel` has, which a GPU computes. A v3 lays out for itself."""
@@ -161,14 +184,18 @@ def test_a_constant_is_laid_out_for_the_target() -> None:
 NAN_AMONG_NUMBERS = np.array([[1, np.nan, 3, 0]], np.float32)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: softmax of a row with a NaN gives 0 for its other elements")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: softmax of a row with a NaN gives 0 for its other elements"
+)
 def test_softmax_of_nan() -> None:
     """So a NaN does not reach all it should, and 0 looks like an answer. Samples that are not finite are refused when they are read."""
     assert np.isnan(run(ops.softmax, (NAN_AMONG_NUMBERS, ["n", "k"]))).all()
 
 
 @pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="MAX 26.7.0: max (min, argmax, top_k as well) skips NaN where NumPy and PyTorch find it"
+    strict=True,
+    raises=AssertionError,
+    reason="MAX 26.7.0: max (min, argmax, top_k as well) skips NaN where NumPy and PyTorch find it",
 )
 def test_max_of_nan() -> None:
     """On a GPU greedy decoding takes the largest logit so; logits that are no number it would not notice."""
@@ -181,7 +208,9 @@ def test_tanh_of_nan() -> None:
     assert np.isnan(run(ops.tanh, (NAN_AMONG_NUMBERS[:, 1:2], ["n", "k"]))).all()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: the maximum of nothing is a finite number, -3.4e38")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: the maximum of nothing is a finite number, -3.4e38"
+)
 def test_max_of_nothing() -> None:
     """Never used. NumPy and PyTorch refuse."""
     assert not np.isfinite(run(lambda x: ops.max(x, axis=-1), (np.zeros((2, 0), np.float32), ["n", "k"]))).any()
@@ -194,7 +223,9 @@ def test_max_of_nothing() -> None:
 )
 def test_one_buffer_as_two_inputs() -> None:
     """Never done: a model's buffers are its own."""
-    with Graph("defect", input_types=[BufferType(DType.float32, ["n"], DEVICE), TensorType(DType.float32, ["n"], DEVICE)]) as graph:
+    with Graph(
+        "defect", input_types=[BufferType(DType.float32, ["n"], DEVICE), TensorType(DType.float32, ["n"], DEVICE)]
+    ) as graph:
         buffer, x = graph.inputs[0].buffer, graph.inputs[1].tensor
         ops.buffer_store(buffer, x * 2)
         graph.output(x + 1, ops.buffer_load(buffer))
@@ -206,7 +237,9 @@ def test_one_buffer_as_two_inputs() -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="MAX 26.7.0: Buffer.zeros returns before it has zeroed, and zeroes what is written"
+    strict=True,
+    raises=AssertionError,
+    reason="MAX 26.7.0: Buffer.zeros returns before it has zeroed, and zeroes what is written",
 )
 def test_zeros_are_zero_at_once() -> None:
     """A step's graph lost what it had written to a new decoder's cache, once in some thousand times: `engine.decoder.Decoder`."""
@@ -219,7 +252,9 @@ def test_zeros_are_zero_at_once() -> None:
         assert all(ctypes.string_at(buffer._data_ptr(), *shape) == b"\1" * shape[0] for buffer in buffers)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: the thread that writes its log wakes 10,000 times a second")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: the thread that writes its log wakes 10,000 times a second"
+)
 def test_a_process_that_waits_costs_nothing() -> None:
     """Worked around in `maxwhisper.engine.timer_slack.late_timers`."""
     run(lambda x: x + 1, (np.ones(1, np.float32), ["n"]))
@@ -251,7 +286,9 @@ InferenceSession(devices=[accelerator]).compile(graph).export_mef({str(tmp_path 
     return (tmp_path / "graph").read_bytes()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="MAX 26.7.0: on a GPU a product of float32 matrices rounds them to TF32")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="MAX 26.7.0: on a GPU a product of float32 matrices rounds them to TF32"
+)
 def test_float32_stays_float32(tmp_path: Path) -> None:
     """As a graph compiled for sm_90 says of itself. Worked around in `portable.matmul`, which calls cuBLAS without it."""
     compiled = compile_for_gpu(
@@ -267,7 +304,9 @@ with Graph("product", input_types=[matrix, matrix]) as graph:
 
 
 @pytest.mark.xfail(
-    strict=True, raises=subprocess.CalledProcessError, reason="MAX 26.7.0: flash attention of float16 does not compile for sm_90"
+    strict=True,
+    raises=subprocess.CalledProcessError,
+    reason="MAX 26.7.0: flash attention of float16 does not compile for sm_90",
 )
 def test_flash_attention_of_float16(tmp_path: Path) -> None:
     """Of bfloat16 it does. Worked around in `portable.attention`, which takes the steps one by one."""

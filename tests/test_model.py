@@ -42,7 +42,12 @@ def assert_as_exact_as_openai(trio: Trio, clips: Iterable[Clip]) -> None:
         features = trio.truth.encoder(mel)
         logits = trio.truth.decoder(start, features)
         encoded = trio.model.embed_audio(mel)
-        ours = np.array([abs(encoded.to_numpy() - features).max(), abs(trio.model.decoder(encoded).logits(start[None])[0] - logits).max()])
+        ours = np.array(
+            [
+                abs(encoded.to_numpy() - features).max(),
+                abs(trio.model.decoder(encoded).logits(start[None])[0] - logits).max(),
+            ]
+        )
         theirs = np.zeros(2)
         for seed in (None, 0, 1, 2):  # further orders are asked only where the first ones do not settle it
             openai, order = judge(seed)
@@ -73,7 +78,10 @@ def test_a_cached_step_gives_what_the_prefill_does(tiny_en: Trio) -> None:
     tokens = np.array([[[50257, 50363, 1675, 262, 2612, 11, 290, 284]]])
     whole = tiny_en.model.decoder(features).logits(tokens)[0, 0]
     decoder = tiny_en.model.decoder(features)
-    stepwise = [decoder.logits(tokens[:, :, :3])[0, 0], *(decoder.logits(tokens[:, :, i : i + 1])[0, 0] for i in range(3, 8))]
+    stepwise = [
+        decoder.logits(tokens[:, :, :3])[0, 0],
+        *(decoder.logits(tokens[:, :, i : i + 1])[0, 0] for i in range(3, 8)),
+    ]
     truth = tiny_en.truth.decoder(tokens[0], features.to_numpy().astype(float))[0]
     with torch.no_grad():
         judged = tiny_en.judge.decoder(torch.from_numpy(tokens[0]), torch.from_numpy(features.to_numpy()))[0].numpy()
@@ -99,7 +107,9 @@ def test_rows_choose_which_logits_are_computed(tiny_en: Trio) -> None:
     features = tiny_en.model.embed_audio(window(packaged_clips()["beckett"]))
     tokens = np.array([[[50257, 50363, 1675, 262]]])
     whole = tiny_en.model.decoder(features).logits(tokens)
-    assert np.allclose(tiny_en.model.decoder(features).logits(tokens, rows=[3, 0, 3]), whole[:, :, [3, 0, 3]], atol=1e-4)
+    assert np.allclose(
+        tiny_en.model.decoder(features).logits(tokens, rows=[3, 0, 3]), whole[:, :, [3, 0, 3]], atol=1e-4
+    )
 
 
 def test_audios_and_groups_of_a_batch_do_not_see_each_other(tiny_en: Trio, rng: np.random.Generator) -> None:
@@ -128,12 +138,23 @@ def test_the_context_can_be_filled_but_not_overrun(tiny_en: Trio) -> None:
 
 CAPTURED = {
     "encoder": ["encoder.conv1", "encoder.conv1.gelu", "encoder.conv2", "encoder.conv2.gelu", "encoder.positions"]
-    + [f"encoder.blocks.0.{name}" for name in ("attn_ln", "attn.query", "attn.key", "attn.value", "attn.context", "attn.residual")]
+    + [
+        f"encoder.blocks.0.{name}"
+        for name in ("attn_ln", "attn.query", "attn.key", "attn.value", "attn.context", "attn.residual")
+    ]
     + ["encoder.ln_post"],
     "decoder": ["decoder.embedding", "decoder.positions"]
     + [
         f"decoder.blocks.0.{name}"
-        for name in ("attn.query", "attn.key", "attn.value", "attn.context", "attn.residual", "cross_attn.context", "cross_attn.residual")
+        for name in (
+            "attn.query",
+            "attn.key",
+            "attn.value",
+            "attn.context",
+            "attn.residual",
+            "cross_attn.context",
+            "cross_attn.residual",
+        )
     ]
     + [f"decoder.blocks.0.mlp.{name}" for name in ("0", "gelu", "2", "residual")]
     + ["decoder.ln", "decoder.logits"],
@@ -151,7 +172,9 @@ class Uneven:
         self.judge = load_openai(self.checkpoint)
         self.device = find_device(device)
         names = [name for graph in CAPTURED.values() for name in graph]
-        module, self.captured = build_module(dims, DeviceRef.from_device(self.device), names, DTypes.of(self.checkpoint))
+        module, self.captured = build_module(
+            dims, DeviceRef.from_device(self.device), names, DTypes.of(self.checkpoint)
+        )
         session = InferenceSession(devices=[self.device])
         self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=kernels())
 
@@ -159,8 +182,13 @@ class Uneven:
         self.tokens = np.array([[50258, 50259, 50360, 400, 51865]])
         self.features, encoder = self._run("encoder", self.mel)
         cross_kv = self.graphs["cross_kv"].execute(self._on_device(self.features))
-        page_table, cache = np.zeros((1, 1, 448), np.int64), [self._on_device(np.zeros((1, 4, 448, 8), np.float32)) for _ in range(2)]
-        self.logits, decoder = self._run("decoder", self.tokens[None], np.arange(5), np.arange(5), page_table, *cache, *cross_kv)
+        page_table, cache = (
+            np.zeros((1, 1, 448), np.int64),
+            [self._on_device(np.zeros((1, 4, 448, 8), np.float32)) for _ in range(2)],
+        )
+        self.logits, decoder = self._run(
+            "decoder", self.tokens[None], np.arange(5), np.arange(5), page_table, *cache, *cross_kv
+        )
         self.activations = encoder | decoder
 
     def _on_device(self, value: np.ndarray | Buffer) -> Buffer:

@@ -116,9 +116,16 @@ def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.
     return find
 
 
-@given(said=histories(), seed=st.integers(0, 2**16), lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]), timestamps=st.booleans())
+@given(
+    said=histories(),
+    seed=st.integers(0, 2**16),
+    lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
+    timestamps=st.booleans(),
+)
 @settings(max_examples=200, deadline=None)
-def test_it_finds_the_likeliest_that_filters_allow(likeliest: Any, said: list[list[int]], seed: int, lean: float, timestamps: bool) -> None:
+def test_it_finds_the_likeliest_that_filters_allow(
+    likeliest: Any, said: list[list[int]], seed: int, lean: float, timestamps: bool
+) -> None:
     logits = 3 * np.random.default_rng(seed).standard_normal((len(said), N_VOCAB)).astype(np.float32)
     logits[:, TOKENIZER.timestamp_begin :] += lean
     tokens = np.array([[*PROMPT, *sequence] for sequence in said])
@@ -133,9 +140,16 @@ def test_it_finds_the_likeliest_that_filters_allow(likeliest: Any, said: list[li
     assert np.allclose(logprobs[allowed], expected_logprobs[allowed], rtol=0, atol=SUM_ERROR)
 
 
-@given(said=histories(), seed=st.integers(0, 2**16), lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]), timestamps=st.booleans())
+@given(
+    said=histories(),
+    seed=st.integers(0, 2**16),
+    lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
+    timestamps=st.booleans(),
+)
 @settings(max_examples=200, deadline=None)
-def test_it_chooses_as_the_filters_do(next_token: Step, said: list[list[int]], seed: int, lean: float, timestamps: bool) -> None:
+def test_it_chooses_as_the_filters_do(
+    next_token: Step, said: list[list[int]], seed: int, lean: float, timestamps: bool
+) -> None:
     logits = 3 * np.random.default_rng(seed).standard_normal((len(said), N_VOCAB)).astype(np.float32)
     logits[:, TOKENIZER.timestamp_begin :] += lean  # so that timestamps now win over text, now lose
     logits[:, TOKENIZER.eot] += 8 * (seed % 2)
@@ -148,7 +162,9 @@ def test_it_chooses_as_the_filters_do(next_token: Step, said: list[list[int]], s
         ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(filtered, tokens)
     if not np.isfinite(filtered).any(axis=1).all():
         return  # after the last timestamp of all there may be none left, and then nothing is allowed
-    grown, completed = GreedyDecoder(0.0, TOKENIZER.eot, np.random.default_rng(0)).update(tokens, filtered, expected_sums)
+    grown, completed = GreedyDecoder(0.0, TOKENIZER.eot, np.random.default_rng(0)).update(
+        tokens, filtered, expected_sums
+    )
     assert chosen == grown[:, -1].tolist()
     assert (n_unfinished == 0) == completed
     assert np.allclose(sums, expected_sums, rtol=0, atol=SUM_ERROR)

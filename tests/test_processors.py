@@ -15,7 +15,11 @@ from reference.ops.suite import Suite
 
 ROOT = Path(__file__).parents[1]
 # OpenBLAS's names of processors, the level that each needs, and what it calls the kernels that it takes there.
-CORE_TYPES = {"Haswell": ("x86-64-v3", {"Haswell"}), "SkylakeX": ("x86-64-v4", {"SkylakeX"}), "Zen": ("x86-64-v3", {"Haswell", "Zen"})}
+CORE_TYPES = {
+    "Haswell": ("x86-64-v3", {"Haswell"}),
+    "SkylakeX": ("x86-64-v4", {"SkylakeX"}),
+    "Zen": ("x86-64-v3", {"Haswell", "Zen"}),
+}
 COMPARE_WITH_WHAT_IS_KEPT = (
     "ops/test_golden.py::test_the_definition_says_what_it_did",
     "ops/test_sensitivity.py::test_definitions_are_what_bounds_stand_around",
@@ -42,7 +46,9 @@ def environment(core_type: str, level: str) -> dict[str, str]:
     given = {**os.environ, "OPENBLAS_CORETYPE": core_type}
     if level == "x86-64-v4":
         return given
-    features = [name for name in np.show_config(mode="dicts")["SIMD Extensions"]["found"] if "AVX512" in name or "V4" in name]
+    features = [
+        name for name in np.show_config(mode="dicts")["SIMD Extensions"]["found"] if "AVX512" in name or "V4" in name
+    ]
     narrow = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     return {**given, **narrow, "NPY_DISABLE_CPU_FEATURES": " ".join(features)}
 
@@ -53,11 +59,15 @@ def test_what_is_kept_holds_on_another_processor(core_type: str) -> None:
     skip_without(level)
     elsewhere = environment(core_type, level)
     ask = "import numpy, scipy.linalg, threadpoolctl; print(*{lib['architecture'] for lib in threadpoolctl.threadpool_info()})"
-    taken = subprocess.run([sys.executable, "-c", ask], env=elsewhere, capture_output=True, text=True, check=True).stdout.split()
+    taken = subprocess.run(
+        [sys.executable, "-c", ask], env=elsewhere, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert taken
     assert set(taken) <= names
     tests = [f"tests/{test}" for test in COMPARE_WITH_WHAT_IS_KEPT]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=elsewhere, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=elsewhere, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -79,7 +89,16 @@ def level(device: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 MULTIPLY_BYTES = ("attention_int8", "linear_int8")
 COMPILED_FOR = {  # rows that kernels of ours compute, in vectors as wide as the processor's
     "x86-64-v3": (
-        *("attention", "cached", "conv1d_stride1", "conv1d_stride2", "decoder_block", "decoder_block_int8", "few_rows", "linear"),
+        *(
+            "attention",
+            "cached",
+            "conv1d_stride1",
+            "conv1d_stride2",
+            "decoder_block",
+            "decoder_block_int8",
+            "few_rows",
+            "linear",
+        ),
         *("linear_of_halves", "linear_scaled", *MULTIPLY_BYTES),
     ),
     "x86-64-v4": MULTIPLY_BYTES,  # all that it does in another way than a "cascadelake"

@@ -111,7 +111,9 @@ def test_the_language_is_looked_for_in_several_windows(base: Trio) -> None:
     heard = AudioInput.of(base.model, in_windows(clip_in("fr"), clip_in("es"), clip_in("es")), [(0, np.inf)], None)
     certain, probability = language_of(base.model, heard, None, n_windows=3)
     assert certain == "fr" and probability > 0.5
-    assert language_of(base.model, heard, None, n_windows=3, threshold=1.0)[0] == "es"  # none is certain: most windows decide
+    assert (
+        language_of(base.model, heard, None, n_windows=3, threshold=1.0)[0] == "es"
+    )  # none is certain: most windows decide
     assert language_of(base.model, heard, None, n_windows=1, threshold=1.0)[0] == "fr"
     assert language_of(base.model, heard, "German") == ("German", 1.0)
     with pytest.raises(OptionError, match="does not know language 'yue'"):  # it came with large-v3
@@ -137,6 +139,10 @@ def test_times_of_translated_words_are_doubted(tiny_en: Trio) -> None:
 
 
 def test_the_command_line_names_them_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, value in (("--hallucination_silence_threshold", "-1"), ("--clip_timestamps", "2,1"), ("--audio_track", "-1")):
+    for option, value in (
+        ("--hallucination_silence_threshold", "-1"),
+        ("--clip_timestamps", "2,1"),
+        ("--audio_track", "-1"),
+    ):
         assert main(["transcribe", "missing.wav", "--model", "missing", option, value, "-o", str(tmp_path)]) == 1
         assert f"{option[2:]} " in capsys.readouterr().err

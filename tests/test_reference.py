@@ -83,7 +83,9 @@ def test_a_reordered_model_computes_the_same_and_rounds_differently(tiny_en: Tri
 @pytest.fixture(scope="module")
 def transcriptions(tiny_en: Trio) -> tuple[Transcription, Transcription]:
     samples = packaged_clips()["beckett"].samples
-    return transcribe_with_max(tiny_en.model, samples, temperature=0), transcribe_with_openai(tiny_en.judge, samples, temperature=0)
+    return transcribe_with_max(tiny_en.model, samples, temperature=0), transcribe_with_openai(
+        tiny_en.judge, samples, temperature=0
+    )
 
 
 def edit(transcription: Transcription, change: str) -> Transcription:
@@ -118,7 +120,16 @@ def edit(transcription: Transcription, change: str) -> Transcription:
 
 
 CHANGES = [
-    *("whole text", "language", "segment lost", "field lost", "nan", "avg_logprob", "compression_ratio", "no_speech_prob"),
+    *(
+        "whole text",
+        "language",
+        "segment lost",
+        "field lost",
+        "nan",
+        "avg_logprob",
+        "compression_ratio",
+        "no_speech_prob",
+    ),
     *("tokens", "text", "start", "end", "seek", "temperature", "id", "window prompt", "window lost"),
 ]
 
@@ -146,7 +157,10 @@ def test_a_wrong_token_is_found_and_weighed(transcriptions: Any, tiny_en: Trio) 
 
 @pytest.mark.parametrize(("margin", "is_rounding"), [(0.9e-5, True), (1.1e-5, False), (0.0, True), (np.nan, False)])
 def test_rounding_explains_only_margins_below_both_errors(margin: float, is_rounding: bool) -> None:
-    assert TokenDifference(0, 0, 1, 2, {"float64": (margin, 0.0)}, error_max=6e-6, error_openai=4e-6).is_rounding is is_rounding
+    assert (
+        TokenDifference(0, 0, 1, 2, {"float64": (margin, 0.0)}, error_max=6e-6, error_openai=4e-6).is_rounding
+        is is_rounding
+    )
 
 
 def test_rounding_explains_nothing_where_ours_is_an_outlier() -> None:
@@ -154,7 +168,9 @@ def test_rounding_explains_nothing_where_ours_is_an_outlier() -> None:
 
 
 @pytest.mark.parametrize(("change", "passes"), [("whole text", True), ("language", False), ("avg_logprob", False)])
-def test_rounding_pardons_only_what_comes_after_it(change: str, passes: bool, transcriptions: Any, tiny_en: Trio) -> None:
+def test_rounding_pardons_only_what_comes_after_it(
+    change: str, passes: bool, transcriptions: Any, tiny_en: Trio
+) -> None:
     ours, theirs = transcriptions
     comparison = compare(edit(ours, change), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
     comparison.token_difference = TokenDifference(0, 0, 1, 2, {"float64": (1e-6, 0.0)}, 1e-6, 1e-6)
@@ -186,7 +202,11 @@ def test_every_change_of_a_kept_transcript_is_a_difference(transcriptions: Any) 
     ours, theirs = transcriptions
     assert differences(ours, theirs) == []
     first = theirs.windows[0]
-    for window in (replace(first, temperature=0.4), replace(first, tokens=first.tokens[:-1]), replace(first, initial_tokens=[])):
+    for window in (
+        replace(first, temperature=0.4),
+        replace(first, tokens=first.tokens[:-1]),
+        replace(first, initial_tokens=[]),
+    ):
         assert len(differences(ours, Transcription(theirs.result, [window, *theirs.windows[1:]]))) == 1
     assert len(differences(ours, Transcription(theirs.result, [*theirs.windows, first]))) == 1
     assert len(differences(ours, Transcription(theirs.result | {"language": "de"}, theirs.windows))) == 1

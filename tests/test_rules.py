@@ -28,7 +28,9 @@ from tests.test_decoding import Draws, assert_same
 from tests.torch_model import TorchModel, random_model
 
 MODELS = {multilingual: random_model(multilingual) for multilingual in (False, True)}
-NOISE = np.random.default_rng(0).standard_normal((3, 80, 3000)).astype(np.float32) * np.array([[[0.1]], [[1]], [[4]]], np.float32)
+NOISE = np.random.default_rng(0).standard_normal((3, 80, 3000)).astype(np.float32) * np.array(
+    [[[0.1]], [[1]], [[4]]], np.float32
+)
 
 
 def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options: Any) -> tuple[Any, Any]:
@@ -52,7 +54,13 @@ def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options:
         {"suppress_tokens": None, "max_initial_timestamp": None},
         {"suppress_tokens": [-1, 50], "max_initial_timestamp": 0.47},
         {"language": "en", "max_initial_timestamp": 0.0},
-        {"prompt": [400] * 60, "prefix": [500] * 26, "suppress_tokens": [50256, 50257], "without_timestamps": True, "sample_len": 32},
+        {
+            "prompt": [400] * 60,
+            "prefix": [500] * 26,
+            "suppress_tokens": [50256, 50257],
+            "without_timestamps": True,
+            "sample_len": 32,
+        },
     ],
 )
 def test_options(multilingual: bool, options: dict[str, Any]) -> None:
@@ -65,7 +73,9 @@ def test_options(multilingual: bool, options: dict[str, Any]) -> None:
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"best_of": 3}, {"best_of": 4, "length_penalty": 0.5}, {"best_of": 4, "length_penalty": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"best_of": 3}, {"best_of": 4, "length_penalty": 0.5}, {"best_of": 4, "length_penalty": 0.0}]
+)
 def test_samples(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     draws = Draws(monkeypatch)
     options = {"temperature": 0.7, "sample_len": 16, "language": "fr", **options}
@@ -135,7 +145,9 @@ def test_transcripts(temperature: Any, options: dict[str, Any], monkeypatch: pyt
     for a, b in zip(ours["segments"], theirs["segments"], strict=True):
         assert a.keys() == b.keys()
         # probabilities are summed in another order
-        assert a == {name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in b.items()}
+        assert a == {
+            name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in b.items()
+        }
 
 
 def test_defaults_are_openais() -> None:
@@ -148,7 +160,9 @@ def test_defaults_are_openais() -> None:
 @pytest.mark.parametrize("function", [iter_segments, transcribe_batched])
 def test_options_have_the_defaults_of_the_functions(function: Any) -> None:
     parameters = inspect.signature(function).parameters
-    own = {field.name: getattr(TranscriptionOptions(), field.name) for field in dataclasses.fields(TranscriptionOptions)}
+    own = {
+        field.name: getattr(TranscriptionOptions(), field.name) for field in dataclasses.fields(TranscriptionOptions)
+    }
     assert own.keys() - parameters.keys() <= set(SEQUENTIAL_ONLY if function is transcribe_batched else ())
     assert parameters.keys() - own.keys() <= {"model", "audio", "recordings", "batch_size", "verbose", "rng"}
     shared = own.keys() & parameters.keys() - {"decode_options"}
@@ -212,7 +226,9 @@ class Bar:
 
 
 @pytest.mark.parametrize(("verbose", "disable"), [(None, True), (False, None), (True, None)])
-def test_progress_is_shown_in_frames(verbose: bool | None, disable: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_in_frames(
+    verbose: bool | None, disable: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bars: list[Bar] = []
 
     def make(**how: Any) -> Bar:
@@ -232,10 +248,16 @@ def test_progress_is_shown_in_frames(verbose: bool | None, disable: bool | None,
 def test_an_english_model_knows_english_alone() -> None:
     model = TorchModel(MODELS[False])
     for language in (None, "en", "English"):
-        assert transcribe(model, SPEECHLESS, sample_len=2, temperature=0.0, language=language)["language"] == (language or "en")
-    with pytest.raises(OptionError, match=r"^this model knows only English, not 'de'; use a multilingual one, such as base$"):
+        assert transcribe(model, SPEECHLESS, sample_len=2, temperature=0.0, language=language)["language"] == (
+            language or "en"
+        )
+    with pytest.raises(
+        OptionError, match=r"^this model knows only English, not 'de'; use a multilingual one, such as base$"
+    ):
         transcribe(model, SPEECHLESS, language="de")
-    with pytest.raises(OptionError, match=r"^this model knows only English, so it can't tell languages apart; use a multilingual one"):
+    with pytest.raises(
+        OptionError, match=r"^this model knows only English, so it can't tell languages apart; use a multilingual one"
+    ):
         detect_language(model, NOISE[0])
 
 
@@ -252,5 +274,8 @@ def test_each_temperature_has_its_options() -> None:
 
 def test_two_runs_draw_the_same() -> None:
     options: dict[str, Any] = {"temperature": 0.9, "sample_len": 8, "language": "en"}
-    texts = [transcribe(TorchModel(MODELS[True]), SPEECHLESS, rng=rng, **options)["text"] for rng in (None, np.random.default_rng(0))]
+    texts = [
+        transcribe(TorchModel(MODELS[True]), SPEECHLESS, rng=rng, **options)["text"]
+        for rng in (None, np.random.default_rng(0))
+    ]
     assert texts[0] == texts[1]

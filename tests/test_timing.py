@@ -64,7 +64,9 @@ def test_a_median_has_a_middle() -> None:
     x=arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 25)), elements=st.floats(-4, 4, width=16)),
     scale=st.sampled_from([1.0, 0.0, 1e3]),
 )
-@example(x=np.array([[-1, -4, 2**-22], [2**-22, 2**-22, 2**-22]], np.float32), scale=1.0)  # a tie in float32, none in float64
+@example(
+    x=np.array([[-1, -4, 2**-22], [2**-22, 2**-22, 2**-22]], np.float32), scale=1.0
+)  # a tie in float32, none in float64
 def test_warping_is_openais_ties_included(x: np.ndarray, scale: float) -> None:
     x = np.float32(scale) * x
     assert np.array_equal(dtw(x), upstream.dtw(torch.from_numpy(x)))
@@ -91,20 +93,29 @@ def test_what_all_tokens_attend_to_alike_says_nothing() -> None:
 
 
 words_of_text = st.lists(
-    st.sampled_from([" one", " two", "ish", ".", ",", " (", ")", " -", "-", '"', ' "', "?", " ", "…", " three"]), min_size=0, max_size=12
+    st.sampled_from([" one", " two", "ish", ".", ",", " (", ")", " -", "-", '"', ' "', "?", " ", "…", " three"]),
+    min_size=0,
+    max_size=12,
 )
 
 
 def timings(texts: list[str], rng: np.random.Generator) -> list[WordTiming]:
     edges = np.sort(rng.integers(0, 400, len(texts) + 1)) / TOKENS_PER_SECOND
-    return [WordTiming(text, [i, 100 + i], float(edges[i]), float(edges[i + 1]), float(rng.random())) for i, text in enumerate(texts)]
+    return [
+        WordTiming(text, [i, 100 + i], float(edges[i]), float(edges[i + 1]), float(rng.random()))
+        for i, text in enumerate(texts)
+    ]
 
 
 def theirs(alignment: list[WordTiming]) -> list[Any]:
     return [upstream.WordTiming(**vars(copy.deepcopy(timing))) for timing in alignment]
 
 
-@given(texts=words_of_text, prepended=st.sampled_from([PREPEND_PUNCTUATIONS, "-"]), appended=st.sampled_from([APPEND_PUNCTUATIONS, ".,"]))
+@given(
+    texts=words_of_text,
+    prepended=st.sampled_from([PREPEND_PUNCTUATIONS, "-"]),
+    appended=st.sampled_from([APPEND_PUNCTUATIONS, ".,"]),
+)
 def test_punctuation_is_joined_as_by_openai(texts: list[str], prepended: str, appended: str) -> None:
     ours = timings(texts, np.random.default_rng(0))
     expected = theirs(ours)
@@ -113,7 +124,12 @@ def test_punctuation_is_joined_as_by_openai(texts: list[str], prepended: str, ap
     assert [vars(timing) for timing in ours] == [vars(timing) for timing in expected]
 
 
-@given(texts=words_of_text, seed=st.integers(0, 2**32 - 1), n_segments=st.integers(1, 3), last=st.sampled_from([0.0, 9.0, 30.0]))
+@given(
+    texts=words_of_text,
+    seed=st.integers(0, 2**32 - 1),
+    n_segments=st.integers(1, 3),
+    last=st.sampled_from([0.0, 9.0, 30.0]),
+)
 @settings(max_examples=300)
 def test_words_are_shared_out_as_by_openai(texts: list[str], seed: int, n_segments: int, last: float) -> None:
     rng, eot = np.random.default_rng(seed), 1000
@@ -165,7 +181,12 @@ def text_tokens(trio: Trio, clip: Clip) -> tuple[Any, list[int], Any, int]:
     options: dict[str, Any] = {"language": clip.language} if model.is_multilingual else {}
     result = model.decode(window, **options)
     assert isinstance(result, DecodingResult)
-    return window, [token for token in result.tokens if token < get_tokenizer(model.is_multilingual).eot], options, n_frames
+    return (
+        window,
+        [token for token in result.tokens if token < get_tokenizer(model.is_multilingual).eot],
+        options,
+        n_frames,
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +223,9 @@ def test_windows_at_once_are_aligned_as_each_alone(tiny_en: Trio) -> None:
 def test_a_single_frame_has_words_at_its_start(n_frames: int, tiny_en: Trio) -> None:
     """OpenAI Whisper's path then leads nowhere, and a word begins one frame before the window."""
     tokenizer = get_tokenizer(False)
-    words = find_alignment(tiny_en.model, tokenizer, tokenizer.encode(" Try again."), np.zeros((80, 3000), np.float32), n_frames)
+    words = find_alignment(
+        tiny_en.model, tokenizer, tokenizer.encode(" Try again."), np.zeros((80, 3000), np.float32), n_frames
+    )
     assert [(word.start, word.end) for word in words] == [(0.0, 0.0)] * len(words)
     assert "".join(word.word for word in words) == " Try again."
 
@@ -220,7 +243,8 @@ def time_shifts(model: Whisper, reference: Whisper) -> np.ndarray:
     assert isinstance(result, DecodingResult)
     text = [token for token in result.tokens if token < tokenizer.eot]
     ours, theirs = (
-        np.array([(word.start, word.end) for word in find_alignment(some, tokenizer, text, mel, 1000)]) for some in (model, reference)
+        np.array([(word.start, word.end) for word in find_alignment(some, tokenizer, text, mel, 1000)])
+        for some in (model, reference)
     )
     return np.sort(np.rint(TOKENS_PER_SECOND * np.abs(ours - theirs)), axis=None)
 
@@ -270,7 +294,12 @@ def test_several_windows_amid_silence(model: str, options: dict[str, Any], trio:
 
 
 def words(n: int, probability: float, seconds: float) -> Any:
-    return {"words": [{"word": f" w{i}", "start": i * seconds, "end": (i + 1) * seconds, "probability": probability} for i in range(n)]}
+    return {
+        "words": [
+            {"word": f" w{i}", "start": i * seconds, "end": (i + 1) * seconds, "probability": probability}
+            for i in range(n)
+        ]
+    }
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ def test_languages_are_openais() -> None:
 @pytest.mark.parametrize("task", [None, "transcribe", "translate"])
 @pytest.mark.parametrize("language", [None, "en", "haw", "German", "CASTILIAN"])
 @pytest.mark.parametrize(("multilingual", "num_languages"), VOCABULARIES)
-def test_special_tokens_are_openais(multilingual: bool, num_languages: int, language: str | None, task: str | None) -> None:
+def test_special_tokens_are_openais(
+    multilingual: bool, num_languages: int, language: str | None, task: str | None
+) -> None:
     ours = get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
     theirs = whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
     for name in SPECIAL:
@@ -41,7 +43,10 @@ def test_special_tokens_are_openais(multilingual: bool, num_languages: int, lang
     assert ours.special_tokens == theirs.special_tokens
     languages = dict(zip(theirs.all_language_tokens, theirs.all_language_codes))  # in no particular order
     assert dict(zip(ours.all_language_tokens, ours.all_language_codes)) == languages
-    assert ours.encoding.n_vocab == {(False, 99): 51864, (True, 99): 51865, (True, 100): 51866}[multilingual, num_languages]
+    assert (
+        ours.encoding.n_vocab
+        == {(False, 99): 51864, (True, 99): 51865, (True, 100): 51866}[multilingual, num_languages]
+    )
 
 
 @pytest.mark.parametrize(("multilingual", "num_languages"), VOCABULARIES)
@@ -49,7 +54,9 @@ def test_special_tokens_are_openais(multilingual: bool, num_languages: int, lang
 def test_any_text_is_encoded_as_openai_does_and_comes_back(multilingual: bool, num_languages: int, text: str) -> None:
     ours = get_tokenizer(multilingual, num_languages=num_languages)
     tokens = ours.encode(text, disallowed_special=())
-    assert tokens == whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages).encode(text, disallowed_special=())
+    assert tokens == whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages).encode(
+        text, disallowed_special=()
+    )
     assert ours.decode(tokens) == text
 
 

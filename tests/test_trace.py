@@ -40,7 +40,9 @@ def test_every_attempt_is_seen_and_none_is_changed(options: dict[str, Any]) -> N
     assert seen.result == transcribe(model, SEVERAL_WINDOWS, **options)
     n_attempts = len(TranscriptionOptions.of(**options).fallback_options)
     assert len(seen.windows) > 2 * n_attempts
-    assert {window.temperature for window in seen.windows} == {o.temperature for o in TranscriptionOptions.of(**options).fallback_options}
+    assert {window.temperature for window in seen.windows} == {
+        o.temperature for o in TranscriptionOptions.of(**options).fallback_options
+    }
     begin, eot = get_tokenizer(True).timestamp_begin, get_tokenizer(True).eot
     for window in seen.windows:
         if window.search is not None:
@@ -75,7 +77,9 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
     nothing, words = find_alignments(model, windows, audio, trace=recorder)
     (seen,) = (timed.alignment for timed in recorder.timed)
     assert nothing == [] and seen.window is windows[1] and seen.words == words
-    assert seen.scores.shape == (3, n, 1500) and seen.weights.shape == (3, n, 200) and seen.features.shape == (1, 1500, 4)
+    assert (
+        seen.scores.shape == (3, n, 1500) and seen.weights.shape == (3, n, 200) and seen.features.shape == (1, 1500, 4)
+    )
     assert np.array_equal(seen.standardized, standardized(seen.weights))
     assert np.array_equal(seen.filtered, median_filter(seen.standardized, 7))
     assert np.array_equal(seen.path, dtw(-seen.matrix))
@@ -92,7 +96,14 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [iter_segments, transcribe, transcribe_batched, maxwhisper.decode, timing.find_alignment, timing.add_word_timestamps],
+    [
+        iter_segments,
+        transcribe,
+        transcribe_batched,
+        maxwhisper.decode,
+        timing.find_alignment,
+        timing.add_word_timestamps,
+    ],
 )
 def test_what_programs_call_knows_of_no_trace(function: Any) -> None:
     assert "trace" not in inspect.signature(function).parameters

@@ -67,12 +67,20 @@ def test_english(name: str, tiny_en: Trio, ledger: Any) -> None:
 
 def test_kept_transcripts_cover_every_language_and_several_windows() -> None:
     cases = transcript_cases().values()
-    spoken = {(clip.name, task) for clip in packaged_clips().values() if clip.name != "beckett" for task in ("transcribe", "translate")}
+    spoken = {
+        (clip.name, task)
+        for clip in packaged_clips().values()
+        if clip.name != "beckett"
+        for task in ("transcribe", "translate")
+    }
     assert {(case.clips[0], case.options["task"]) for case in cases if "task" in case.options} == spoken
     assert len({name.split("/")[0] for name, _ in spoken}) == 9
     joined = [case for case in cases if case.model == "tiny.en"]
     assert [case.options.get("condition_on_previous_text") for case in joined] == [True, False, None]
-    assert {case.model for case in cases if case.options.get("beam_size") and case.options["word_timestamps"]} == {"tiny.en", "base"}
+    assert {case.model for case in cases if case.options.get("beam_size") and case.options["word_timestamps"]} == {
+        "tiny.en",
+        "base",
+    }
     assert all(len(case.samples) > 70 * SAMPLE_RATE for case in joined)
 
 
@@ -84,7 +92,11 @@ def encoders(trio: Callable[[str], Trio]) -> Callable[[str], Any]:
 
 @pytest.mark.parametrize("case", transcript_cases().values(), ids=lambda case: case.name)
 def test_kept_transcripts(
-    case: TranscriptCase, trio: Callable[[str], Trio], encoders: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, ledger: Any
+    case: TranscriptCase,
+    trio: Callable[[str], Trio],
+    encoders: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Any,
 ) -> None:
     """OpenAI's answers are kept in `golden/`; it is asked again only where ours differs, to weigh why."""
     samples, model = case.samples, trio(case.model).model
@@ -110,10 +122,17 @@ def test_options(options: dict[str, Any], tiny_en: Trio, ledger: Any) -> None:
     assert_same(tiny_en, "beckett", packaged_clips()["beckett"].samples, ledger, **options)
 
 
-def test_fallback_decides_and_samples_as_openai_does(tiny_en: Trio, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fallback_decides_and_samples_as_openai_does(
+    tiny_en: Trio, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Thresholds that the first attempts miss; the same draws for both."""
     draws = Draws(monkeypatch)
-    options = {"temperature": (0.0, 0.4, 1.0), "logprob_threshold": -0.2, "compression_ratio_threshold": 1.05, "best_of": 2}
+    options = {
+        "temperature": (0.0, 0.4, 1.0),
+        "logprob_threshold": -0.2,
+        "compression_ratio_threshold": 1.05,
+        "best_of": 2,
+    }
     samples = packaged_clips()["beckett"].samples
     ours = transcribe_with_max(tiny_en.model, samples, rng=draws.ours, **options)
     theirs = transcribe_with_openai(tiny_en.judge, samples, **options)
@@ -169,7 +188,9 @@ def test_unusual_files(rate: int, layout: str, n: int, tiny_en: Trio, tmp_path: 
 
 def test_float64_samples_are_taken_too(tiny_en: Trio) -> None:
     samples = packaged_clips()["en/counting"].samples
-    assert transcribe(tiny_en.model, samples.astype(np.float64), temperature=0) == transcribe(tiny_en.model, samples, temperature=0)
+    assert transcribe(tiny_en.model, samples.astype(np.float64), temperature=0) == transcribe(
+        tiny_en.model, samples, temperature=0
+    )
 
 
 def test_a_tone_is_no_reason_to_stop(tiny_en: Trio, ledger: Any) -> None:
@@ -213,7 +234,11 @@ BEGIN = 1000
         ([BEGIN, 7], [(0.0, 8.0, [BEGIN, 7])], 800),
         ([BEGIN, 7, BEGIN + 100, BEGIN + 110, 8], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
         ([BEGIN, 7, BEGIN + 100, BEGIN + 110], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100])], 200),
-        ([BEGIN, 7, BEGIN + 100, BEGIN + 110, BEGIN + 115, 8], [(0.0, 2.0, [BEGIN, 7, BEGIN + 100]), (2.2, 2.2, [BEGIN + 110])], 220),
+        (
+            [BEGIN, 7, BEGIN + 100, BEGIN + 110, BEGIN + 115, 8],
+            [(0.0, 2.0, [BEGIN, 7, BEGIN + 100]), (2.2, 2.2, [BEGIN + 110])],
+            220,
+        ),
         (
             [BEGIN + 5, 7, BEGIN + 100, BEGIN + 110, 8, BEGIN + 150],
             [(0.1, 2.0, [BEGIN + 5, 7, BEGIN + 100]), (2.2, 3.0, [BEGIN + 110, 8, BEGIN + 150])],

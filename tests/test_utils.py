@@ -43,7 +43,11 @@ def test_all_formats_at_once(tmp_path: Path) -> None:
 
 
 words = st.lists(
-    st.tuples(st.sampled_from([" one", " two", " -->", "ish", " (three)", " four,", " ", "five"]), st.integers(0, 500), st.integers(0, 60)),
+    st.tuples(
+        st.sampled_from([" one", " two", " -->", "ish", " (three)", " four,", " ", "five"]),
+        st.integers(0, 500),
+        st.integers(0, 60),
+    ),
     max_size=8,
 )
 
@@ -57,7 +61,9 @@ def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
             timings.append({"word": text, "start": (now + pause) / 100, "end": (now + pause + duration) / 100})
             now += pause + duration
         text = "".join(text for text, _, _ in some)
-        segments.append({"start": timings[0]["start"] if timings else now, "end": now / 100, "text": text, "words": timings})
+        segments.append(
+            {"start": timings[0]["start"] if timings else now, "end": now / 100, "text": text, "words": timings}
+        )
     return {"segments": segments}
 
 
@@ -73,7 +79,9 @@ def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
     ),
     how=st.sampled_from(["options", "keywords"]),
 )
-def test_words_are_laid_out_as_by_openai(texts: list[list[tuple[str, int, int]]], layout: dict[str, Any], how: str) -> None:
+def test_words_are_laid_out_as_by_openai(
+    texts: list[list[tuple[str, int, int]]], layout: dict[str, Any], how: str
+) -> None:
     arguments: dict[str, Any] = {"options": {**layout, "word_timestamps": True}} if how == "options" else layout
     for name in ("WriteSRT", "WriteVTT"):
         written = []

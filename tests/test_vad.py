@@ -39,11 +39,17 @@ NO_PAD = VadOptions(min_silence_duration_ms=100, speech_pad_ms=0)
             VadOptions(neg_threshold=0.45, min_silence_duration_ms=100, speech_pad_ms=0),
             [(1, 2)],
         ),
-        ([0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9], VadOptions(0.5, None, 40, np.inf, 100, 0), [(6, 9)]),  # too short
+        (
+            [0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9],
+            VadOptions(0.5, None, 40, np.inf, 100, 0),
+            [(6, 9)],
+        ),  # too short
     ],
 )
 def test_speech_begins_and_ends(probabilities: list[float], options: VadOptions, parts: list[tuple[int, int]]) -> None:
-    assert speech_parts(probabilities, CHUNK * len(probabilities), options) == [(CHUNK * start, CHUNK * end) for start, end in parts]
+    assert speech_parts(probabilities, CHUNK * len(probabilities), options) == [
+        (CHUNK * start, CHUNK * end) for start, end in parts
+    ]
 
 
 @given(
@@ -52,7 +58,9 @@ def test_speech_begins_and_ends(probabilities: list[float], options: VadOptions,
     pad=st.sampled_from([0, 30, 400]),
     n_cut=st.integers(0, 511),
 )
-def test_no_speech_is_lost_and_none_is_there_twice(probabilities: list[float], pause: int, pad: int, n_cut: int) -> None:
+def test_no_speech_is_lost_and_none_is_there_twice(
+    probabilities: list[float], pause: int, pad: int, n_cut: int
+) -> None:
     n_samples = max(0, CHUNK * len(probabilities) - n_cut)
     parts = speech_parts(probabilities, n_samples, VadOptions(min_silence_duration_ms=pause, speech_pad_ms=pad))
     edges = [edge for part in parts for edge in part]
@@ -105,7 +113,9 @@ def test_clips_are_as_likely_speech_as_faster_whisper_says() -> None:
     """
     for name in all_clips():
         expected = np.array(answers()["clips"][name]["probabilities"]) / SCALE
-        np.testing.assert_allclose(speech_probabilities(all_clips()[name].samples)[:-1], expected[:-1], rtol=0, atol=1 / SCALE)
+        np.testing.assert_allclose(
+            speech_probabilities(all_clips()[name].samples)[:-1], expected[:-1], rtol=0, atol=1 / SCALE
+        )
 
 
 def test_parts_of_clips_are_those_of_faster_whisper() -> None:
@@ -183,7 +193,24 @@ def test_options_come_as_a_mapping_or_an_object(parameters: object, options: Vad
 
 @pytest.mark.parametrize("name", list(vars(VadOptions())))
 @pytest.mark.parametrize(
-    "value", [-1, -1e-9, float("nan"), float("-inf"), "0.5", "many", b"1", True, np.bool_(True), [1], {}, 1j, np.ones(2), 10**400, object()]
+    "value",
+    [
+        -1,
+        -1e-9,
+        float("nan"),
+        float("-inf"),
+        "0.5",
+        "many",
+        b"1",
+        True,
+        np.bool_(True),
+        [1],
+        {},
+        1j,
+        np.ones(2),
+        10**400,
+        object(),
+    ],
 )
 def test_values_that_can_not_be_used_are_named(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"^{name} .* is not a"):
@@ -221,13 +248,17 @@ def test_unknown_names_are_named_with_those_there_are(parameters: object, unknow
         VadOptions.of(parameters)
 
 
-@pytest.mark.parametrize("parameters", [0.5, 1, True, "threshold=0.5", "", [], [0.5], [("threshold", 0.5)], VadOptions, object(), len, {1}])
+@pytest.mark.parametrize(
+    "parameters", [0.5, 1, True, "threshold=0.5", "", [], [0.5], [("threshold", 0.5)], VadOptions, object(), len, {1}]
+)
 def test_what_has_no_fields_is_refused(parameters: object) -> None:
     with pytest.raises(OptionError, match=r"^vad_parameters .*threshold, neg_threshold"):
         VadOptions.of(parameters)
 
 
-@pytest.mark.parametrize("options", [dict.fromkeys(["speech_pad_ms", "min_silence_duration_ms", "max_speech_duration_s"], 1e308)])
+@pytest.mark.parametrize(
+    "options", [dict.fromkeys(["speech_pad_ms", "min_silence_duration_ms", "max_speech_duration_s"], 1e308)]
+)
 def test_enormous_values_are_as_good_as_endless(options: dict[str, float]) -> None:
     assert speech_parts([0.1, 0.9, 0.1, 0.1], 4 * CHUNK, VadOptions.of(options)) == [(0, 4 * CHUNK)]
 
@@ -246,7 +277,9 @@ PAUSE = 20  # seconds
 
 def amid_silence() -> np.ndarray:
     silence = 1e-3 * np.random.default_rng(0).standard_normal(PAUSE * SAMPLE_RATE).astype(np.float32)
-    return np.concatenate([silence, packaged_clips()["en/counting"].samples, silence, packaged_clips()["en/hello_world"].samples, silence])
+    return np.concatenate(
+        [silence, packaged_clips()["en/counting"].samples, silence, packaged_clips()["en/hello_world"].samples, silence]
+    )
 
 
 def test_speech_is_found_amid_silence() -> None:

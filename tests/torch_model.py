@@ -76,7 +76,9 @@ class TorchModel:
             found = stack.enter_context(watched(self.model)) if self.capture else {}
             yield
         arrays = {name: array[:, None] if name == "decoder.logits" else array for name, array in found.items()}
-        self.activations.update({name: Buffer.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+        self.activations.update(
+            {name: Buffer.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        )
 
 
 class TorchDecoder:
@@ -88,7 +90,9 @@ class TorchDecoder:
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """float32 [n_audio, n_group, n_rows, n_vocab]."""
-        of_all = np.broadcast_to(tokens, (len(tokens), self.n_group, tokens.shape[-1])).copy()  # one may stand for a whole group
+        of_all = np.broadcast_to(
+            tokens, (len(tokens), self.n_group, tokens.shape[-1])
+        ).copy()  # one may stand for a whole group
         new = torch.from_numpy(of_all.reshape(len(self.features), -1))
         with self.model.watched():
             self.cache, hooks = self.model.model.install_kv_cache_hooks(self.cache)

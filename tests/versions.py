@@ -5,5 +5,7 @@ from importlib.metadata import version
 from packaging.version import Version
 
 BEFORE_26_7 = Version(version("max")) < Version("26.7.0.dev0")
-LEAVES_OUT_A_BIAS = "MAX 26.6.0: in a graph of halves for the CPU a product takes what a layer gave before its bias was added"
+LEAVES_OUT_A_BIAS = (
+    "MAX 26.6.0: in a graph of halves for the CPU a product takes what a layer gave before its bias was added"
+)
 KEEPS_FLOAT32 = "MAX 26.6.0 rounds no float32 to TF32"

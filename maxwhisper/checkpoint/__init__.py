@@ -4,4 +4,12 @@ from maxwhisper.checkpoint.catalog import available_models, load_checkpoint, rea
 from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.dimensions import LM_HEAD, ModelDimensions, weight_shapes
 
-__all__ = ["LM_HEAD", "Checkpoint", "ModelDimensions", "available_models", "load_checkpoint", "read_checkpoint", "weight_shapes"]
+__all__ = [
+    "LM_HEAD",
+    "Checkpoint",
+    "ModelDimensions",
+    "available_models",
+    "load_checkpoint",
+    "read_checkpoint",
+    "weight_shapes",
+]

@@ -91,7 +91,9 @@ def read_heads(path: Path, n_layer: int, n_head: int) -> Heads:
     try:
         pairs = json.loads(path.read_text(encoding="utf-8"))["alignment_heads"]
         heads = tuple((layer, head) for layer, head in pairs)
-        fit = all(type(n) is int for pair in heads for n in pair) and all(0 <= a < n_layer and 0 <= b < n_head for a, b in heads)
+        fit = all(type(n) is int for pair in heads for n in pair) and all(
+            0 <= a < n_layer and 0 <= b < n_head for a, b in heads
+        )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()
     return heads if fit else ()

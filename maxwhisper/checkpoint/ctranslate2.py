@@ -54,7 +54,9 @@ def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
             if array.ndim == 0:
                 sizes[name] = int(array)
             elif name.endswith("weight_scale"):
-                raise CheckpointError(f"{source} holds weights rounded to 8 bits; convert the model again with float16 weights")
+                raise CheckpointError(
+                    f"{source} holds weights rounded to 8 bits; convert the model again with float16 weights"
+                )
             elif name != "decoder/alignment_heads":
                 weights |= _openai_weights(name, array)
         dims = dimensions_of(weights, sizes["encoder/num_heads"], sizes["decoder/num_heads"])
@@ -81,7 +83,9 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
 
     version, specification = number("I"), string()
     if (version, specification) != (VERSION, SPECIFICATION):
-        raise ValueError(f"{specification!r} of version {version}, where {SPECIFICATION!r} of version {VERSION} was looked for")
+        raise ValueError(
+            f"{specification!r} of version {version}, where {SPECIFICATION!r} of version {VERSION} was looked for"
+        )
     _revision, count = number("I"), number("I")
     variables = {}
     for _ in range(count):

@@ -21,11 +21,19 @@ from maxwhisper.checkpoint.pytorch import read_pytorch
 from maxwhisper.errors import CheckpointError, CheckpointWarning
 
 # What holds a folder's model, the first of them that is there: in the order of transformers, then CTranslate2's.
-STANDARD = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
+STANDARD = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.bin",
+)
 PYTORCH = (".pt", ".pth", ".ckpt")
 ENDINGS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|index(\.\w+)?\.json)$")
 SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\b")
-NO_MODEL = re.compile(r"(adapter_|training_args|optimizer|scheduler|scaler|rng_state)")  # what training leaves beside it
+NO_MODEL = re.compile(
+    r"(adapter_|training_args|optimizer|scheduler|scaler|rng_state)"
+)  # what training leaves beside it
 ADAPTERS = re.compile(r"adapter_(config\.json|model)")
 ZIP = b"PK\x03\x04"
 # How files of other formats begin, what they are, and what to do.
@@ -50,7 +58,9 @@ def weights_file(folder: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{folder} can't be read ({error.strerror})") from error
     found = [name for name in STANDARD if name in names][:1]
-    found = found or [name for name in names if ENDINGS.search(name) and not SHARD.search(name) and not NO_MODEL.match(name)]
+    found = found or [
+        name for name in names if ENDINGS.search(name) and not SHARD.search(name) and not NO_MODEL.match(name)
+    ]
     adapters = list(filter(ADAPTERS.match, names))
     if len(found) != 1:
         raise CheckpointError(f"{folder} holds {_instead_of_one(found, adapters, list(filter(SHARD.search, names)))}")
@@ -87,7 +97,9 @@ def read_file(path: Path) -> Checkpoint:
         heads = read_heads(path.with_name("config.json"), checkpoint.dims.n_text_layer, checkpoint.dims.n_text_head)
         return replace(checkpoint, alignment_heads=heads or checkpoint.alignment_heads)
     if SHARD.search(path.name):
-        raise CheckpointError(f"{path} is one part of a model; name its folder, or the index (….index.json) that names all parts")
+        raise CheckpointError(
+            f"{path} is one part of a model; name its folder, or the index (….index.json) that names all parts"
+        )
     stored, dims = (_read_index(path), None) if path.suffix == ".json" else _read_weights(path)
     config = None if dims else read_config(path.parent)
     weights = with_one_vocabulary(openai_names(stored, str(path)), str(path), tied=config is None or config.tied)

@@ -24,7 +24,15 @@ CONFIG_KEYS = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
-DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16, "I64": np.int64, "I32": np.int32, "I8": np.int8}
+DTYPES = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I8": np.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
     if unknown:
         name, dtype = unknown[0]
-        raise CheckpointError(f"{path} stores {name} as {dtype}; only floating-point weights can be read, of 16 bits and more")
+        raise CheckpointError(
+            f"{path} stores {name} as {dtype}; only floating-point weights can be read, of 16 bits and more"
+        )
     return weights
 
 

@@ -31,7 +31,9 @@ RENAMED = (
 )
 # Put around a module or a part of it: by torch.compile, by (Distributed)DataParallel, by FSDP, by activation checkpointing.
 WRAPPED = re.compile(r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-FIRST = re.compile(r"(?P<prefix>(.*\.)?)encoder\.conv1\.weight")  # the name in all of them; what stands before it stands before all
+FIRST = re.compile(
+    r"(?P<prefix>(.*\.)?)encoder\.conv1\.weight"
+)  # the name in all of them; what stands before it stands before all
 HEAD = re.compile(r"(decoder\.)?(proj_out|lm_head)\.weight")
 ADAPTER = re.compile(r"(?<![^.])(lora_\w+|ia3_\w+|base_layer|modules_to_save)(\.|$)")  # PEFT's names
 
@@ -50,8 +52,14 @@ def openai_names(stored: Mapping[str, np.ndarray], source: str) -> Weights:
     unwrapped = _renamed(stored, {name: WRAPPED.sub("", name) for name in stored}, source)
     prefixes = [found["prefix"] for name in unwrapped if (found := FIRST.fullmatch(name))]
     if len(prefixes) != 1:
-        what = f"several models ({', '.join(sorted(prefixes))}); save the weights of one" if prefixes else "no Whisper model"
-        raise CheckpointError(f"{source} holds {what}; its {len(unwrapped)} weights have names like {min(unwrapped, default=None)}")
+        what = (
+            f"several models ({', '.join(sorted(prefixes))}); save the weights of one"
+            if prefixes
+            else "no Whisper model"
+        )
+        raise CheckpointError(
+            f"{source} holds {what}; its {len(unwrapped)} weights have names like {min(unwrapped, default=None)}"
+        )
     return _renamed(unwrapped, {name: _openai_name(name, prefixes[0]) for name in unwrapped}, source)
 
 
@@ -70,7 +78,9 @@ def _renamed(weights: Mapping[str, np.ndarray], names: Mapping[str, str], source
     renamed = Weights()
     for old, new in names.items():
         if new in renamed and not np.array_equal(renamed[new], weights[old]):
-            raise CheckpointError(f"{source} holds {new} twice, with other numbers as {old}; save the weights of one model")
+            raise CheckpointError(
+                f"{source} holds {new} twice, with other numbers as {old}; save the weights of one model"
+            )
         renamed[new] = weights[old]
     return renamed
 

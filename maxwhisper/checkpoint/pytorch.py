@@ -17,7 +17,11 @@ from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
 BFLOAT16 = "bfloat16"
-STATES = ("model_state_dict", "state_dict", "model")  # where OpenAI, Lightning and others keep the weights; or nothing is around them
+STATES = (
+    "model_state_dict",
+    "state_dict",
+    "model",
+)  # where OpenAI, Lightning and others keep the weights; or nothing is around them
 
 
 def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | None]:
@@ -32,7 +36,9 @@ def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | N
         states = [content[key] for key in STATES if isinstance(content.get(key), dict)] or [content]
         if len(states) > 1:
             raise ValueError(f"{len(states)} sets of weights in it")
-        weights = {str(name): np.ascontiguousarray(array) for name, array in states[0].items() if isinstance(array, np.ndarray)}
+        weights = {
+            str(name): np.ascontiguousarray(array) for name, array in states[0].items() if isinstance(array, np.ndarray)
+        }
     except ForeignNameError as error:
         raise CheckpointError(
             f"{path} wants {error} to be called, which no tensor needs and nothing here does; if you trust it, load it in PyTorch "
@@ -42,7 +48,9 @@ def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | N
         raise CheckpointError(f"{path} is damaged or no checkpoint of PyTorch's ({error}); get it anew") from error
     if not weights:
         keys = ", ".join(map(str, states[0]))
-        raise CheckpointError(f"{path} holds no weights, but {keys or 'nothing'}; save them: torch.save(model.state_dict(), NEW_FILE)")
+        raise CheckpointError(
+            f"{path} holds no weights, but {keys or 'nothing'}; save them: torch.save(model.state_dict(), NEW_FILE)"
+        )
     return weights, dims
 
 
@@ -79,12 +87,16 @@ class _Unpickler(pickle.Unpickler):
 
     def _stored(self, name: str) -> zipfile.ZipInfo:
         info = self.archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:  # torch never compresses; a few bytes could claim to be many gigabytes
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+        ):  # torch never compresses; a few bytes could claim to be many gigabytes
             raise pickle.UnpicklingError(f"{name} is compressed")
         return info
 
 
-def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+) -> np.ndarray:
     """What `torch._utils._rebuild_tensor_v2` does, within the bounds of the storage."""
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if offset < 0 or min((*shape, *strides), default=0) < 0 or (0 not in shape and last >= len(storage)):

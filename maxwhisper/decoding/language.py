@@ -11,7 +11,9 @@ from maxwhisper.speech_model import SpeechModel
 from maxwhisper.tokenizer import Tokenizer, get_tokenizer
 
 
-def detect_language(model: SpeechModel, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
+def detect_language(
+    model: SpeechModel, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None
+) -> tuple[Any, Any]:
     """Detect the spoken language of each window, as `whisper.detect_language`.
 
     Args:
@@ -28,7 +30,9 @@ def detect_language(model: SpeechModel, mel: np.ndarray | AudioFeatures, tokeniz
         OptionError: The model knows only English.
     """
     if not model.is_multilingual:
-        raise OptionError("this model knows only English, so it can't tell languages apart; use a multilingual one, such as base")
+        raise OptionError(
+            "this model knows only English, so it can't tell languages apart; use a multilingual one, such as base"
+        )
     features = mel if isinstance(mel, AudioFeatures) else model.embed_audio(mel)
     tokenizer = tokenizer or get_tokenizer(True, num_languages=model.num_languages)
     start = np.full((features.n_audio, 1, 1), tokenizer.sot)

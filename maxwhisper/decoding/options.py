@@ -48,7 +48,9 @@ class DecodingOptions:
         if self.best_of is not None and self.best_of < 1:
             raise OptionError(f"best_of {self.best_of} leaves nothing to choose from; give 1 or more")
         if self.best_of is not None and self.temperature == 0:
-            raise OptionError("best_of needs a temperature above 0, for greedy decoding gives the same tokens each time")
+            raise OptionError(
+                "best_of needs a temperature above 0, for greedy decoding gives the same tokens each time"
+            )
         if self.length_penalty is not None and not 0 <= self.length_penalty <= 1:
             raise OptionError(f"length_penalty {self.length_penalty} is not between 0 and 1")
         if self.sample_len is not None and self.sample_len < 1:

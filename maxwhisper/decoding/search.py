@@ -50,7 +50,10 @@ class GreedyDecoder:
             sum_logprobs: float64 [n_audio, n_group].
             sample_begin: The number of tokens in the prompt.
         """
-        return [[_candidate(*pair, sample_begin, self.eot) for pair in zip(*group)] for group in zip(tokens.tolist(), sum_logprobs)]
+        return [
+            [_candidate(*pair, sample_begin, self.eot) for pair in zip(*group)]
+            for group in zip(tokens.tolist(), sum_logprobs)
+        ]
 
 
 class BeamSearchDecoder:
@@ -64,14 +67,18 @@ class BeamSearchDecoder:
         patience: The search ends after `beam_size * patience` finished sequences; 1 by default.
     """
 
-    def __init__(self, beam_size: int, eot: int, rearrange: Callable[[np.ndarray], None], patience: float | None = None) -> None:
+    def __init__(
+        self, beam_size: int, eot: int, rearrange: Callable[[np.ndarray], None], patience: float | None = None
+    ) -> None:
         self.beam_size = beam_size
         self.eot = eot
         self.rearrange = rearrange
         self.sources: np.ndarray | None = None  # of the last step: the beam that each beam continues
         self.max_candidates = round(beam_size * (patience or 1.0))
         self.finished: list[dict[tuple[int, ...], float]] = []
-        self.left: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by finished window: tokens and sums of its unfinished beams
+        self.left: dict[
+            int, tuple[np.ndarray, np.ndarray]
+        ] = {}  # by finished window: tokens and sums of its unfinished beams
 
     def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
         """Extend the beams [n_audio * beam_size, n] as `GreedyDecoder.update`."""
@@ -79,7 +86,9 @@ class BeamSearchDecoder:
         logprobs = np.take_along_axis(logits, top_tokens, axis=-1) - logsumexp(logits)[:, None]
         return self.follow(tokens, top_tokens, logprobs, sum_logprobs)
 
-    def follow(self, tokens: np.ndarray, top_tokens: np.ndarray, logprobs: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
+    def follow(
+        self, tokens: np.ndarray, top_tokens: np.ndarray, logprobs: np.ndarray, sum_logprobs: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
         """Extend the beams as `update`, given the most probable tokens instead of logits.
 
         Args:
@@ -126,7 +135,9 @@ class BeamSearchDecoder:
                 self.left[i] = extended[i], sums[i].copy()
         return extended.reshape(len(tokens), -1), len(self.left) == n_audio
 
-    def _ranked(self, tokens: np.ndarray, top_tokens: np.ndarray, totals: np.ndarray) -> Iterator[tuple[float, int, int]]:
+    def _ranked(
+        self, tokens: np.ndarray, top_tokens: np.ndarray, totals: np.ndarray
+    ) -> Iterator[tuple[float, int, int]]:
         """Yield the sum, beam and token of each possible continuation, the most probable first.
 
         Duplicates are left out: at the first step all beams are equal.
@@ -145,7 +156,10 @@ class BeamSearchDecoder:
             group, sums = self.left.get(i, (tokens[i], sum_logprobs[i]))
             for j in np.argsort(-sums, kind="stable")[: max(0, self.beam_size - len(found))]:
                 found[(*group[j].tolist(), self.eot)] = float(sums[j])
-        return [[_candidate(list(tokens), total, sample_begin, self.eot) for tokens, total in found.items()] for found in self.finished]
+        return [
+            [_candidate(list(tokens), total, sample_begin, self.eot) for tokens, total in found.items()]
+            for found in self.finished
+        ]
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:

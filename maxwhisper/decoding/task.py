@@ -43,7 +43,10 @@ class DecodingTask:
         self.options = options
         self.trace = trace
         self.tokenizer = tokenizer = get_tokenizer(
-            model.is_multilingual, num_languages=model.num_languages, language=options.language or "en", task=options.task
+            model.is_multilingual,
+            num_languages=model.num_languages,
+            language=options.language or "en",
+            task=options.task,
         )
         self.n_ctx = model.dims.n_text_ctx
         self.n_group = options.beam_size or options.best_of or 1
@@ -54,7 +57,9 @@ class DecodingTask:
         self.rng = rng or np.random.default_rng(0)
         self.logit_filters = self._logit_filters()
         if self.sample_begin > self.n_ctx:
-            raise OptionError(f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; shorten them")
+            raise OptionError(
+                f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; shorten them"
+            )
 
     def _initial_tokens(self) -> list[int]:
         tokenizer, options = self.tokenizer, self.options
@@ -62,7 +67,9 @@ class DecodingTask:
         def as_tokens(text: str | list[int]) -> list[int]:
             return tokenizer.encode(" " + text.strip()) if isinstance(text, str) else list(text)
 
-        tokens = list(tokenizer.sot_sequence_including_notimestamps if options.without_timestamps else tokenizer.sot_sequence)
+        tokens = list(
+            tokenizer.sot_sequence_including_notimestamps if options.without_timestamps else tokenizer.sot_sequence
+        )
         if options.prefix:
             # As in OpenAI Whisper: with the default sample_len this limit is 0, which keeps the whole prefix.
             tokens += as_tokens(options.prefix)[-(self.n_ctx // 2 - self.sample_len) :]
@@ -94,7 +101,14 @@ class DecodingTask:
             raise OptionError(f"suppress_tokens {asked!r} names tokens that the vocabulary of {n_vocab} lacks")
         if -1 in tokens:
             tokens = tokens - {-1} | set(tokenizer.non_speech_tokens)
-        never = (tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm, tokenizer.no_speech)
+        never = (
+            tokenizer.transcribe,
+            tokenizer.translate,
+            tokenizer.sot,
+            tokenizer.sot_prev,
+            tokenizer.sot_lm,
+            tokenizer.no_speech,
+        )
         return sorted(tokens.union(never))
 
     def run(self, audio: AudioFeatures, languages: Sequence[str] | None = None) -> list[DecodingResult]:
@@ -125,7 +139,9 @@ class DecodingTask:
         """Return the initial tokens of each window, by its language, int64 [n_audio, n]."""
         tokens = np.tile(self.initial_tokens, (len(languages), 1))
         if self.model.is_multilingual:
-            tokens[:, self.sot_index + 1] = [self.tokenizer.to_language_token(language_code(language)) for language in languages]
+            tokens[:, self.sot_index + 1] = [
+                self.tokenizer.to_language_token(language_code(language)) for language in languages
+            ]
         return tokens
 
     def _token_decoder(self, decoder: SpeechDecoder) -> GreedyDecoder | BeamSearchDecoder:
@@ -157,11 +173,17 @@ class DecodingTask:
             if rules is None:
                 tokens, completed = choose(decoder.logits(tokens[:, -1:].reshape(shape)))
             elif isinstance(token_decoder, BeamSearchDecoder):
-                tokens, completed = token_decoder.follow(tokens, *decoder.top_k_tokens(tokens.reshape(shape), rules), sum_logprobs)
+                tokens, completed = token_decoder.follow(
+                    tokens, *decoder.top_k_tokens(tokens.reshape(shape), rules), sum_logprobs
+                )
             else:
-                tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(len(tokens), -1)
+                tokens = decoder.greedy(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), rules, end).reshape(
+                    len(tokens), -1
+                )
                 completed = True
-        return token_decoder.finalize(tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), self.sample_begin), no_speech_probs
+        return token_decoder.finalize(
+            tokens.reshape(shape), sum_logprobs.reshape(shape[:2]), self.sample_begin
+        ), no_speech_probs
 
     def _choose(
         self,
@@ -190,7 +212,12 @@ class DecodingTask:
         known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # SuppressBlank affects only the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
         sampled = self.options.temperature > 0 and self.options.beam_size is None
-        if self.trace is not None or not in_graph or sampled or not all(isinstance(f, known) for f in self.logit_filters):
+        if (
+            self.trace is not None
+            or not in_graph
+            or sampled
+            or not all(isinstance(f, known) for f in self.logit_filters)
+        ):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab
         for logit_filter in self.logit_filters:

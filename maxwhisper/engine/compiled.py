@@ -31,11 +31,24 @@ from maxwhisper.system import user_cache
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some
-SOURCES = ("engine/*.py", "engine/ops/*.py", "engine/kernels/*.mojo", "audio.py", "checkpoint/dimensions.py")  # what graphs are made of
+SOURCES = (
+    "engine/*.py",
+    "engine/ops/*.py",
+    "engine/kernels/*.mojo",
+    "audio.py",
+    "checkpoint/dimensions.py",
+)  # what graphs are made of
 HOST = "host"  # the very processor of the machine that compiles
 # Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
 CPU_LEVELS = {
-    "cascadelake": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},  # x86-64-v4 that multiplies 8-bit numbers
+    "cascadelake": {
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512_vnni",
+    },  # x86-64-v4 that multiplies 8-bit numbers
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
     HOST: set[str](),
@@ -115,7 +128,10 @@ class Target:
         sources = sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
         details = {
             "dims": asdict(self.dims),
-            "dtypes": {name: str(dtype) for name, dtype in {**self.dtypes.weights, "activations": self.dtypes.activations}.items()},
+            "dtypes": {
+                name: str(dtype)
+                for name, dtype in {**self.dtypes.weights, "activations": self.dtypes.activations}.items()
+            },
             "backend": self.backend.__name__,
             "sources": [[path.name, path.read_text(encoding="utf-8")] for path in sources],
             "system": [platform.system(), platform.machine(), *([platform.node()] if self.cpu == HOST else [])],
@@ -141,18 +157,24 @@ def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
     return compiled
 
 
-def compile_graphs(target: Target, session: InferenceSession, capture: Iterable[str] = ()) -> tuple[CompiledModel, dict[str, list[str]]]:
+def compile_graphs(
+    target: Target, session: InferenceSession, capture: Iterable[str] = ()
+) -> tuple[CompiledModel, dict[str, list[str]]]:
     """Takes minutes, or seconds where MAX's own cache has them. Also returns the names of each graph's extra outputs, those in `capture`.
 
     Raises WhisperError where MAX can't compile them.
     """
-    module, captured = build_module(target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend)
+    module, captured = build_module(
+        target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend
+    )
     try:
         with compiling_for(target.cpu):
             return session.compile(module, custom_extensions=kernels()), captured
     except RuntimeError as error:
         reason, *_ = str(error).split("\n")
-        raise WhisperError(f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}") from error
+        raise WhisperError(
+            f"MAX could not compile the model for {target.device.label} and {target.cpu}: {reason}"
+        ) from error
 
 
 def find(target: Target, where: Path) -> Path | None:
@@ -175,7 +197,9 @@ def writing_to(where: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=where) as unfinished:
             yield Path(unfinished)
     except OSError as error:
-        raise OutputError(f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder") from error
+        raise OutputError(
+            f"compiled graphs can't be kept in {where} ({error.strerror}); choose another folder"
+        ) from error
 
 
 def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:

@@ -85,7 +85,9 @@ class Decoder:
         (logits,) = self._feed("decoder", tokens, rows)
         return logits
 
-    def alignment(self, tokens: np.ndarray, rows: Sequence[int], heads: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    def alignment(
+        self, tokens: np.ndarray, rows: Sequence[int], heads: Sequence[tuple[int, int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Do what `logits` does, and also return cross-attention scores, before softmax.
 
         heads: layer and head of each that is wanted; a group must have one sequence.
@@ -95,7 +97,9 @@ class Decoder:
         logits, scores = self._feed("alignment", tokens, rows, numbers)
         return logits, scores
 
-    def _feed(self, graph: str, tokens: np.ndarray, rows: Sequence[int] | None, *others: np.ndarray) -> list[np.ndarray]:
+    def _feed(
+        self, graph: str, tokens: np.ndarray, rows: Sequence[int] | None, *others: np.ndarray
+    ) -> list[np.ndarray]:
         n, n_ctx = tokens.shape[-1], self._runtime.dims.n_text_ctx
         if not 0 < n <= n_ctx - self.n_past:
             raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {n_ctx}")

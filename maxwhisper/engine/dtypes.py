@@ -27,7 +27,9 @@ class DTypes:
         "int8" quantizes matrices to 8 bits; "float16" and "bfloat16" are also the dtype of activations. In "float32"
         matrices stay float16 if all of them are stored so and `keep_float16` is set.
         """
-        matrices = {name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2}
+        matrices = {
+            name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2
+        }
         asked = DType[compute_type]
         stored_as_float16 = keep_float16 and all(array.dtype == np.float16 for array in matrices.values())
         narrow = DType.float16 if asked == DType.float32 and stored_as_float16 else asked

@@ -264,7 +264,9 @@ def alignment(
     return [logits, at.ops.attention_scores(max_ops.rebind(q, [k.shape[0], *q.shape[1:]]), k)]
 
 
-def next_token_logits(at: Scope, dims: ModelDimensions, last: TensorValue, position: TensorValue, cache: KVCache) -> TensorValue:
+def next_token_logits(
+    at: Scope, dims: ModelDimensions, last: TensorValue, position: TensorValue, cache: KVCache
+) -> TensorValue:
     """Compute the logits [n_seq, n_vocab] after one token of each sequence.
 
     last int64 [n_audio, n_group, 1]; position int64 [1].
@@ -437,7 +439,9 @@ def _weights(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> dict[s
     """Return the weights of one graph; each graph has its own."""
     shapes = weight_shapes(dims, tied=LM_HEAD not in dtypes.weights)
     shapes |= {scale_of(name): shapes[name][:1] for name, dtype in dtypes.weights.items() if dtype == DType.int8}
-    return {name: Weight(name, dtypes.weights.get(name, DType.float32), shape, device) for name, shape in shapes.items()}
+    return {
+        name: Weight(name, dtypes.weights.get(name, DType.float32), shape, device) for name, shape in shapes.items()
+    }
 
 
 def _unwrapped(value: Value, type: TensorType | BufferType) -> TensorValue | BufferValue:

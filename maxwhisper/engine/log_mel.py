@@ -44,7 +44,9 @@ def _power(x: TensorValue) -> TensorValue:
     real, imaginary = sums[:, :, :ROOT], sums[:, :, ROOT:]  # [n, b, c] each
     turn, over = _constant(twiddle.real, device), _constant(twiddle.imag, device)
     both = ops.concat([real * turn - imaginary * over, real * over + imaginary * turn], axis=1)  # [n, 2 b, c]
-    spectrum = _rows_times(ops.permute(both, [0, 2, 1]), np.block([[second.real, second.imag], [-second.imag, second.real]]))  # [n, c, 2 d]
+    spectrum = _rows_times(
+        ops.permute(both, [0, 2, 1]), np.block([[second.real, second.imag], [-second.imag, second.real]])
+    )  # [n, c, 2 d]
     real, imaginary = spectrum[:, :, :N_HIGH], spectrum[:, :, N_HIGH:]
     return ops.permute(real * real + imaginary * imaginary, [0, 2, 1])
 

@@ -39,13 +39,20 @@ class Runtime:
         self.dims: ModelDimensions = checkpoint.dims
         self.compute_type = compute_type
         self.device: Device = find_device(device)
-        target, session = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend), InferenceSession(devices=[self.device])
+        target, session = (
+            Target.of(checkpoint, self.device, cpu_level(), compute_type, backend),
+            InferenceSession(devices=[self.device]),
+        )
         self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
         self.weights = as_stored(checkpoint.weights, self.dtypes.weights)
-        with _notice(f"compiling Whisper's graphs for the {'cpu' if self.device.is_host else 'gpu'}, which takes minutes, but only once…"):
-            compiled, self.captured = compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
+        with _notice(
+            f"compiling Whisper's graphs for the {'cpu' if self.device.is_host else 'gpu'}, which takes minutes, but only once…"
+        ):
+            compiled, self.captured = (
+                compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
+            )
         self.graphs = session.init_all(compiled, weights_registry=self.weights)
 
     def has_graph(self, name: str) -> bool:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30  # Linux, prctl(2)
 SLACK = 100_000_000  # nanoseconds
 
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # looked up once: `late_timers` is around every call of a graph
+_prctl = (
+    ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+)  # looked up once: `late_timers` is around every call of a graph
 
 
 @contextmanager

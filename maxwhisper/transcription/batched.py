@@ -215,7 +215,9 @@ class _BatchedTranscription:
         n_audio_ctx, tokenizers = self.model.dims.n_audio_ctx, [self._tokenizer(language) for language in languages]
         segments, advances = list[list[Segment]](), list[int]()
         for piece, result, tokenizer in zip(batch, results, tokenizers):
-            found, advance = segments_from_result(result, piece.seek, piece.n_frames, tokenizer, n_audio_ctx, self.options)
+            found, advance = segments_from_result(
+                result, piece.seek, piece.n_frames, tokenizer, n_audio_ctx, self.options
+            )
             segments.append(found)
             advances.append(advance)
 
@@ -239,7 +241,9 @@ class _BatchedTranscription:
 
     def _tokenizer(self, language: str) -> Tokenizer:
         model = self.model
-        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task)
+        return get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task
+        )
 
     def _finished(self) -> Iterator[Transcript | AudioError]:
         """Yield what is complete, up to the first recording that is not."""

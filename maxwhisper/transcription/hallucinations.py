@@ -54,7 +54,11 @@ def skip_hallucinations(
             continue
         if is_anomalous(segment):
             following = _next_with_words(segments[i + 1 :])
-            next_start = following["words"][0]["start"] if following else (position.seek + position.segment_size) / FRAMES_PER_SECOND
+            next_start = (
+                following["words"][0]["start"]
+                if following
+                else (position.seek + position.segment_size) / FRAMES_PER_SECOND
+            )
             start, end = segment["start"], segment["end"]
             silence_before = start - last_end > threshold or start < threshold or start - position.start < 2.0
             silence_after = next_start - end > threshold or position.end - end < 2.0

@@ -30,7 +30,9 @@ class AudioInput:
     speech: Speech | None  # the parts that hold speech and are joined, if silence is left out
 
     @classmethod
-    def of(cls, model: SpeechModel, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None) -> "AudioInput":
+    def of(
+        cls, model: SpeechModel, audio: Audio, clips: Sequence[Clip], vad: VadOptions | None, track: int | None = None
+    ) -> "AudioInput":
         """Read a recording and compute its spectrogram.
 
         Args:
@@ -84,7 +86,9 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
     """
     try:
         times = (
-            [float(time) for time in (timestamps.split(",") if isinstance(timestamps, str) else timestamps)] if len(timestamps) else [0.0]
+            [float(time) for time in (timestamps.split(",") if isinstance(timestamps, str) else timestamps)]
+            if len(timestamps)
+            else [0.0]
         )
     except ValueError as error:
         raise OptionError(f"clip_timestamps {timestamps!r} are no numbers with commas between") from error
@@ -92,12 +96,19 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
         times.append(np.inf)
     clips = list(zip(times[::2], times[1::2]))
     if not all(0 <= start < end for start, end in clips):
-        raise OptionError(f"clip_timestamps {timestamps!r} are not start,end,start,end,… in seconds, each end later than its start")
+        raise OptionError(
+            f"clip_timestamps {timestamps!r} are not start,end,start,end,… in seconds, each end later than its start"
+        )
     return clips
 
 
 def language_of(
-    model: SpeechModel, audio: AudioInput, asked: str | None, verbose: bool | None = None, n_windows: int = 1, threshold: float = 0.5
+    model: SpeechModel,
+    audio: AudioInput,
+    asked: str | None,
+    verbose: bool | None = None,
+    n_windows: int = 1,
+    threshold: float = 0.5,
 ) -> tuple[str, float]:
     """Return the language of a recording, and its probability.
 

@@ -10,7 +10,9 @@ from maxwhisper.transcript import Segment
 Span = tuple[float, float, list[int]]  # start and end in seconds from the window's start, and the tokens
 
 
-def split_at_timestamps(tokens: list[int], timestamp_begin: int, segment_size: int, n_audio_ctx: int) -> tuple[list[Span], int]:
+def split_at_timestamps(
+    tokens: list[int], timestamp_begin: int, segment_size: int, n_audio_ctx: int
+) -> tuple[list[Span], int]:
     """Split a window's tokens into segments where two timestamps meet.
 
     Args:

@@ -234,7 +234,9 @@ class _Transcription:
 
     def _tokenizer(self, language: str) -> Tokenizer:
         model = self.model
-        return get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task)
+        return get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task=self.options.task
+        )
 
     def _as_prompt(self, text: str | None) -> list[int]:
         return [] if text is None else self.tokenizer.encode(" " + text.strip())

@@ -72,9 +72,13 @@ def _fields_of(parameters: object, known: Sequence[str]) -> dict[str, Any]:
     if parameters is None:
         return {}
     declared = (name for kind in ("_fields", "__slots__", "__dict__") for name in getattr(parameters, kind, ()))
-    names = dict.fromkeys(name for name in (*known, *declared) if not name.startswith("_") and hasattr(parameters, name))
+    names = dict.fromkeys(
+        name for name in (*known, *declared) if not name.startswith("_") and hasattr(parameters, name)
+    )
     if isinstance(parameters, type) or not names:
-        raise OptionError(f"vad_parameters {parameters!r} is neither a mapping nor an object with any of {', '.join(known)}")
+        raise OptionError(
+            f"vad_parameters {parameters!r} is neither a mapping nor an object with any of {', '.join(known)}"
+        )
     return {name: getattr(parameters, name) for name in names}
 
 
@@ -130,7 +134,8 @@ def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOpt
     threshold = float(options.threshold)
     low = max(threshold - 0.15, 0.01) if options.neg_threshold is None else float(options.neg_threshold)
     shortest, pause, pad = (
-        float(ms) * SAMPLE_RATE / 1000 for ms in (options.min_speech_duration_ms, options.min_silence_duration_ms, options.speech_pad_ms)
+        float(ms) * SAMPLE_RATE / 1000
+        for ms in (options.min_speech_duration_ms, options.min_silence_duration_ms, options.speech_pad_ms)
     )
     longest = float(options.max_speech_duration_s) * SAMPLE_RATE - WINDOW - 2 * pad
     found = list[Part]()

@@ -44,7 +44,9 @@ def _encode(windows: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     x = np.abs(np.fft.rfft(frames * np.hanning(_FFT + 1)[:-1].astype(np.float32)))
     for i, stride in enumerate(_STRIDES):
         kernel, bias = weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"]
-        around = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (0, 0))), 3, axis=1)[:, ::stride]  # [n, n_frames, n_in, 3]
+        around = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (0, 0))), 3, axis=1)[
+            :, ::stride
+        ]  # [n, n_frames, n_in, 3]
         x = np.maximum(around.reshape(*around.shape[:2], -1) @ kernel.reshape(len(kernel), -1).T + bias, 0)
     return x[:, 0]
 
@@ -55,7 +57,9 @@ def _remember(features: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarra
     recurrent = weights["rnn.weight_hh"]
     states, cell = np.zeros((len(inputs) + 1, recurrent.shape[1]), np.float32), np.float32(0)
     for t, some in enumerate(inputs):
-        gates = (some + np.einsum("ij,j->i", recurrent, states[t])).reshape(4, -1)  # too small for threads, which BLAS would start for each
+        gates = (some + np.einsum("ij,j->i", recurrent, states[t])).reshape(
+            4, -1
+        )  # too small for threads, which BLAS would start for each
         take, keep, _, show = _sigmoid(gates)
         cell = keep * cell + take * np.tanh(gates[2])
         states[t + 1] = show * np.tanh(cell)

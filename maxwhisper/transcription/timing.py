@@ -142,7 +142,9 @@ def find_alignments(
     n_before = len(windows[0].tokenizer.sot_sequence)
     sequences = [[*w.tokenizer.sot_sequence, w.tokenizer.no_timestamps, *w.text_tokens] for w in windows]
     n_longest = max(map(len, sequences)) + 1  # with eot; padding changes nothing, as no token sees later ones
-    tokens = np.array([[[*tokens, *[w.tokenizer.eot] * (n_longest - len(tokens))]] for w, tokens in zip(windows, sequences)])
+    tokens = np.array(
+        [[[*tokens, *[w.tokenizer.eot] * (n_longest - len(tokens))]] for w, tokens in zip(windows, sequences)]
+    )
     logits, scores = model.decoder(audio).alignment(tokens, range(n_before, n_longest - 2), model.alignment_heads)
     alignments = list[list[WordTiming]]()
     for i, (window, sequence) in enumerate(zip(windows, sequences)):
@@ -185,7 +187,9 @@ def standardized(weights: np.ndarray) -> np.ndarray:
     Subtract the mean and divide by the standard deviation; where that is 0, the result is 0.
     """
     deviation = weights.std(axis=-2, keepdims=True)
-    return np.divide(weights - weights.mean(axis=-2, keepdims=True), deviation, out=np.zeros_like(weights), where=deviation > 0)
+    return np.divide(
+        weights - weights.mean(axis=-2, keepdims=True), deviation, out=np.zeros_like(weights), where=deviation > 0
+    )
 
 
 def median_filter(x: np.ndarray, filter_width: int) -> np.ndarray:
@@ -244,7 +248,9 @@ def dtw(x: np.ndarray) -> np.ndarray:
         step = np.where(is_both, both, np.where(is_down, down, right))
         cost[d, first : last + 1] = diagonals[d - 2, first - 1 : last] + step
         trace[d, first : last + 1] = np.where(is_both, _BOTH, np.where(is_down, _DOWN, _RIGHT))
-    of_rows = as_strided(trace, (n + 1, m + 1), (sum(trace.strides), trace.strides[0]))  # [i, j] is [i + j, i] of the diagonals
+    of_rows = as_strided(
+        trace, (n + 1, m + 1), (sum(trace.strides), trace.strides[0])
+    )  # [i, j] is [i + j, i] of the diagonals
     return backtrace(of_rows)
 
 
@@ -300,7 +306,13 @@ def words_from_path(path: np.ndarray, window: AlignmentInput, probabilities: np.
     times = frames[np.diff(rows, prepend=-1) > 0] / TOKENS_PER_SECOND  # the start of each token, in seconds
     ends = np.cumsum([len(tokens) for tokens in word_tokens[:-1]])
     return [
-        WordTiming(word, tokens, float(times[end - len(tokens)]), float(times[end]), float(probabilities[end - len(tokens) : end].mean()))
+        WordTiming(
+            word,
+            tokens,
+            float(times[end - len(tokens)]),
+            float(times[end]),
+            float(probabilities[end - len(tokens) : end].mean()),
+        )
         for word, tokens, end in zip(words, word_tokens, ends)
     ]
 

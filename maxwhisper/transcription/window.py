@@ -44,7 +44,9 @@ def decode_with_fallback(
     todo = list(range(len(mel)))
     for attempt in options.fallback_options:
         features = audio if len(todo) == len(mel) else model.embed_audio(mel[todo])
-        task = DecodingTask(model, replace(attempt, prompt=prompt), rng, trace=trace.decoding if trace is not None else None)
+        task = DecodingTask(
+            model, replace(attempt, prompt=prompt), rng, trace=trace.decoding if trace is not None else None
+        )
         results |= zip(todo, task.run(features, [languages[i] for i in todo]))
         if trace is not None:
             for i in todo:
@@ -56,7 +58,12 @@ def decode_with_fallback(
 
 
 def segments_from_result(
-    result: DecodingResult, seek: int, n_frames: int, tokenizer: Tokenizer, n_audio_ctx: int, options: TranscriptionOptions
+    result: DecodingResult,
+    seek: int,
+    n_frames: int,
+    tokenizer: Tokenizer,
+    n_audio_ctx: int,
+    options: TranscriptionOptions,
 ) -> tuple[list[Segment], int]:
     """Make the segments of a window from its decoding result.
 

@@ -117,7 +117,9 @@ def naming(step: str) -> Iterator[None]:
         raise DataflowError(f"step {step!r}: {error}") from error.__cause__
 
 
-def evaluate(dataflow: Dataflow, given: Arrays, compute: Callable[[str, list[np.ndarray]], np.ndarray]) -> dict[str, np.ndarray]:
+def evaluate(
+    dataflow: Dataflow, given: Arrays, compute: Callable[[str, list[np.ndarray]], np.ndarray]
+) -> dict[str, np.ndarray]:
     """All activations in order, each computed by `compute(op, inputs)` from those before it and from what is given.
 
     Raises DataflowError where an array is missing, or where an op can't be computed from arrays of these shapes.

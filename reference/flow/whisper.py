@@ -44,7 +44,9 @@ def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
             steps[name] = Step(op, (x, *(f"{kv}.half:{view}" for kv, _, view in (kv.partition(":") for kv in weights))))
         elif op in ("linear", "lm_head"):
             many_rows = name.startswith("encoder.") or CROSS_KV.search(name)
-            steps[name] = Step("linear_int8" if many_rows else "linear_scaled", (x, weights[0], _scale_of(weights[0]), *weights[1:]))
+            steps[name] = Step(
+                "linear_int8" if many_rows else "linear_scaled", (x, weights[0], _scale_of(weights[0]), *weights[1:])
+            )
             if CROSS_KV.search(name):
                 steps[f"{name}.half"] = Step("half", (name,))
         elif op == "token_embedding":
@@ -59,7 +61,10 @@ def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[st
     if LM_HEAD not in weights or "decoder.logits" not in flow:
         return flow
     op, sources = flow["decoder.logits"]
-    return {**flow, "decoder.logits": Step(op, tuple(source.replace("token_embedding", "proj_out") for source in sources))}
+    return {
+        **flow,
+        "decoder.logits": Step(op, tuple(source.replace("token_embedding", "proj_out") for source in sources)),
+    }
 
 
 def _scale_of(weight: str) -> str:

@@ -146,5 +146,7 @@ def renew(model: str, check: bool) -> Iterator[str]:
 def _document(kept: dict[str, Any]) -> str:
     """A line for each activation, so that a change shows where it is."""
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in kept["activations"].items())
-    rest = json.dumps({name: value for name, value in kept.items() if name != "activations"}, ensure_ascii=False, indent=1)
+    rest = json.dumps(
+        {name: value for name, value in kept.items() if name != "activations"}, ensure_ascii=False, indent=1
+    )
     return f'{rest[:-2]},\n "activations": {{\n{lines}\n }}\n}}\n'

@@ -26,7 +26,9 @@ class GoldenOp:
 
 def make_op(name: str) -> GoldenOp:
     """Ask the NumPy definition."""
-    sizes = sized(name, 4, batch=2, n_head=2, n=3, n_frames=5, n_kv=5, n_out=3, n_vocab=6, n_mlp=5, n_ctx=6, n_samples=320)
+    sizes = sized(
+        name, 4, batch=2, n_head=2, n=3, n_frames=5, n_kv=5, n_out=3, n_vocab=6, n_mlp=5, n_ctx=6, n_samples=320
+    )
     arrays = Example(name, "float32", sizes).arrays()
     # Multiples of 1/8 below 4 are exact in eight significant bits, and their sums in few more. Scales, which are small, have more.
     steps = [2**14 if spec.values == ("scales",) else 8 for spec in TABLE[name].inputs.values()]
@@ -34,7 +36,9 @@ def make_op(name: str) -> GoldenOp:
         a if a.dtype.kind == "i" else np.where(np.isfinite(a), np.clip(np.round(step * a) / step, -4, 4), a)
         for a, step in zip(arrays, steps)
     ]
-    return GoldenOp(inputs, np.asarray(TABLE[name].define(*(a if a.dtype.kind == "i" else a.astype(np.float64) for a in inputs))))
+    return GoldenOp(
+        inputs, np.asarray(TABLE[name].define(*(a if a.dtype.kind == "i" else a.astype(np.float64) for a in inputs)))
+    )
 
 
 def recall_op(name: str) -> GoldenOp:
@@ -89,6 +93,8 @@ def change_of(name: str, golden: GoldenOp) -> str:
 
 def _op_document(name: str, golden: GoldenOp) -> str:
     numbers = (array.tolist() if array.size <= MAX_NUMBERS else _digest(array) for array in golden.inputs)
-    inputs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(kept)}" for key, kept in zip(TABLE[name].inputs, numbers, strict=True))
+    inputs = ",\n".join(
+        f"  {json.dumps(key)}: {json.dumps(kept)}" for key, kept in zip(TABLE[name].inputs, numbers, strict=True)
+    )
     by = f"nox -s golden, by reference.numerics.definitions in float64, with numpy {version('numpy')} and scipy {version('scipy')}"
     return f'{{\n "written_by": "{by}",\n "inputs": {{\n{inputs}\n }},\n "output": {json.dumps(golden.output.tolist())}\n}}\n'

@@ -25,7 +25,10 @@ DIGITS = 10  # of those that are made up, which are digits
 
 CLIP_OPTIONS: list[dict[str, Any]] = [
     {},
-    {"min_silence_duration_ms": 160, "max_speech_duration_s": 30},  # faster-whisper's own when it goes through a recording by batches
+    {
+        "min_silence_duration_ms": 160,
+        "max_speech_duration_s": 30,
+    },  # faster-whisper's own when it goes through a recording by batches
     {"min_silence_duration_ms": 100, "speech_pad_ms": 30, "min_speech_duration_ms": 250, "max_speech_duration_s": 5},
     {"threshold": 0.7, "neg_threshold": 0.25, "min_silence_duration_ms": 0, "speech_pad_ms": 0},
 ]
@@ -56,9 +59,7 @@ def write_weights(source: Path) -> None:
     names |= {f"rnn.{name}": f"decoder.rnn.{name}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
     names |= {f"decoder.{kind}": f"decoder.decoder.2.{kind}" for kind in ("weight", "bias")}
     kept = {ours: weights[f"_model.{theirs}"].squeeze().contiguous().numpy() for ours, theirs in names.items()}
-    written_by = (
-        "python -m reference.golden.silence weights, from silero_vad.jit of silero-vad 6.0.0, https://github.com/snakers4/silero-vad"
-    )
+    written_by = "python -m reference.golden.silence weights, from silero_vad.jit of silero-vad 6.0.0, https://github.com/snakers4/silero-vad"
     save_file(kept, WEIGHTS, metadata={"written_by": written_by, "license": LICENCE})
     WEIGHTS.chmod(0o644)
 
@@ -72,10 +73,14 @@ def write_answers() -> None:
         probabilities = vad.get_vad_model()(np.pad(samples, (0, WINDOW - len(samples) % WINDOW))).ravel()
         clips[name] = {"probabilities": np.rint(probabilities * SCALE).astype(int).tolist(), "answers": parts}
     made_up = list(_made_up(np.random.default_rng(0), 300))
-    text = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(answer, separators=(',', ':'))}" for name, answer in clips.items())
+    text = ",\n  ".join(
+        f"{json.dumps(name)}: {json.dumps(answer, separators=(',', ':'))}" for name, answer in clips.items()
+    )
     others = ",\n  ".join(json.dumps(answer, separators=(",", ":")) for answer in made_up)
     written_by = f"python -m reference.golden.silence answers, with faster-whisper {version('faster-whisper')}"
-    ANSWERS.write_text(f'{{\n "written_by": "{written_by}",\n "clips": {{\n  {text}\n }},\n "made_up": [\n  {others}\n ]\n}}\n')
+    ANSWERS.write_text(
+        f'{{\n "written_by": "{written_by}",\n "clips": {{\n  {text}\n }},\n "made_up": [\n  {others}\n ]\n}}\n'
+    )
 
 
 def _made_up(rng: np.random.Generator, n: int) -> Iterator[dict[str, Any]]:

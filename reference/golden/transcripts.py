@@ -48,11 +48,16 @@ def transcript_cases() -> dict[str, TranscriptCase]:
     ]
     joined = ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world") * 5
     cases += [
-        TranscriptCase(f"joined {name}", "tiny.en", joined, {"condition_on_previous_text": condition, "temperature": 0.0})
+        TranscriptCase(
+            f"joined {name}", "tiny.en", joined, {"condition_on_previous_text": condition, "temperature": 0.0}
+        )
         for name, condition in (("conditioned", True), ("unconditioned", False))
     ]
     beams = {"beam_size": 5, "word_timestamps": True, "temperature": 0.0}
-    cases += [TranscriptCase("joined beams", "tiny.en", joined, beams), TranscriptCase("beams in French", "base", ("fr/pangrama",), beams)]
+    cases += [
+        TranscriptCase("joined beams", "tiny.en", joined, beams),
+        TranscriptCase("beams in French", "base", ("fr/pangrama",), beams),
+    ]
     return {case.name: case for case in cases}
 
 
@@ -81,7 +86,11 @@ def renew(check: bool) -> list[str]:
 
 
 def _asked(case: TranscriptCase) -> dict[str, Any]:
-    return {"model": case.model, "options": case.options, "samples_sha256": hashlib.sha256(case.samples.tobytes()).hexdigest()}
+    return {
+        "model": case.model,
+        "options": case.options,
+        "samples_sha256": hashlib.sha256(case.samples.tobytes()).hexdigest(),
+    }
 
 
 def _entry(case: TranscriptCase, answer: Transcription) -> str:

@@ -57,7 +57,9 @@ def capture_max(model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], fo
     return found | _joined(calls)
 
 
-def capture_max_and_input(model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
+def capture_max_and_input(
+    model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]
+) -> Activations:
     """`capture_max`, and under `log_mel` what the encoder's graph was really given; not where PyTorch stands in the graph's place."""
     if not isinstance(model, maxwhisper.Whisper):
         return capture_max(model, mel, prompt, forced)
@@ -74,7 +76,9 @@ def capture_max_and_input(model: CapturedModel, mel: np.ndarray, prompt: Sequenc
         model.runtime.graphs = graphs
 
 
-def capture_openai(model: whisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
+def capture_openai(
+    model: whisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]
+) -> Activations:
     """The same of OpenAI Whisper, in the model's dtype. Where it uses PyTorch's fused attention there are no scores and no weights."""
     with torch.no_grad(), watched(model) as found:
         features = model.embed_audio(torch.from_numpy(mel)[None].to(model.encoder.conv1.weight.dtype))
@@ -103,7 +107,9 @@ def _join(name: str, parts: list[np.ndarray]) -> np.ndarray:
         n_kv = parts[-1].shape[-1]
         unseen = -np.inf if name.endswith(".scores") else 0.0
         widths = [[(0, 0)] * 3 + [(0, n_kv - part.shape[-1])] for part in parts]
-        return np.concatenate([np.pad(part, width, constant_values=unseen) for part, width in zip(parts, widths)], axis=2)
+        return np.concatenate(
+            [np.pad(part, width, constant_values=unseen) for part, width in zip(parts, widths)], axis=2
+        )
     return np.concatenate(parts, axis=1)
 
 

@@ -18,7 +18,9 @@ class NumpyWhisper:
 
     def encoder(self, log_mel: np.ndarray) -> np.ndarray:
         """log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state]."""
-        return self.evaluate(whisper_flow.encoder(self.dims, fused=True), {"log_mel": log_mel.astype(np.float64)})["encoder.ln_post"]
+        return self.evaluate(whisper_flow.encoder(self.dims, fused=True), {"log_mel": log_mel.astype(np.float64)})[
+            "encoder.ln_post"
+        ]
 
     def decoder(self, tokens: np.ndarray, audio_features: np.ndarray) -> np.ndarray:
         """tokens [n_batch, n] and their audio's features to logits [n_batch, n, n_vocab]."""

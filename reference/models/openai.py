@@ -24,7 +24,9 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     torch.backends.cuda.matmul.allow_tf32 = False
     MultiHeadAttention.use_sdpa = True
     dims = whisper.model.ModelDimensions(**vars(checkpoint.dims))
-    model = _build(dims, {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()})
+    model = _build(
+        dims, {name: torch.from_numpy(array.astype(np.float32)) for name, array in checkpoint.weights.items()}
+    )
     heads = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
     heads[tuple(zip(*checkpoint.alignment_heads))] = True
     model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
@@ -32,7 +34,15 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
 
 
 # What reads the channels of the residual stream, and what writes them, at either end of the names.
-_READ_CHANNELS = ("query.weight", "key.weight", "value.weight", "mlp.0.weight", "positional_embedding", "token_embedding.weight", LM_HEAD)
+_READ_CHANNELS = (
+    "query.weight",
+    "key.weight",
+    "value.weight",
+    "mlp.0.weight",
+    "positional_embedding",
+    "token_embedding.weight",
+    LM_HEAD,
+)
 _WRITE_CHANNELS = ("out.weight", "out.bias", "mlp.2.weight", "mlp.2.bias", "conv2.weight", "conv2.bias")
 _LAYER_NORMS = ("ln.weight", "ln.bias", "ln_post.weight", "ln_post.bias")
 

@@ -60,7 +60,9 @@ class Roundings:
         single = DTYPES["float32"]
         u = unit_roundoff(single)
         # What becomes whole was divided by a scale, which had been rounded, too.
-        return Roundings(u, unit_roundoff(store or single), unit_roundoff(dtype), 3 * u, flushed_below(dtype), FUNCTIONS[device])
+        return Roundings(
+            u, unit_roundoff(store or single), unit_roundoff(dtype), 3 * u, flushed_below(dtype), FUNCTIONS[device]
+        )
 
     @staticmethod
     def in_float64() -> "Roundings":
@@ -99,7 +101,9 @@ class Approx:
         """After one rounding to nearest: |fl(a) - a| <= u |a|, or `tiny` below the normal range."""
         magnitude = np.abs(self.value)
         return Approx(
-            self.value, self.worst + u * (magnitude + self.worst) + tiny, np.hypot(self.typical, u * magnitude / np.sqrt(3)) + tiny / 2
+            self.value,
+            self.worst + u * (magnitude + self.worst) + tiny,
+            np.hypot(self.typical, u * magnitude / np.sqrt(3)) + tiny / 2,
         )
 
     def __add__(self, other: "Approx") -> "Approx":
@@ -169,7 +173,11 @@ def matmul(a: Approx, b: Approx, u: float) -> Approx:
     """
     value = a.value @ b.value
     magnitude_a, magnitude_b = np.abs(a.value), np.abs(b.value)
-    n = a.value.shape[-1] if a.value.all() and b.value.all() else (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
+    n = (
+        a.value.shape[-1]
+        if a.value.all() and b.value.all()
+        else (a.value != 0).astype(np.float64) @ (b.value != 0).astype(np.float64)
+    )
     inherited = _product(a.worst, magnitude_b + b.worst) + _product(magnitude_a, b.worst)
     total = magnitude_a @ magnitude_b
     worst = inherited + gamma(n, u) * (total + inherited) + n * SINGLE_TINY

@@ -58,7 +58,9 @@ class Verdict:
 
     def __str__(self) -> str:
         gates = f"{self.worst_case_ratio:.3g} of the worst-case bound, {self.rms_ratio:.3g} of the statistical one"
-        return "; ".join([*self.failures, gates, *([str(self.worst)] if self.worst else [])]) if self.failures else gates
+        return (
+            "; ".join([*self.failures, gates, *([str(self.worst)] if self.worst else [])]) if self.failures else gates
+        )
 
 
 def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndarray | None = None) -> Verdict:
@@ -75,7 +77,10 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
     if actual.size == 0:
         return Verdict(0, ["nothing was compared"])
 
-    computed, worst, typical = actual.astype(np.float64), *(np.broadcast_to(b, truth.shape) for b in (expected.worst, expected.typical))
+    computed, worst, typical = (
+        actual.astype(np.float64),
+        *(np.broadcast_to(b, truth.shape) for b in (expected.worst, expected.typical)),
+    )
     finite = np.isfinite(truth)
     if not ((worst >= 0) & (typical >= 0))[finite].all():
         return Verdict(truth.size, ["the bound itself is not a number"])
@@ -100,15 +105,21 @@ def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndar
         others = 0.0 if peer is None else _rms((peer.astype(np.float64)[rounded] - truth[rounded]) / typical[rounded])
         rms_ratio = own / (MAX_RMS * max(1.0, others if np.isfinite(others) else 1.0))
         if rms_ratio > 1:
-            failures.append(f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})")
+            failures.append(
+                f"root mean square of errors {own:.3g} times the typical one (the other implementation's {others:.3g})"
+            )
         if (channel := _worst_channel(computed, truth, typical, rounded, peer)) is not None:
             place, rms, allowed = channel
             rms_ratio = max(rms_ratio, rms / allowed)
             if rms > allowed:
-                failures.append(f"root mean square of errors {rms:.3g} times the typical one at index {place} of the last axis")
+                failures.append(
+                    f"root mean square of errors {rms:.3g} times the typical one at index {place} of the last axis"
+                )
     extent = np.abs(truth[finite]).max(initial=0.0)
     n_vacuous = int((worst[finite] > extent).sum()) if extent else 0
-    return Verdict(truth.size, failures, float(ratio.flat[at]), float(rms_ratio), n_vacuous, _worst(at, computed, truth, worst))
+    return Verdict(
+        truth.size, failures, float(ratio.flat[at]), float(rms_ratio), n_vacuous, _worst(at, computed, truth, worst)
+    )
 
 
 def _worst_channel(

@@ -6,7 +6,16 @@ from typing import ClassVar
 import numpy as np
 
 from reference.numerics import definitions
-from reference.numerics.bounds import FUNCTION_ULPS, SINGLE_TINY, Approx, Roundings, exp_of_difference, gamma, matmul, whole
+from reference.numerics.bounds import (
+    FUNCTION_ULPS,
+    SINGLE_TINY,
+    Approx,
+    Roundings,
+    exp_of_difference,
+    gamma,
+    matmul,
+    whole,
+)
 from reference.numerics.dtypes import DTYPES
 from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 
@@ -28,14 +37,18 @@ def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
         result = Approx(value, worst, np.hypot(e.typical, value * total_typical) / np.where(has_any, total, 1))
         result = result.rounded(roundings.functions.quotient * u)
     nothing = np.full_like(value, np.nan)
-    return Approx(np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0))
+    return Approx(
+        np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0)
+    )
 
 
 class Softmax(Op, row="softmax"):
     """exp(x - max) / Σ exp(x - max). A row of nothing but -inf gives NaN, as in PyTorch; the bound is `softmax_bound`'s."""
 
     sensitivity_case = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
-    inputs = {"x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))}
+    inputs = {
+        "x": Input("batch n_head n n_kv", ("normal", "large", "tiny", "zeros", "integers", "constant", "some_infinite"))
+    }
     build = "ops.softmax"
     define = staticmethod(definitions.softmax)
     torch = "softmax"
@@ -53,9 +66,9 @@ KEYS = "batch n_head n_kv head_dim"
 def scores_bound(q: np.ndarray, k: np.ndarray, u: float) -> Approx:
     """q @ k.T / √head_dim: the scale is a function's result, its product with q rounded, the sum γ_n."""
     scale = 1 / np.sqrt(q.shape[-1])
-    scaled = (Approx.given(q) * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))).rounded(
-        u, SINGLE_TINY
-    )
+    scaled = (
+        Approx.given(q) * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))
+    ).rounded(u, SINGLE_TINY)
     return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u)
 
 
@@ -67,7 +80,9 @@ class AttentionScores(Op, row="attention_scores"):
     build = "ops.attention_scores"
     define = staticmethod(definitions.attention_scores)
     torch = "attention_scores"
-    dtypes = ("float32",)  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
+    dtypes = (
+        "float32",
+    )  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
     large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
@@ -109,7 +124,9 @@ class AttentionContext(Op, row="attention_context"):
         return product.rounded(roundings.output, roundings.tiny)
 
 
-def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0) -> Approx:
+def attention_bound(
+    roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0
+) -> Approx:
     """softmax(scores) @ v, whole or block by block (Dao et al., *FlashAttention*, 2022).
 
     A block's weights are rescaled by exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to the
@@ -144,7 +161,11 @@ def attention_bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.nd
 class Attention(Op, row="attention"):
     """Scaled dot-product attention without a mask, as the encoder uses it: `attention_bound`."""
 
-    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = (
+        "v",
+        {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3},
+        {"q": "zeros", "v": "one_hot"},
+    )
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),
@@ -165,7 +186,11 @@ class AttentionInt8(Op, row="attention_int8"):
     digits, two products and a division. A mean lies among what it averages, which caps the bound.
     """
 
-    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = (
+        "v",
+        {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5, "head_dim": 3},
+        {"q": "zeros", "v": "one_hot"},
+    )
     devices = ("cpu",)
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros")),
@@ -185,8 +210,12 @@ class AttentionInt8(Op, row="attention_int8"):
         products = matmul(whole(q, roundings), whole(k, roundings).transposed(), 0.0)
         units = q_unit * k_unit.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
         scores = (products * Approx.exact(units)).rounded(5 * u)
-        at = scores.value.argmax(-1, keepdims=True)  # the largest is off as well, and where others round to depends on it
-        top, off, typical = (np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical))
+        at = scores.value.argmax(
+            -1, keepdims=True
+        )  # the largest is off as well, and where others round to depends on it
+        top, off, typical = (
+            np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical)
+        )
         below = Approx(scores.value, scores.worst + off, np.hypot(scores.typical, typical))
         shares = exp_of_difference(below, top, roundings) * Approx.exact(np.asarray(65535.0))
         weights, values = shares.rounded(u).whole(), whole(v, roundings).transposed()
@@ -195,7 +224,9 @@ class AttentionInt8(Op, row="attention_int8"):
         typical = np.sqrt((weights.typical**2).sum(-1, keepdims=True))
         mean = sums.value / total
         worst = (np.abs(sums.value) + sums.worst) / np.maximum(total - off, 1) - np.abs(mean)
-        averaged = Approx(mean, worst, np.hypot(sums.typical, mean * typical) / total) * Approx.exact(v_unit.swapaxes(-1, -2))
+        averaged = Approx(mean, worst, np.hypot(sums.typical, mean * typical) / total) * Approx.exact(
+            v_unit.swapaxes(-1, -2)
+        )
         rounded = values.value * v_unit.swapaxes(-1, -2)
         hull = np.ptp(rounded, axis=-2, keepdims=True) + np.abs(rounded).max(-2, keepdims=True) / 127
         capped = Approx(averaged.value, np.minimum(averaged.worst, hull), np.minimum(averaged.typical, hull))
@@ -213,7 +244,8 @@ class FlashAttention(Attention, row="flash_attention"):
     """The same of bfloat16 by MAX's kernel for GPUs, `portable.flash_attention`, in the heads of tiny.en."""
 
     inputs = {
-        name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64")) for name, spec in Attention.inputs.items()
+        name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64"))
+        for name, spec in Attention.inputs.items()
     }
     build = "adapters.flash_attention"
     dtypes = ("bfloat16",)
@@ -225,7 +257,11 @@ class FlashAttention(Attention, row="flash_attention"):
 class MaskedAttention(Op, row="masked_attention"):
     """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
 
-    sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3}, {"q": "zeros", "v": "one_hot"})
+    sensitivity_case = (
+        "v",
+        {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3},
+        {"q": "zeros", "v": "one_hot"},
+    )
     inputs = {
         "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
         "k": Input(KEYS),

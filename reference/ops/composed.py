@@ -46,7 +46,11 @@ def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
 class Mlp(Composed, row="mlp"):
     """The second half of a block, `maxwhisper.engine.graphs.mlp`: layer norm, linear, GELU, linear, residual."""
 
-    sensitivity_case = ("x", {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5}, {"block.mlp.2.weight": "zeros", "block.mlp.2.bias": "zeros"})
+    sensitivity_case = (
+        "x",
+        {"batch": 1, "n": 2, "n_state": 3, "n_mlp": 5},
+        {"block.mlp.2.weight": "zeros", "block.mlp.2.bias": "zeros"},
+    )
     inputs = {"x": Input("batch n n_state")} | _weights(
         {
             "block.mlp_ln.weight": "n_state",
@@ -76,7 +80,9 @@ class ResidualBlock(Composed, row="residual_block"):
     """The first half of an encoder's block, `maxwhisper.engine.graphs.self_attention`. Attention is one fused op: no scores, no weights."""
 
     sensitivity_case = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
-    inputs = {"x": Input(f"batch n {STATE}")} | _weights({"block.attn_ln.weight": STATE, "block.attn_ln.bias": STATE, **PROJECTIONS})
+    inputs = {"x": Input(f"batch n {STATE}")} | _weights(
+        {"block.attn_ln.weight": STATE, "block.attn_ln.bias": STATE, **PROJECTIONS}
+    )
     build = "adapters.residual_block"
     parts = whisper_flow.self_attention("block", "x", N_HEAD, fused=True)
 
@@ -84,13 +90,19 @@ class ResidualBlock(Composed, row="residual_block"):
 class CrossAttentionBlock(Composed, row="cross_attention_block"):
     """`graphs.cross_attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
 
-    sensitivity_case = ("block.cross_attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3}, {"block.cross_attn.out.weight": "zeros"})
+    sensitivity_case = (
+        "block.cross_attn.out.bias",
+        {"batch": 1, "n": 2, "n_kv": 3},
+        {"block.cross_attn.out.weight": "zeros"},
+    )
     inputs = {"x": Input(f"batch n {STATE}"), "xa": Input(f"batch n_kv {STATE}")} | _weights(
         {"block.cross_attn_ln.weight": STATE, "block.cross_attn_ln.bias": STATE}
         | {name.replace(".attn.", ".cross_attn."): shape for name, shape in PROJECTIONS.items()}
     )
     build = "adapters.cross_attention_block"
-    parts = whisper_flow.keys_and_values("block.cross_attn", "xa") | whisper_flow.cross_attention("block", "x", N_HEAD, fused=True)
+    parts = whisper_flow.keys_and_values("block.cross_attn", "xa") | whisper_flow.cross_attention(
+        "block", "x", N_HEAD, fused=True
+    )
 
 
 class PositionEmbedding(Composed, row="position_embedding"):
@@ -112,7 +124,9 @@ class PositionEmbedding(Composed, row="position_embedding"):
 
 
 CACHES = {
-    "mask": Input("n n_kv", ("causal",), dtype="float32"),  # says how many tokens there are, and how many with those before
+    "mask": Input(
+        "n n_kv", ("causal",), dtype="float32"
+    ),  # says how many tokens there are, and how many with those before
     "k_cache": Input("batch n_head 448 head_dim", in_place=True),
     "v_cache": Input("batch n_head 448 head_dim", in_place=True),
     "slots": Input("batch 1 448", ("slots",), dtype="int64"),
@@ -161,10 +175,17 @@ def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
 class DecoderBlock(Composed, row="decoder_block"):
     """A whole block of the decoder, `maxwhisper.engine.graphs.decoder_block`, with its matrices in float16: on the CPU a kernel of ours."""
 
-    sensitivity_case = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.weight": "zeros"})
+    sensitivity_case = (
+        "block.attn.out.bias",
+        {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5},
+        {"block.attn.out.weight": "zeros"},
+    )
     inputs = {
         "x": Input(f"batch n {WIDE}"),
-        **{name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80")) for name, spec in CACHES.items()},
+        **{
+            name: replace(spec, shape=spec.shape.replace("n_head", str(N_HEAD)).replace("head_dim", "80"))
+            for name, spec in CACHES.items()
+        },
         **{name: Input(f"batch n_audio {WIDE}") for name in AUDIO},
         **_decoder_block_weights(("small",), "float16"),
     }
@@ -174,7 +195,9 @@ class DecoderBlock(Composed, row="decoder_block"):
         **whisper_flow.projections("block.attn", "block.attn_ln", "block.attn_ln"),
         "keys": Step("cached", ("k_cache", f"block.attn.key:{N_HEAD} heads", "slots", "mask")),
         "values": Step("cached", ("v_cache", f"block.attn.value:{N_HEAD} heads", "slots", "mask")),
-        f"block.attn.context:{N_HEAD} heads": Step("masked_attention", (f"block.attn.query:{N_HEAD} heads", "keys", "values", "mask")),
+        f"block.attn.context:{N_HEAD} heads": Step(
+            "masked_attention", (f"block.attn.query:{N_HEAD} heads", "keys", "values", "mask")
+        ),
         **whisper_flow.linear("block.attn.out", "block.attn.context"),
         "block.attn.residual": Step("residual", ("x", "block.attn.out")),
         **whisper_flow.cross_attention("block", "block.attn.residual", N_HEAD, fused=True),
@@ -192,4 +215,8 @@ class DecoderBlockInt8(DecoderBlock, row="decoder_block_int8"):
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | whisper_flow.int8(DecoderBlock.parts)
-    sensitivity_case = ("block.attn.out.bias", {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5}, {"block.attn.out.scale": "zeros"})
+    sensitivity_case = (
+        "block.attn.out.bias",
+        {"batch": 1, "n": 2, "n_kv": 3, "n_audio": 5},
+        {"block.attn.out.scale": "zeros"},
+    )

@@ -42,7 +42,11 @@ def apart(a: np.ndarray, b: np.ndarray, limit: np.ndarray) -> float:
     if a.shape != b.shape or not same_non_finite(a, b).all():
         return np.inf
     difference = np.abs(np.subtract(a, b, out=np.zeros(a.shape), where=np.isfinite(a)))
-    return float(np.max(np.divide(difference, 2 * limit, out=np.where(difference > 0, np.inf, 0.0), where=limit > 0), initial=0.0))
+    return float(
+        np.max(
+            np.divide(difference, 2 * limit, out=np.where(difference > 0, np.inf, 0.0), where=limit > 0), initial=0.0
+        )
+    )
 
 
 def apart_in_situ(flow: Dataflow, known: Arrays) -> Iterator[tuple[str, float]]:

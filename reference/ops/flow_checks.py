@@ -9,7 +9,9 @@ from reference.flow.dataflow import Arrays, Dataflow, DataflowError, Step, check
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
 
-OPS: Mapping[str, type[Op]] = {name: op for name, op in TABLE.items() if not issubclass(op, Composed)}  # of which a step can be one
+OPS: Mapping[str, type[Op]] = {
+    name: op for name, op in TABLE.items() if not issubclass(op, Composed)
+}  # of which a step can be one
 
 
 def check_flow(flow: Dataflow, given: Arrays) -> None:
@@ -34,7 +36,9 @@ def check_flow(flow: Dataflow, given: Arrays) -> None:
         known.add(parse(name).name)
 
 
-def check_activations(flow: Dataflow, given: Arrays, activations: Arrays, exact: Arrays, only: Collection[str] | None) -> None:
+def check_activations(
+    flow: Dataflow, given: Arrays, activations: Arrays, exact: Arrays, only: Collection[str] | None
+) -> None:
     """Raise DataflowError where what is to be compared, or what it was computed from, is missing. As `compare_activations`."""
     check_arrays(activations)
     keys = _keys(flow)
@@ -95,7 +99,9 @@ def _check_order(source: str, name: str, flow: Dataflow, known: Container[str]) 
         return
     if way := _way(base, parse(name).name, flow):
         raise DataflowError(f"a cycle, {' ← '.join([parse(name).name, *way])}")
-    raise DataflowError(f"{base!r} is computed by a later step, {keys[base]!r}; write steps in the order in which they are computed")
+    raise DataflowError(
+        f"{base!r} is computed by a later step, {keys[base]!r}; write steps in the order in which they are computed"
+    )
 
 
 def _keys(flow: Dataflow) -> dict[str, str]:

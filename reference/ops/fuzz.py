@@ -106,7 +106,9 @@ def _settings(n_examples: int, derandomize: bool) -> settings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fuzz every row, print a table, and return 0 where all stay inside their bounds, else 1."""
     parser = argparse.ArgumentParser(prog="nox -s fuzz --", description=__doc__)
-    parser.add_argument("--examples", type=int, default=500, metavar="N", help="for each op and dtype (default: %(default)s)")
+    parser.add_argument(
+        "--examples", type=int, default=500, metavar="N", help="for each op and dtype (default: %(default)s)"
+    )
     parser.add_argument("--op", action="append", help="only this op; may be repeated")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args(argv)
@@ -141,7 +143,9 @@ def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
         table.add_row(name, dtype, str(tally.n_examples), *(f"{one.ratio:.3f}" for one in closest), _where(tally))
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
-    console.print("Shares of the bounds, at most 1. worst case: the largest error; rms: the root mean square of errors.")
+    console.print(
+        "Shares of the bounds, at most 1. worst case: the largest error; rms: the root mean square of errors."
+    )
     for failure in failures:
         console.print(f"\n{failure}", markup=False)
     return 1 if failures else 0

@@ -55,7 +55,12 @@ def judge_alone(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.n
 
 
 def judge(
-    op: type[Op], dtype: str, inputs: list[np.ndarray], results: list[np.ndarray], exact: bool = False, device: str = "cpu"
+    op: type[Op],
+    dtype: str,
+    inputs: list[np.ndarray],
+    results: list[np.ndarray],
+    exact: bool = False,
+    device: str = "cpu",
 ) -> Judged:
     """Judge an op's result. A composed op is judged part by part and the verdicts are merged: the failure reported is the first
     failing part's, `expected` the last part's.
@@ -72,7 +77,11 @@ def judge(
 
 
 def judge_each(
-    flow: Dataflow, known: Arrays, dtype: str = "float32", verdict: Callable[..., Judged] = judge_with_pytorch, device: str = "cpu"
+    flow: Dataflow,
+    known: Arrays,
+    dtype: str = "float32",
+    verdict: Callable[..., Judged] = judge_with_pytorch,
+    device: str = "cpu",
 ) -> Iterator[tuple[str, Judged]]:
     """Judge in situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
 
@@ -89,11 +98,17 @@ def judge_each(
         try:
             inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
             heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
-            judge_it = partial(_judge_heads, verdict) if len(heads) == 1 and result.ndim == 4 and result.size > LARGE else verdict
+            judge_it = (
+                partial(_judge_heads, verdict)
+                if len(heads) == 1 and result.ndim == 4 and result.size > LARGE
+                else verdict
+            )
             judged = judge_it(TABLE[op], dtype, inputs, result, device=device)
         except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
             shapes = ", ".join(str(list(known[parse(source).name].shape)) for source in sources)
-            failed = Verdict(known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf)
+            failed = Verdict(
+                known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf
+            )
             judged = Judged(failed, failed, None)
         yield base, judged
 
@@ -108,7 +123,13 @@ def _judge_heads(
 
     def judge_head(head: int) -> Judged:
         here = slice(head, head + 1)
-        return verdict(op, dtype, [array[:, here] if array.ndim == 4 else array for array in inputs], result[:, here], device=device)
+        return verdict(
+            op,
+            dtype,
+            [array[:, here] if array.ndim == 4 else array for array in inputs],
+            result[:, here],
+            device=device,
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
         judged = list(pool.map(judge_head, range(result.shape[1])))
@@ -142,7 +163,9 @@ def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool =
     """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
     roundings = op.roundings(dtype, device)
     with np.errstate(invalid="ignore", over="ignore"):
-        expected = op.bound(roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs))
+        expected = op.bound(
+            roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs)
+        )
         if exact and roundings.store == roundings.accumulate:
             return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))
     return expected

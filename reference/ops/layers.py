@@ -45,7 +45,9 @@ class LayerNorm(Op, row="layer_norm"):
 
         def inverse_root(error: np.ndarray) -> np.ndarray:
             lowest = np.maximum(variance - error, 0) + definitions.LAYER_NORM_EPSILON
-            return np.maximum(1 / np.sqrt(lowest) - 1 / np.sqrt(stable), 1 / np.sqrt(stable) - 1 / np.sqrt(stable + error))
+            return np.maximum(
+                1 / np.sqrt(lowest) - 1 / np.sqrt(stable), 1 / np.sqrt(stable) - 1 / np.sqrt(stable + error)
+            )
 
         root = Approx(1 / np.sqrt(stable), inverse_root(variance_error), inverse_root(variance_typical)).rounded(3 * u)
         difference = Approx(centred, mean_error, mean_typical).rounded(u)
@@ -57,7 +59,11 @@ class Linear(Op, row="linear"):
     """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them."""
 
     sensitivity_case = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
-    inputs = {"x": Input("batch n n_in", SUMMANDS), "weight": Input("n_out n_in", FACTORS), "bias": Input("n_out", ("normal", "integers"))}
+    inputs = {
+        "x": Input("batch n n_in", SUMMANDS),
+        "weight": Input("n_out n_in", FACTORS),
+        "bias": Input("n_out", ("normal", "integers")),
+    }
     build = "ops.linear"
     define = staticmethod(definitions.linear)
     torch = "linear"
@@ -107,7 +113,11 @@ class LinearScaled(Op, row="linear_scaled"):
 
     sensitivity_case = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
     devices = ("cpu",)
-    inputs = {"x": Input("n n_in", SUMMANDS), "weight": Input("n_out n_in", ("whole",), dtype="int8"), "scale": Input("n_out", ("scales",))}
+    inputs = {
+        "x": Input("n n_in", SUMMANDS),
+        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "scale": Input("n_out", ("scales",)),
+    }
     build = "ops.lm_head"
     define = staticmethod(definitions.linear_scaled)
     torch = "linear_scaled"
@@ -115,7 +125,9 @@ class LinearScaled(Op, row="linear_scaled"):
     large_shape = {"n": 1, "n_out": 3000, "n_in": 384}
 
     @staticmethod
-    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
+    def bound(
+        roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0
+    ) -> Approx:
         u = roundings.accumulate
         product = matmul(Approx.given(x), Approx.exact(weight.T.astype(np.float64)), u) * Approx.exact(scale)
         return (product.rounded(2 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
@@ -143,7 +155,9 @@ class LinearInt8(Op, row="linear_int8"):
     large_shape = {"batch": 1, "n": 7, "n_in": 1536, "n_out": 200}
 
     @staticmethod
-    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0) -> Approx:
+    def bound(
+        roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0
+    ) -> Approx:
         u = roundings.accumulate
         numbers, unit = definitions.rounded_rows(x)
         exact = matmul(whole(numbers, roundings), Approx.exact(weight.T.astype(np.float64)), 0.0)
@@ -206,7 +220,11 @@ class Conv1dStride1(Conv1d, row="conv1d_stride1"):
 class Conv1dStride2(Conv1d, row="conv1d_stride2"):
     """As `Conv1d`, every second frame."""
 
-    sensitivity_case = ("weight", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"weight": "one_hot", "bias": "zeros"})
+    sensitivity_case = (
+        "weight",
+        {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2},
+        {"weight": "one_hot", "bias": "zeros"},
+    )
     stride = 2
     build = "adapters.conv1d_stride2"
     define = staticmethod(functools.partial(definitions.conv1d, stride=2))
@@ -222,11 +240,15 @@ class TokenEmbedding(Op, row="token_embedding"):
         "weight": Input("n_vocab n_state", ("normal", "tiny")),
     }
     build = "ops.token_embedding"
-    define = staticmethod(lambda tokens, weight, scale=1.0: weight[tokens] * np.broadcast_to(scale, len(weight))[tokens][..., None])
+    define = staticmethod(
+        lambda tokens, weight, scale=1.0: weight[tokens] * np.broadcast_to(scale, len(weight))[tokens][..., None]
+    )
     torch = "token_embedding"
 
     @classmethod
-    def bound(cls, roundings: Roundings, tokens: np.ndarray, weight: np.ndarray, scale: np.ndarray | None = None) -> Approx:
+    def bound(
+        cls, roundings: Roundings, tokens: np.ndarray, weight: np.ndarray, scale: np.ndarray | None = None
+    ) -> Approx:
         if scale is None:
             return Approx.exact(weight[tokens])
         return Approx.exact(cls.define(tokens, weight, scale)).rounded(roundings.accumulate)
@@ -236,7 +258,10 @@ class Residual(Op, row="residual"):
     """x + y, as positions and residuals are added: one rounding."""
 
     sensitivity_case = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
-    inputs = {"x": Input("batch n n_state", ("normal", "large", "tiny")), "y": Input("n n_state", ("normal", "integers", "zeros"))}
+    inputs = {
+        "x": Input("batch n n_state", ("normal", "large", "tiny")),
+        "y": Input("n n_state", ("normal", "integers", "zeros")),
+    }
     build = "adapters.residual"
     define = staticmethod(np.add)
     torch = "residual"
@@ -260,7 +285,11 @@ class Half(Op, row="half"):
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
         half, given = DTYPES["float16"], super().roundings(dtype, device)
-        return given if dtype == "float64" else replace(given, output=unit_roundoff(half), tiny=smallest_subnormal(half) / 2)
+        return (
+            given
+            if dtype == "float64"
+            else replace(given, output=unit_roundoff(half), tiny=smallest_subnormal(half) / 2)
+        )
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:

@@ -16,7 +16,9 @@ def bands_bound(magnitude: Approx, filters: np.ndarray, roundings: Roundings) ->
     floored = bands.through(lambda band: np.log10(np.maximum(band.T, 1e-10)))
     off = 2 * FUNCTION_ULPS * u * np.abs(floored.value) + roundings.functions.logarithm
     return Approx(
-        floored.value, floored.worst + off, np.hypot(floored.typical, u * np.abs(floored.value) + roundings.functions.logarithm / 2)
+        floored.value,
+        floored.worst + off,
+        np.hypot(floored.typical, u * np.abs(floored.value) + roundings.functions.logarithm / 2),
     )
 
 
@@ -35,7 +37,11 @@ class LogMel(Op, row="log_mel"):
 
     sensitivity_case = ("samples", {"n_samples": 400}, {"samples": "one_hot"})
     n_mels = 80
-    inputs = {"samples": Input("n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon"))}
+    inputs = {
+        "samples": Input(
+            "n_samples", ("normal", "large", "sparse", "one_hot", "constant", "zeros", "tiny", "near_epsilon")
+        )
+    }
     build = "adapters.log_mel"
     on_host = True
     torch = "log_mel"
@@ -57,7 +63,9 @@ class LogMel(Op, row="log_mel"):
         worst = np.sqrt(definitions.N_FFT) * (windowed * stages * (u + gamma(4, u) * (np.sqrt(2) + u)) + loud * 9 * u)
         typical = windowed * 0.6 * u * np.sqrt(stages) + loud * u
         if roundings.functions == FUNCTIONS["gpu"]:  # there it is `LogMelBands`
-            worst, typical = (np.maximum(*errors) for errors in zip((worst, typical), _products_bound(frames * definitions.HANN, u)))
+            worst, typical = (
+                np.maximum(*errors) for errors in zip((worst, typical), _products_bound(frames * definitions.HANN, u))
+            )
         log_mel = bands_bound(Approx(magnitude, worst, typical), filters, roundings)
         clamped = log_mel.maximum((log_mel.largest() + Approx.exact(np.asarray(-8.0))).rounded(u))
         return (clamped + Approx.exact(np.asarray(4.0))).rounded(u) * Approx.exact(np.asarray(0.25))

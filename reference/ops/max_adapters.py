@@ -86,7 +86,9 @@ def positions(mask: TensorValue) -> TensorValue:
     return max_ops.range(first, end, one, out_dim=n, dtype=DType.int64, device=mask.device)
 
 
-def cached(ops: Backend, cache: BufferValue, new: TensorValue, page_table: TensorValue, mask: TensorValue) -> TensorValue:
+def cached(
+    ops: Backend, cache: BufferValue, new: TensorValue, page_table: TensorValue, mask: TensorValue
+) -> TensorValue:
     """Cut off the positions of the cache that hold nothing yet."""
     return ops.append_to_cache(cache, new, page_table, positions(mask))[:, :, : mask.shape[1]]
 

@@ -74,7 +74,9 @@ class Op:
         if missing := [name for name in cls.required if not hasattr(cls, name)]:
             raise TypeError(f"row {row!r} lacks {', '.join(missing)}; see the fields of reference.ops.Op")
         if row in TABLE:
-            raise TypeError(f"there is a row {row!r} already, {TABLE[row].__qualname__}; give {cls.__qualname__} a name of its own")
+            raise TypeError(
+                f"there is a row {row!r} already, {TABLE[row].__qualname__}; give {cls.__qualname__} a name of its own"
+            )
         TABLE[row] = cls
 
     @classmethod

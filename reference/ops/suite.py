@@ -57,7 +57,9 @@ def _type(spec: Input, dtype: str, device: DeviceRef) -> TensorType | BufferType
 class Suite:
     """Rows compiled for a device."""
 
-    def __init__(self, device_name: str, rows: Mapping[str, type[Op]] = TABLE, dtypes: Iterable[str] = tuple(DTYPES)) -> None:
+    def __init__(
+        self, device_name: str, rows: Mapping[str, type[Op]] = TABLE, dtypes: Iterable[str] = tuple(DTYPES)
+    ) -> None:
         self.name = device_name
         self.rows = {name: op for name, op in rows.items() if device_name in op.devices}
         self.device = find_device(device_name)
@@ -74,7 +76,9 @@ class Suite:
         """All parts of a composed op, in order."""
         if self.rows[op].on_host:
             return [resolve(self.rows[op].build, self.ops)(*arrays)]
-        return self.execute(op, dtype, [to_max(array.copy(), self.device) for array in arrays])  # copies, for some are written to
+        return self.execute(
+            op, dtype, [to_max(array.copy(), self.device) for array in arrays]
+        )  # copies, for some are written to
 
     def execute(self, op: str, dtype: str, buffers: Iterable[Buffer]) -> list[np.ndarray]:
         """The same from MAX's own buffers, of which those that the op works on in place are changed."""
@@ -98,7 +102,9 @@ class Suite:
         To see that differences are found: MAX computes from `arrays` in place of the inputs, by the row `name` in place of the op.
         """
         given = example.arrays()
-        return self.judge(example, given, self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays))
+        return self.judge(
+            example, given, self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
+        )
 
     def judge(self, example: Example, given: list[np.ndarray], results: list[np.ndarray]) -> Judged:
         """The verdicts on all parts that an example's op returned for the example's inputs."""

@@ -32,12 +32,16 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return F.linear(x, weight.to(x.dtype), bias)
 
 
-def linear_scaled(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0) -> torch.Tensor:
+def linear_scaled(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """`F.linear` of int8 weights, dequantized afterwards."""
     return x @ weight.to(x.dtype).T * scale + bias
 
 
-def linear_int8(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0) -> torch.Tensor:
+def linear_int8(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | float = 0.0
+) -> torch.Tensor:
     """Quantize rows to int8 and sum exactly."""
     whole, unit = _quantized(x, -1)
     exact = whole.double() @ weight.T.double()

@@ -29,13 +29,27 @@ console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print a line for each activation, write the report; 0 where every recording is equal within rounding, else 1."""
     parser = argparse.ArgumentParser(prog="nox -s parity --", description=__doc__)
-    parser.add_argument("audio", nargs="*", help="recordings to compare on; by default, ten seconds of a person speaking English")
-    parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
     parser.add_argument(
-        "--windows", type=_positive, default=1, metavar="N", help="compare the activations of a recording's first N windows (%(default)s)"
+        "audio", nargs="*", help="recordings to compare on; by default, ten seconds of a person speaking English"
+    )
+    parser.add_argument(
+        "--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder"
+    )
+    parser.add_argument(
+        "--windows",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="compare the activations of a recording's first N windows (%(default)s)",
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
-    parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where parity.json and parity.html go (%(default)s)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=FOLDER,
+        metavar="FOLDER",
+        help="where parity.json and parity.html go (%(default)s)",
+    )
     args = parser.parse_args(argv)
     if hasattr(os, "sched_getaffinity"):
         set_num_threads(min(N_THREADS, len(os.sched_getaffinity(0))))  # as many as OpenAI Whisper has
@@ -80,7 +94,9 @@ def _progress(activations: Iterator[Compared], n: int) -> Iterator[Compared]:
         ratios = f"{verdict.worst_case_ratio:6.3f} {verdict.rms_ratio:6.3f} ({activation.pytorch.rms_ratio:.3f})"
         worst = "" if verdict.worst is None else f"worst {list(verdict.worst.index)} {verdict.worst.actual:.4g}"
         line = f"{activation.name:40} {'×'.join(map(str, activation.shape)):16} {ratios}  {worst}"
-        _say(activation.passes, line if activation.passes and not activation.rewritten else f"{line}\n      {activation}")
+        _say(
+            activation.passes, line if activation.passes and not activation.rewritten else f"{line}\n      {activation}"
+        )
         yield activation
 
 

@@ -72,7 +72,11 @@ class Compared:
     def __str__(self) -> str:
         if self.rewritten:
             return f"{self.name} ({self.op}): {self.rewritten}"
-        vacuous = "" if self.passes or not self.in_situ.passes else f"; {self.in_situ.n_vacuous} of {self.in_situ.n} bounds say nothing"
+        vacuous = (
+            ""
+            if self.passes or not self.in_situ.passes
+            else f"; {self.in_situ.n_vacuous} of {self.in_situ.n} bounds say nothing"
+        )
         looks = f"; it looks like {self.resembles}" if self.resembles else ""
         return f"{self.name} ({self.op}): {self.in_situ}{vacuous}{looks}"
 
@@ -118,7 +122,9 @@ def compare_activations(
     wanted = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
     for name, judged in judge_each(wanted, known, dtype, verdict, device):
         array, peers = activations[name], (peer or {}).get(name)
-        resembles, rewritten = ("", "") if judged.actual.passes else _explain(flow, keys[name], known, judged.expected, dtype)
+        resembles, rewritten = (
+            ("", "") if judged.actual.passes else _explain(flow, keys[name], known, judged.expected, dtype)
+        )
         yield Compared(
             name=name,
             op=flow[keys[name]].op,
@@ -158,7 +164,9 @@ def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
     exact = given.astype(np.float64)
     verdict, size = compare(array, Approx.exact(exact), array.dtype), rms(exact[np.isfinite(exact)])
     verdict = replace(verdict, failures=[f"not what was given: {failure}" for failure in verdict.failures])
-    return Compared(name, "given", array.shape, verdict, verdict, Error.of(array, exact), None, size, resemblance(array, exact))
+    return Compared(
+        name, "given", array.shape, verdict, verdict, Error.of(array, exact), None, size, resemblance(array, exact)
+    )
 
 
 def _explain(flow: Dataflow, key: str, known: Arrays, expected: Approx | None, dtype: str) -> tuple[str, str]:

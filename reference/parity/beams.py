@@ -12,7 +12,9 @@ from maxwhisper.decoding import DecodingResult
 from maxwhisper.decoding.search import Candidate
 from maxwhisper.decoding.trace import DecodingStep
 
-CLOSE = 1e-4  # of sums: theirs are rounded to float32 when given, and when added to, which is 2 u of up to 500 (u = 6e-8)
+CLOSE = (
+    1e-4  # of sums: theirs are rounded to float32 when given, and when added to, which is 2 u of up to 500 (u = 6e-8)
+)
 
 
 class BeamWitness:

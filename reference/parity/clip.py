@@ -35,7 +35,9 @@ class Programs:
         self.judge: whisper.Whisper = load_openai(checkpoint)
         self.truth = NumpyWhisper(checkpoint)
         self._checkpoint, self._device = checkpoint, device
-        self.tokenizer = whisper.tokenizer.get_tokenizer(self.judge.is_multilingual, num_languages=self.judge.num_languages)
+        self.tokenizer = whisper.tokenizer.get_tokenizer(
+            self.judge.is_multilingual, num_languages=self.judge.num_languages
+        )
 
     @cached_property
     def instrumented(self) -> Whisper:
@@ -44,7 +46,9 @@ class Programs:
 
     def question(self, seen: transcripts.Window) -> Question:
         """What everybody is asked about a window that OpenAI Whisper has transcribed."""
-        return Question.about(np.asarray(seen.mel), seen.initial_tokens, seen.tokens, self.tokenizer, self.model.dims.n_text_ctx)
+        return Question.about(
+            np.asarray(seen.mel), seen.initial_tokens, seen.tokens, self.tokenizer, self.model.dims.n_text_ctx
+        )
 
 
 @dataclass
@@ -88,7 +92,9 @@ class ClipReport:
         if not self.clip.text:
             return None
         language = self.ours.result["language"]
-        normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in ("zh", "ja"))
+        normalize = (
+            EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in ("zh", "ja"))
+        )
         return float(jiwer.wer(normalize(self.clip.text), normalize(self.ours.result["text"])))
 
 
@@ -120,13 +126,19 @@ def compare_clip(
     report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, log_mel, device)]
     if not theirs.windows:
         report.before.append(
-            Stage("transcribe.window.0", False, f"{len(samples)} samples are too few to be transcribed: nothing was compared")
+            Stage(
+                "transcribe.window.0",
+                False,
+                f"{len(samples)} samples are too few to be transcribed: nothing was compared",
+            )
         )
     for index, seen in enumerate(theirs.windows[:n_windows]):
         question = programs.question(seen)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         activations = list(show(window.compare(), len(window.flow)))
-        attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(axis=0)
+        attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(
+            axis=0
+        )
         outputs = production_outputs(question, programs.model, window)
         report.windows.append(WindowReport(index, question, attention, activations, outputs))
     bound = stages.log_mel_bound(samples, programs.model.dims.n_mels, device)

@@ -21,7 +21,9 @@ SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="
 PACKAGES = ("max", "numpy", "torch", "openai-whisper")
 
 
-def document(clips: Sequence[ClipReport], unread: Mapping[str, str], model: str, checkpoint: Checkpoint, device: str) -> dict[str, Any]:
+def document(
+    clips: Sequence[ClipReport], unread: Mapping[str, str], model: str, checkpoint: Checkpoint, device: str
+) -> dict[str, Any]:
     """Everything that was found. unread: recordings that could not be compared, and why."""
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -59,7 +61,9 @@ def _clip(report: ClipReport) -> dict[str, Any]:
         "says": str(getattr(first, "says", first)) if first else "",
         "stages": [vars(stage) for stage in (*report.before, *report.after)],
         "token_difference": _token_difference(report.comparison.token_difference),
-        "activations": [{"window": w.index, **_activation(activation)} for w in report.windows for activation in w.activations],
+        "activations": [
+            {"window": w.index, **_activation(activation)} for w in report.windows for activation in w.activations
+        ],
         "outputs": [{"window": w.index, **_output(output)} for w in report.windows for output in w.outputs],
     }
 
@@ -85,7 +89,10 @@ def _activation(compared: Compared) -> dict[str, Any]:
             "error": _number(worst.error),
             "bound": _number(worst.bound),
         },
-        "pytorch": {"share": _number(compared.pytorch.worst_case_ratio), "sharp_share": _number(compared.pytorch.rms_ratio)},
+        "pytorch": {
+            "share": _number(compared.pytorch.worst_case_ratio),
+            "sharp_share": _number(compared.pytorch.rms_ratio),
+        },
         "size": _number(compared.size),
         "cumulative": {"max": _error(compared.error), "openai": compared.peer and _error(compared.peer)},
     }

@@ -39,7 +39,11 @@ def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **option
     def decode(mel: torch.Tensor, options: whisper.DecodingOptions) -> whisper.DecodingResult:
         task = whisper.decoding.DecodingTask(model, options)
         (result,) = task.run(mel[None])
-        windows.append(Window(list(task.initial_tokens), result.tokens, result.temperature, mel.numpy(), filters=task.logit_filters))
+        windows.append(
+            Window(
+                list(task.initial_tokens), result.tokens, result.temperature, mel.numpy(), filters=task.logit_filters
+            )
+        )
         return result
 
     with mock.patch.object(model, "decode", decode):
@@ -49,7 +53,9 @@ def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **option
 def time_words_with_max(model: SpeechModel, samples: np.ndarray, n_windows: int, **options: Any) -> list[TimedWindow]:
     """Keep how the words of a recording's first windows with text are timed."""
     recorder = Recorder(steps=False)
-    segments, _ = iter_segments_with(TranscriptionOptions.of(**options, word_timestamps=True), model, samples, trace=recorder)
+    segments, _ = iter_segments_with(
+        TranscriptionOptions.of(**options, word_timestamps=True), model, samples, trace=recorder
+    )
     while len(recorder.timed) < n_windows and next(segments, None):
         pass
     return recorder.timed

@@ -18,7 +18,11 @@ TEMPLATE = Path(__file__).parent / "page.html"
 def page(clips: Sequence[ClipReport], document: dict[str, Any], tokenizer: whisper.tokenizer.Tokenizer) -> str:
     """The whole page."""
     shown = [
-        {"data": data, "pictures": _pictures(clip, tokenizer), "texts": _marked(data["text"]["openai"], data["text"]["max"])}
+        {
+            "data": data,
+            "pictures": _pictures(clip, tokenizer),
+            "texts": _marked(data["text"]["openai"], data["text"]["max"]),
+        }
         for clip, data in zip(clips, document["clips"], strict=True)
     ]
     return render(TEMPLATE, document=document, clips=shown)

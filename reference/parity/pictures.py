@@ -17,11 +17,20 @@ def error_growth(activations: Sequence[Compared]) -> Picture:
 
     def paint(axes: Axes) -> None:
         x = np.arange(len(activations))
-        sides: dict[str, list[Error | None]] = {"MAX": [a.error for a in activations], "PyTorch": [a.peer for a in activations]}
+        sides: dict[str, list[Error | None]] = {
+            "MAX": [a.error for a in activations],
+            "PyTorch": [a.peer for a in activations],
+        }
         for name, errors in sides.items():
             relative = [e.rms / a.size if e and a.size and e.rms else np.nan for e, a in zip(errors, activations)]
             axes.plot(
-                x, relative, ".-", color=COLORS[name], label="OpenAI Whisper" if name == "PyTorch" else name, linewidth=1, markersize=4
+                x,
+                relative,
+                ".-",
+                color=COLORS[name],
+                label="OpenAI Whisper" if name == "PyTorch" else name,
+                linewidth=1,
+                markersize=4,
             )
         through_the_layers(axes, [a.name for a in activations], "error, relative (rms)")
 
@@ -49,7 +58,9 @@ def share_of_bounds(activations: Sequence[Compared]) -> Picture:
                 verdicts = [a.in_situ if name == "MAX" else a.pytorch for a in activations if a.op == op]
                 shares = [v.rms_ratio for v in verdicts]
                 label = name if i == 0 else None
-                axes.plot(shares, np.full(len(shares), i + 0.3 * side - 0.15), "|", color=color, markersize=9, label=label)
+                axes.plot(
+                    shares, np.full(len(shares), i + 0.3 * side - 0.15), "|", color=color, markersize=9, label=label
+                )
         axes.axvline(1, color="gray", linestyle="--", linewidth=1)
         axes.set_yticks(range(len(ops)), ops)
         axes.invert_yaxis()
@@ -67,7 +78,11 @@ def log_mel(mel: np.ndarray, seconds: float) -> Picture:
 
     def paint(axes: Axes) -> None:
         image = axes.imshow(
-            heard, aspect="auto", origin="lower", cmap="magma", extent=(0, heard.shape[1] / FRAMES_PER_SECOND, 0, len(heard))
+            heard,
+            aspect="auto",
+            origin="lower",
+            cmap="magma",
+            extent=(0, heard.shape[1] / FRAMES_PER_SECOND, 0, len(heard)),
         )
         axes.set_xlabel("seconds")
         axes.set_ylabel("mel band")
@@ -82,7 +97,12 @@ def cross_attention(weights: np.ndarray, labels: Sequence[str], seconds: float) 
 
     def paint(axes: Axes) -> None:
         end = heard.shape[1] / FRAMES_PER_SECOND * 2
-        axes.imshow(heard / heard.max(axis=1, keepdims=True), aspect="auto", cmap="viridis", extent=(0, end, len(heard) - 0.5, -0.5))
+        axes.imshow(
+            heard / heard.max(axis=1, keepdims=True),
+            aspect="auto",
+            cmap="viridis",
+            extent=(0, end, len(heard) - 0.5, -0.5),
+        )
         axes.set_yticks(range(len(labels)), labels, fontsize=7)
         axes.set_xlabel("seconds")
 

@@ -18,7 +18,10 @@ def resemblance(actual: np.ndarray, expected: np.ndarray, inputs: Mapping[str, n
         return f"shape {list(actual.shape)} instead of {list(expected.shape)}"
     both = np.isfinite(actual) & np.isfinite(expected)
     if not both.all():
-        return _where(np.isfinite(actual) != np.isfinite(expected)) or "not finite where float64 is, or the other way round"
+        return (
+            _where(np.isfinite(actual) != np.isfinite(expected))
+            or "not finite where float64 is, or the other way round"
+        )
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
     limit = ENOUGH * _norm(actual - expected)
 

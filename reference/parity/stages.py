@@ -46,7 +46,9 @@ def judge_samples(path: Path, samples: np.ndarray) -> Stage:
     except soundfile.LibsndfileError:
         return Stage(name, True, "libsndfile does not read this format, so nobody witnesses")
     if channels.shape[1] > 2:
-        return Stage(name, True, f"how {channels.shape[1]} channels are mixed down is FFmpeg's own way, so nobody witnesses")
+        return Stage(
+            name, True, f"how {channels.shape[1]} channels are mixed down is FFmpeg's own way, so nobody witnesses"
+        )
     witness = librosa.resample(channels, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_vhq", axis=0)
     if abs(len(samples) - len(witness)) > SAMPLE_RATE // 100:
         return Stage(name, False, f"{len(samples)} samples, but libsndfile reads {len(witness)}")
@@ -106,7 +108,9 @@ def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Sta
         if ours.allowed:
             wrong = np.unpackbits(ours.allowed[step], count=len(logits)) != (allowed[0] != -torch.inf).numpy()
             if wrong.any():
-                says = f"window {i}: {wrong.sum()} tokens are forbidden that OpenAI Whisper allows, or the other way round"
+                says = (
+                    f"window {i}: {wrong.sum()} tokens are forbidden that OpenAI Whisper allows, or the other way round"
+                )
                 yield Stage(f"decoding.step.{step}.allowed", False, f"{says}; {np.argmax(wrong)} is the first")
                 return
         chosen = int(allowed.argmax())
@@ -116,7 +120,9 @@ def _judge_steps(i: int, ours: Window, theirs: Window, eot: int) -> Iterator[Sta
             return
 
 
-def judge_windows(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
+def judge_windows(
+    ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float
+) -> Iterator[Stage]:
     """`transcribe.window.I.…`, where the two programs' ways through a recording part, and `transcribe.segments`, what they make of it;
     nothing where nothing differs.
     """
@@ -127,13 +133,19 @@ def judge_windows(ours: Transcription, theirs: Transcription, comparison: Compar
         yield Stage("transcribe.segments", comparison.passes, "; ".join(comparison.differences))
 
 
-def _judge_ways(ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float) -> Iterator[Stage]:
+def _judge_ways(
+    ours: Transcription, theirs: Transcription, comparison: Comparison, log_mel_bound: float
+) -> Iterator[Stage]:
     for i, (a, b) in enumerate(zip_longest(ours.windows, theirs.windows)):
         here = f"transcribe.window.{i}"
         if a is None or b is None or a.mel is None or b.mel is None:
             yield Stage(f"{here}.seek", False, f"{len(ours.windows)} windows, OpenAI Whisper {len(theirs.windows)}")
         elif np.abs(a.mel - b.mel).max() > 2 * log_mel_bound:
-            yield Stage(f"{here}.log_mel", False, f"off by {np.abs(a.mel - b.mel).max():.3g} from the window that OpenAI Whisper looks at")
+            yield Stage(
+                f"{here}.log_mel",
+                False,
+                f"off by {np.abs(a.mel - b.mel).max():.3g} from the window that OpenAI Whisper looks at",
+            )
         elif a.initial_tokens != b.initial_tokens:
             yield Stage(f"{here}.prompt", False, f"{a.initial_tokens}, OpenAI Whisper {b.initial_tokens}")
         elif a.tokens != b.tokens:

@@ -82,7 +82,9 @@ class TokenDifference:
 
     def __str__(self) -> str:
         logits = "; ".join(f"{name} {ours:.7g} and {theirs:.7g}" for name, (ours, theirs) in self.logits.items())
-        chosen = f"window {self.window}, step {self.step}: MAX chose {self.token_max}, OpenAI Whisper {self.token_openai}"
+        chosen = (
+            f"window {self.window}, step {self.step}: MAX chose {self.token_max}, OpenAI Whisper {self.token_openai}"
+        )
         errors = f"logits off by up to {self.error_max:.2g} (MAX) and {self.error_openai:.2g}"
         return f"{chosen}; their logits: {logits}; margin in float64 {self.margin:.2g}, {errors}"
 
@@ -178,7 +180,9 @@ def _compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tupl
     return before, after
 
 
-def _far_apart(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], limits: Mapping[str, float]) -> Iterator[str]:
+def _far_apart(
+    what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], limits: Mapping[str, float]
+) -> Iterator[str]:
     for name, limit in limits.items():
         if not abs(ours[name] - theirs[name]) <= limit + 1e-9:
             yield f"{what} {name}: {ours[name]:.6f}, OpenAI {theirs[name]:.6f}"
@@ -213,7 +217,9 @@ def _first_token_difference(
     return None
 
 
-def _weigh(i: int, ours: Window, theirs: Window, model: SpeechModel, judge: whisper.Whisper, truth: NumpyWhisper) -> TokenDifference:
+def _weigh(
+    i: int, ours: Window, theirs: Window, model: SpeechModel, judge: whisper.Whisper, truth: NumpyWhisper
+) -> TokenDifference:
     assert theirs.mel is not None
     eot = whisper.tokenizer.get_tokenizer(judge.is_multilingual, num_languages=judge.num_languages).eot
     a, b = [*ours.tokens, eot], [*theirs.tokens, eot]

@@ -31,14 +31,18 @@ class Question:
     forced: Sequence[int]
 
     @staticmethod
-    def about(mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer, n_ctx: int) -> "Question":
+    def about(
+        mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer, n_ctx: int
+    ) -> "Question":
         """The tokens of a transcribed window, over again until there are enough; after some earlier text, be it made up.
 
         n_ctx: tokens that fit the decoder.
         """
         text = list(tokens) or list(initial_tokens)
         forced = (text * (N_FORCED // len(text) + 1))[: max(N_FORCED, len(text))]
-        earlier = [] if initial_tokens[0] == tokenizer.sot_prev else [tokenizer.sot_prev, *tokenizer.encode(EARLIER_TEXT)]
+        earlier = (
+            [] if initial_tokens[0] == tokenizer.sot_prev else [tokenizer.sot_prev, *tokenizer.encode(EARLIER_TEXT)]
+        )
         prompt = [*earlier, *initial_tokens]
         return Question(mel, prompt, forced[: n_ctx - len(prompt)])
 
@@ -68,7 +72,9 @@ class Output:
 class Window:
     """Everybody's answers to a question."""
 
-    def __init__(self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper) -> None:
+    def __init__(
+        self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper
+    ) -> None:
         self.question = question
         self.device = instrumented.device_name
         self.flow = whisper_flow.for_weights(whisper_flow.of_max(instrumented.dims), reference.weights)
@@ -92,7 +98,10 @@ def answers(question: Question, model: SpeechModel) -> Activations:
     """What a model's graphs return for a question: audio features, and the logits behind each token."""
     audio = model.embed_audio(question.mel)
     decoder = model.decoder(audio)
-    calls = [decoder.logits(np.array([[tokens]]))[:, 0] for tokens in (question.prompt, *([token] for token in question.forced))]
+    calls = [
+        decoder.logits(np.array([[tokens]]))[:, 0]
+        for tokens in (question.prompt, *([token] for token in question.forced))
+    ]
     return {"encoder.ln_post": audio.to_numpy(), "decoder.logits": np.concatenate(calls, axis=1)}
 
 

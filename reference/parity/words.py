@@ -45,8 +45,14 @@ def judge_words(timed: TimedWindow, openai: whisper.Whisper, truth: NumpyWhisper
     std, mean = torch.std_mean(torch.from_numpy(weights), dim=-2, keepdim=True, unbiased=False)
     wide = weights.astype(np.float64)
     exact_standard = (wide - wide.mean(axis=-2, keepdims=True)) / wide.std(axis=-2, keepdims=True)
-    ours, peer = (Error.of(array, exact_standard) for array in (standard, ((torch.from_numpy(weights) - mean) / std).numpy()))
-    yield Stage("words.standardized", ours.rms <= MAX_RATIO * peer.rms, f"rms error {ours.rms:.3g}, OpenAI Whisper's {peer.rms:.3g}")
+    ours, peer = (
+        Error.of(array, exact_standard) for array in (standard, ((torch.from_numpy(weights) - mean) / std).numpy())
+    )
+    yield Stage(
+        "words.standardized",
+        ours.rms <= MAX_RATIO * peer.rms,
+        f"rms error {ours.rms:.3g}, OpenAI Whisper's {peer.rms:.3g}",
+    )
 
     filtered = found.filtered
     same = np.array_equal(filtered, UPSTREAM.median_filter(torch.from_numpy(standard), 7).numpy())
@@ -54,8 +60,14 @@ def judge_words(timed: TimedWindow, openai: whisper.Whisper, truth: NumpyWhisper
 
     matrix, rows = found.matrix, slice(len(timed.tokenizer.sot_sequence), -1)
     mean_of_heads, size = (array.mean(axis=0, dtype=np.float64)[rows] for array in (filtered, np.abs(filtered)))
-    fits = matrix.shape == mean_of_heads.shape and bool((np.abs(matrix - mean_of_heads) <= len(filtered) * 2.0**-24 * size).all())
-    yield Stage("words.matrix", fits, "" if fits else "not the mean of the heads, of the tokens from the one before the text to its last")
+    fits = matrix.shape == mean_of_heads.shape and bool(
+        (np.abs(matrix - mean_of_heads) <= len(filtered) * 2.0**-24 * size).all()
+    )
+    yield Stage(
+        "words.matrix",
+        fits,
+        "" if fits else "not the mean of the heads, of the tokens from the one before the text to its last",
+    )
 
     same = np.array_equal(found.path, UPSTREAM.dtw(torch.from_numpy(-matrix)))
     yield Stage("words.path", same, "" if same else "not the cheapest way through the matrix")
@@ -69,7 +81,9 @@ def judge_words(timed: TimedWindow, openai: whisper.Whisper, truth: NumpyWhisper
     words, expected = [(w.word, w.start, w.end) for w in found.words], list(_times(timed, found.path))
     yield Stage("words.times", words == expected, "" if words == expected else f"{words}, OpenAI Whisper {expected}")
     if (given := timed.assignment) is not None:
-        expected_segments = assigned_by_openai(given.segments, given.alignment, given.eot, given.punctuations, given.last_speech_timestamp)
+        expected_segments = assigned_by_openai(
+            given.segments, given.alignment, given.eot, given.punctuations, given.last_speech_timestamp
+        )
         same = given.result == expected_segments
         yield Stage("words.segments", same, "" if same else f"{given.result}, OpenAI Whisper {expected_segments}")
 
@@ -97,7 +111,9 @@ def assigned_by_openai(
 def _exact_scores(timed: TimedWindow, openai: whisper.Whisper, truth: NumpyWhisper) -> np.ndarray:
     """In float64, of the heads that OpenAI Whisper takes: [n_heads, n, n_audio_ctx]."""
     flow = whisper_flow.cross_kv(truth.dims) | whisper_flow.decoder(truth.dims, fused=True)
-    known = truth.evaluate(flow, {"encoder.ln_post": timed.alignment.features.astype(np.float64), **decoder_inputs(timed.tokens)})
+    known = truth.evaluate(
+        flow, {"encoder.ln_post": timed.alignment.features.astype(np.float64), **decoder_inputs(timed.tokens)}
+    )
     head_dim = truth.dims.n_text_state // truth.dims.n_text_head
 
     def of(layer: int, head: int) -> np.ndarray:

@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     console.print(_table(outcomes))
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps([outcome.to_json() for outcome in outcomes], indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    REPORT.write_text(
+        json.dumps([outcome.to_json() for outcome in outcomes], indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     if args.readme:
         write_readme(outcomes)
     print(summary(outcomes))
@@ -46,15 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
-    table = Table("fault", "op", "in situ", "end to end", "blamed", "expected", "other words", "cosine", "let through by")
+    table = Table(
+        "fault", "op", "in situ", "end to end", "blamed", "expected", "other words", "cosine", "let through by"
+    )
     for outcome in outcomes:
         marks = [
-            "·" if caught is None else "caught" if caught else "-" for caught in (outcome.isolated, outcome.in_situ, outcome.end_to_end)
+            "·" if caught is None else "caught" if caught else "-"
+            for caught in (outcome.isolated, outcome.in_situ, outcome.end_to_end)
         ]
         cosine = f"{outcome.contrast.cosine:.6f}" if outcome.contrast else ""
         style = "" if outcome.is_as_expected else "bold red"
         words = f"{outcome.words:.0%}"
-        table.add_row(outcome.name, *marks, outcome.blamed, outcome.expected, words, cosine, ", ".join(outcome.let_through), style=style)
+        table.add_row(
+            outcome.name,
+            *marks,
+            outcome.blamed,
+            outcome.expected,
+            words,
+            cosine,
+            ", ".join(outcome.let_through),
+            style=style,
+        )
     return table
 
 

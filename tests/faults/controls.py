@@ -30,7 +30,9 @@ def biased_keys(right: Any) -> Any:
         if not at.path.endswith("cross_attn.key"):
             return right(at, x, bias)
         invented = np.linspace(-1, 1, int(at.weight("weight").shape[0]), dtype=np.float32)
-        return at.record(at.ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device)))
+        return at.record(
+            at.ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device))
+        )
 
     return linear
 
@@ -61,7 +63,9 @@ def garbage_in_cache(right: Any) -> Any:
 
     def init(decoder: Any, model: Any, audio: Any, n_group: int) -> None:
         right(decoder, model, audio, n_group)
-        decoder._self_kv = [Buffer.from_numpy(np.full(kv.shape, np.nan, np.float32)).to(model.device) for kv in decoder._self_kv]
+        decoder._self_kv = [
+            Buffer.from_numpy(np.full(kv.shape, np.nan, np.float32)).to(model.device) for kv in decoder._self_kv
+        ]
 
     return init
 
@@ -80,24 +84,43 @@ CONTROLS = [
         replaces={"engine.ops.attention": by_steps, "engine.ops.attention_scores": instead(scaled_twice)},
         op="attention_scores",
     ),
-    control("a bias invented for keys", "ports whose linear layers all have one", replaces={"engine.graphs.linear": biased_keys}),
+    control(
+        "a bias invented for keys",
+        "ports whose linear layers all have one",
+        replaces={"engine.graphs.linear": biased_keys},
+    ),
     control(
         "layer norm by a scaled weight",
         "fused kernels, which multiply and add once",
         replaces={"engine.ops.layer_norm": instead(scaled_weight)},
         op="layer_norm",
     ),
-    control("GELU by erf", "the paper's formula, multiplied out", replaces={"engine.ops.gelu": instead(gelu_by_erf)}, op="gelu"),
-    control("convolution unfolded", "im2col", replaces={"engine.ops.conv1d": instead(unfolded_conv1d)}, op="conv1d_stride1"),
-    control("the decoder's block in its parts", "a port that was written op by op", replaces={"engine.graphs.decoder_block": by_parts}),
+    control(
+        "GELU by erf",
+        "the paper's formula, multiplied out",
+        replaces={"engine.ops.gelu": instead(gelu_by_erf)},
+        op="gelu",
+    ),
+    control(
+        "convolution unfolded", "im2col", replaces={"engine.ops.conv1d": instead(unfolded_conv1d)}, op="conv1d_stride1"
+    ),
+    control(
+        "the decoder's block in its parts",
+        "a port that was written op by op",
+        replaces={"engine.graphs.decoder_block": by_parts},
+    ),
     control("heads in another order", "a checkpoint of another origin", weights=heads_in_another_order, knows=True),
     control(
-        "garbage beyond the valid length", "a cache that is not cleared", replaces={"engine.decoder.Decoder.__init__": garbage_in_cache}
+        "garbage beyond the valid length",
+        "a cache that is not cleared",
+        replaces={"engine.decoder.Decoder.__init__": garbage_in_cache},
     ),
     control(
         "spectrum in float64",
         "another library's transform",
-        replaces={"audio.np": numpy_with(fft=SimpleNamespace(rfft=lambda frames: np.fft.rfft(frames.astype(np.float64))))},
+        replaces={
+            "audio.np": numpy_with(fft=SimpleNamespace(rfft=lambda frames: np.fft.rfft(frames.astype(np.float64))))
+        },
         op="log_mel",
     ),
     control(

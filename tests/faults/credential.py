@@ -16,7 +16,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     caught = sum(outcome.is_caught for outcome in faults)
     blamed = sum(outcome.is_blamed_rightly for outcome in faults)
     green = sum(not outcome.is_caught for outcome in controls)
-    return f"caught {caught}/{len(faults)}, blamed rightly {blamed}/{len(faults)}, controls green {green}/{len(controls)}"
+    return (
+        f"caught {caught}/{len(faults)}, blamed rightly {blamed}/{len(faults)}, controls green {green}/{len(controls)}"
+    )
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

@@ -61,7 +61,9 @@ class EndToEnd:
     def __init__(self, checkpoint: Checkpoint, path: Path, sound: Whisper) -> None:
         self.path = path
         self.judge = load_openai(checkpoint)
-        self.tokenizer = whisper.tokenizer.get_tokenizer(self.judge.is_multilingual, num_languages=self.judge.num_languages)
+        self.tokenizer = whisper.tokenizer.get_tokenizer(
+            self.judge.is_multilingual, num_languages=self.judge.num_languages
+        )
         self.samples, self.log_mel = self.hear()
         self._asked = dict[str, Transcription]()
         self.theirs = self.ask()

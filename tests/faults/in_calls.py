@@ -16,8 +16,14 @@ def decoder_given(**changes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> 
             if graph == "decoder":
                 names = ("tokens", "positions", "rows")
                 given = {name: buffer.to_numpy() for name, buffer in zip(names, inputs)}
-                changed = {name: changes[name](array, given["positions"]) if name in changes else array for name, array in given.items()}
-                inputs = (*(model.to_device(np.ascontiguousarray(array)) for array in changed.values()), *inputs[len(names) :])
+                changed = {
+                    name: changes[name](array, given["positions"]) if name in changes else array
+                    for name, array in given.items()
+                }
+                inputs = (
+                    *(model.to_device(np.ascontiguousarray(array)) for array in changed.values()),
+                    *inputs[len(names) :],
+                )
             return right(model, graph, *inputs)
 
         return run

@@ -16,7 +16,9 @@ def skipped(right: Any) -> Any:
 def english_tokenizer(right: Any) -> Any:
     """Special tokens numbered as in English-only models, one too low for the others."""
 
-    def get(multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None) -> Tokenizer:
+    def get(
+        multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None
+    ) -> Tokenizer:
         return Tokenizer(get_encoding("gpt2", num_languages), num_languages, language or "en", task or "transcribe")
 
     return get
@@ -25,7 +27,9 @@ def english_tokenizer(right: Any) -> Any:
 def end_not_counted(right: Any) -> Any:
     """The probability that the text ends is left out of its likelihood."""
 
-    def update(decoder: Any, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
+    def update(
+        decoder: Any, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
         before = sum_logprobs.copy()
         tokens, completed = right(decoder, tokens, logits, sum_logprobs)
         ended = tokens[:, -1] == decoder.eot

@@ -33,7 +33,9 @@ def layer_norm(epsilon: float = 1e-5, outside: float = 0.0, lost: int = 0) -> Ca
     return instead(build)
 
 
-def conv1d(taps: Sequence[int] = (0, 1, 2), padding: tuple[int, int] = (1, 1), add: Build = max_ops.add) -> Callable[[Any], Build]:
+def conv1d(
+    taps: Sequence[int] = (0, 1, 2), padding: tuple[int, int] = (1, 1), add: Build = max_ops.add
+) -> Callable[[Any], Build]:
     """A convolution that misses taps, is padded in another way, or adds up in another way."""
 
     def build(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:

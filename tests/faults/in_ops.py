@@ -29,7 +29,13 @@ FAULTS = [
         {"engine.ops.linear": lambda right: lambda x, weight, bias: right(x, weight)},
         op="linear",
     ),
-    Fault("products in half precision", "linear", "the weights' dtype", {"engine.ops.linear": instead(products_in_half)}, op="linear"),
+    Fault(
+        "products in half precision",
+        "linear",
+        "the weights' dtype",
+        {"engine.ops.linear": instead(products_in_half)},
+        op="linear",
+    ),
     Fault(
         "layer norm's bias dropped",
         "layer_norm",

@@ -22,7 +22,9 @@ def not_rearranged(right: Any) -> Any:
 def sums_from_the_first(right: Any) -> Any:
     """Beams that change places leave the sums of their likelihoods behind."""
 
-    def follow(search: Any, tokens: np.ndarray, likeliest: np.ndarray, logprobs: np.ndarray, sum_logprobs: np.ndarray) -> Any:
+    def follow(
+        search: Any, tokens: np.ndarray, likeliest: np.ndarray, logprobs: np.ndarray, sum_logprobs: np.ndarray
+    ) -> Any:
         before = sum_logprobs.copy()
         found = right(search, tokens, likeliest, logprobs, sum_logprobs)
         sum_logprobs[:] = before + logprobs[:, 0]

@@ -29,7 +29,9 @@ class InSitu:
 
     def ask(self, model: CapturedModel) -> list[Activations]:
         """What a model makes of the windows, one after the other."""
-        return [capture_max_and_input(model, question.mel, question.prompt, question.forced) for question in self._questions]
+        return [
+            capture_max_and_input(model, question.mel, question.prompt, question.forced) for question in self._questions
+        ]
 
     def culprit(self, answers: Sequence[Activations], known_weights: Weights) -> Compared | None:
         """The log-mel spectrogram, if the graph was given another one, or the first activation that its own op does not explain.
@@ -39,7 +41,9 @@ class InSitu:
         """
         for i, (question, activations, sound) in enumerate(zip(self._questions, answers, self.sound)):
             given = {**known_weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
-            changed = set(self._changed({**given, **activations}, {**self._weights, **decoder_inputs(question.tokens), **sound}))
+            changed = set(
+                self._changed({**given, **activations}, {**self._weights, **decoder_inputs(question.tokens), **sound})
+            )
             if i > 0:
                 changed = {name for name in changed if name.startswith("decoder.")}
             wrong_input = compare_activations(self._flow, activations, given, sound, only=["log_mel"])
@@ -47,7 +51,9 @@ class InSitu:
                 return found
         return None
 
-    def _first(self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]) -> Compared | None:
+    def _first(
+        self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]
+    ) -> Compared | None:
         wanted = {key: step for key, step in self._flow.items() if parse(key).name in changed}
         for name, judged in judge_each(wanted, {**given, **activations}, verdict=judge_alone):
             if not judged.actual.passes:

@@ -93,7 +93,9 @@ FAULTS = [
         "Q, K, V unstacked in another order",
         "encoder.blocks.0.attn.query",
         "stacked weights read as K, V, Q",
-        weights=renamed({".query.weight": ".key.weight", ".key.weight": ".value.weight", ".value.weight": ".query.weight"}),
+        weights=renamed(
+            {".query.weight": ".key.weight", ".key.weight": ".value.weight", ".value.weight": ".query.weight"}
+        ),
     ),
     Fault(
         "square weight transposed",

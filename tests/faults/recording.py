@@ -22,7 +22,9 @@ def write_recording(folder: Path) -> Path:
             samples = clips[name].samples
             channels[channel].append(samples)
             channels[1 - channel].append(np.zeros_like(samples))
-    stereo = np.stack([librosa.resample(np.concatenate(pieces), orig_sr=SAMPLE_RATE, target_sr=RATE) for pieces in channels], axis=1)
+    stereo = np.stack(
+        [librosa.resample(np.concatenate(pieces), orig_sr=SAMPLE_RATE, target_sr=RATE) for pieces in channels], axis=1
+    )
     path = folder / "two_people.wav"
     soundfile.write(path, stereo.clip(-1, 1), RATE)
     return path

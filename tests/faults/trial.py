@@ -73,7 +73,12 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """For `report/faults.json`."""
-        return {**asdict(self), "caught": self.is_caught, "blamed_rightly": self.is_blamed_rightly, "let_through": self.let_through}
+        return {
+            **asdict(self),
+            "caught": self.is_caught,
+            "blamed_rightly": self.is_blamed_rightly,
+            "let_through": self.let_through,
+        }
 
 
 class Trials:
@@ -112,7 +117,10 @@ class Trials:
         isolated = self.isolated.finds(fault) if fault.op else None
         model = self.faulty(fault)
         known = _widened(fault.checkpoint(self.checkpoint(MODEL))) if fault.knows else self.right_weights
-        end_to_end, in_situ = self.end_to_end(fault.model), self.in_situ  # of the sound models, before anything is planted
+        end_to_end, in_situ = (
+            self.end_to_end(fault.model),
+            self.in_situ,
+        )  # of the sound models, before anything is planted
         with fault.planted(), mock.patch.object(model, "embed_audio", remembering(model.embed_audio)):
             seen = in_situ.ask(model) if fault.model == MODEL else []
             culprit = in_situ.culprit(seen, known)
@@ -120,7 +128,9 @@ class Trials:
             contrast = end_to_end.contrast(model, log_mel, seen)
             seen.clear()  # gigabytes
             is_explained = culprit is not None
-            heard = end_to_end.listen(model, samples, log_mel, fault.options, is_control=not fault.blames, is_explained=is_explained)
+            heard = end_to_end.listen(
+                model, samples, log_mel, fault.options, is_control=not fault.blames, is_explained=is_explained
+            )
             model.activations.clear()
         blamed = [heard.before, culprit.name if culprit else "", heard.rules, heard.ways]
         return Outcome(
@@ -147,7 +157,11 @@ class Trials:
             return TorchModel(load_openai(self.checkpoint(fault.model)), capture=True)
         if fault.is_in_graphs:
             return self.variants[fault.name]
-        return self._load(fault.model, fault.checkpoint(self.checkpoint(fault.model))) if fault.weights else self.sound(fault.model)
+        return (
+            self._load(fault.model, fault.checkpoint(self.checkpoint(fault.model)))
+            if fault.weights
+            else self.sound(fault.model)
+        )
 
     def sound(self, name: str) -> Whisper:
         """A model without any fault."""

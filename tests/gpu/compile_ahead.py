@@ -33,10 +33,18 @@ COMPUTE_TYPES = (*SINGLE, *HALF_DTYPES)
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each thing that was compiled; 1 where one was not."""
     parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
-    parser.add_argument("--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example")
-    parser.add_argument("--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS))
-    parser.add_argument("--compute_type", nargs="*", default=COMPUTE_TYPES, choices=COMPUTE_TYPES, metavar="TYPE", help="models' (all)")
-    parser.add_argument("--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default")
+    parser.add_argument(
+        "--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example"
+    )
+    parser.add_argument(
+        "--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS)
+    )
+    parser.add_argument(
+        "--compute_type", nargs="*", default=COMPUTE_TYPES, choices=COMPUTE_TYPES, metavar="TYPE", help="models' (all)"
+    )
+    parser.add_argument(
+        "--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default"
+    )
     args = parser.parse_args(argv)
     rows = {name: op for name, op in rows_on("gpu").items() if name in args.op and not op.on_host}
     failures = 0
@@ -46,13 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             device = absent_gpu(args.gpu)
         except WhisperError as error:
             parser.error(str(error))
-        for name, problem, seconds in compiled(rows, [(model, type) for model in args.model for type in args.compute_type], device):
+        for name, problem, seconds in compiled(
+            rows, [(model, type) for model in args.model for type in args.compute_type], device
+        ):
             print(f"{args.gpu}  {name:32} {seconds:6.0f} s  {problem or 'compiled'}", flush=True)
             failures += bool(problem)
     return int(failures > 0)
 
 
-def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], device: Device) -> Iterator[tuple[str, str, float]]:
+def compiled(
+    rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], device: Device
+) -> Iterator[tuple[str, str, float]]:
     """What was compiled for a device, what is wrong with it ("" where nothing is), and how long that took in seconds.
 
     Rows compile together, which is faster by far; where something is wrong, each by itself, to see which. Those in float32 apart from
@@ -75,7 +87,10 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], de
         return name, problem, time.perf_counter() - begin
 
     for dtypes in (SINGLE, HALF_DTYPES):
-        some, may_round = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}, dtypes == HALF_DTYPES
+        some, may_round = (
+            {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)},
+            dtypes == HALF_DTYPES,
+        )
         if not some:
             continue
         together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", partial(compile_rows, some, dtypes), may_round)
@@ -88,7 +103,11 @@ def compiled(rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], de
             yield together
     for model, compute_type in models:
         target = Target.of(load_checkpoint(model), device, cpu_level(), compute_type)
-        yield timed(f"{model} in {compute_type}", partial(_compile_model, target, session), may_round=compute_type in HALF_DTYPES)
+        yield timed(
+            f"{model} in {compute_type}",
+            partial(_compile_model, target, session),
+            may_round=compute_type in HALF_DTYPES,
+        )
 
 
 def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:

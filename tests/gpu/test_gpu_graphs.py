@@ -58,7 +58,15 @@ def without_kernels(tiny_en: Trio) -> Load:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"without_timestamps": True}, {"suppress_tokens": None}, {"sample_len": 7}, {"prompt": [400] * 220}, {"beam_size": 5}]
+    "options",
+    [
+        {},
+        {"without_timestamps": True},
+        {"suppress_tokens": None},
+        {"sample_len": 7},
+        {"prompt": [400] * 220},
+        {"beam_size": 5},
+    ],
 )
 def test_steps_that_wait_for_nothing(without_kernels: Load, tiny_en: Trio, options: dict[str, Any]) -> None:
     """Two windows at once, one of them silent: what our kernels decode in one call."""
@@ -85,16 +93,22 @@ def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch
     monkeypatch.setattr("maxwhisper.whisper._FRAMES_AT_ONCE", 333)
     samples = packaged_clips()["beckett"].samples
     for padding in (0, N_SAMPLES):
-        ours, hosts = (of(samples, padding=padding) for of in (without_kernels().log_mel_spectrogram, log_mel_spectrogram))
+        ours, hosts = (
+            of(samples, padding=padding) for of in (without_kernels().log_mel_spectrogram, log_mel_spectrogram)
+        )
         assert ours.shape == hosts.shape
-        assert np.abs(ours - hosts).max() <= 2e-5  # 8e-6 and 5e-6 from float64; a frame of another place would be off by 0.1
+        assert (
+            np.abs(ours - hosts).max() <= 2e-5
+        )  # 8e-6 and 5e-6 from float64; a frame of another place would be off by 0.1
     with pytest.raises(AudioError, match="200 samples are too few"):
         without_kernels().log_mel_spectrogram(np.zeros(200, np.float32))
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
-def test_every_activation_of_halves_is_what_its_op_makes_of_it(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+def test_every_activation_of_halves_is_what_its_op_makes_of_it(
+    without_kernels: Load, tiny_en: Trio, dtype: str
+) -> None:
     model = without_kernels(dtype)
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     found = capture_max(model, mel, PROMPT, SAID)
@@ -116,7 +130,9 @@ def _as_graphs_take_them(weights: Mapping[str, np.ndarray], dtype: str) -> dict[
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     normal, samples = EnglishTextNormalizer(), english_speech()
-    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)["text"]
+    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
+        "text"
+    ]
     ours = transcribe(without_kernels(dtype), samples, temperature=0.0, condition_on_previous_text=False)["text"]
     other_words = jiwer.wer(normal(theirs), normal(ours))
     print(f"{dtype}: {other_words:.1%} other words")
@@ -131,7 +147,9 @@ def test_words_are_timed_alike(without_kernels: Load, tiny_en: Trio, dtype: str)
 
 
 def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:
-    numbers = np.concatenate([rng.standard_normal(1000), [1 + 2**-8, 1 + 3 * 2**-8, 0, -0.0, 3e38, 1e-40]]).astype(np.float32)
+    numbers = np.concatenate([rng.standard_normal(1000), [1 + 2**-8, 1 + 3 * 2**-8, 0, -0.0, 3e38, 1e-40]]).astype(
+        np.float32
+    )
     assert np.array_equal(bfloat16_bits(numbers), numbers.astype(DTYPES["bfloat16"]).view(np.uint16))
 
 

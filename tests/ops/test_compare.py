@@ -25,7 +25,9 @@ def test_a_verdict_says_it_all() -> None:
     assert verdict == Verdict(4, [says], 1.75 / 4, rms / MAX_RMS, 1, worst)
     gates = "0.438 of the worst-case bound, 1.25 of the statistical one"
     assert str(verdict) == f"{says}; {gates}; worst at [0, 1]: 6.25, float64 8, off by 1.75, bound 4"
-    passing = compare(actual, expected, SINGLE, peer=value.astype(np.float32) + np.float32(0.5) * (expected.typical > 0))
+    passing = compare(
+        actual, expected, SINGLE, peer=value.astype(np.float32) + np.float32(0.5) * (expected.typical > 0)
+    )
     assert (passing.failures, passing.rms_ratio) == ([], rms / MAX_RMS / 2)
     assert str(passing) == "0.438 of the worst-case bound, 0.625 of the statistical one"
 
@@ -43,7 +45,9 @@ def test_what_may_not_be_rounded_at_all_must_be_equal() -> None:
     value = np.array([1.0, 2.0])
     verdict = compare(value.astype(np.float32), about(value, worst=0.0, typical=0.0), SINGLE)
     assert (verdict.passes, verdict.worst_case_ratio, verdict.rms_ratio, verdict.n_vacuous) == (True, 0.0, 0.0, 0)
-    assert compare(np.array([1, 2.5], np.float32), about(value, worst=0.0, typical=0.0), SINGLE).worst_case_ratio == np.inf
+    assert (
+        compare(np.array([1, 2.5], np.float32), about(value, worst=0.0, typical=0.0), SINGLE).worst_case_ratio == np.inf
+    )
     assert compare(np.zeros(2, np.float32), about(0 * value), SINGLE).n_vacuous == 0
 
 
@@ -52,7 +56,9 @@ def test_what_can_not_be_compared_is_described() -> None:
     assert compare(two, about(two), SINGLE) == Verdict(2, ["dtype float64 instead of float32"])
     assert compare(np.zeros(3, np.float32), about(two), SINGLE) == Verdict(3, ["shape (3,) instead of (2,)"])
     assert compare(np.zeros(0, np.float32), about(np.zeros(0)), SINGLE) == Verdict(0, ["nothing was compared"])
-    assert compare(two.astype(np.float32), about(two, worst=-1.0), SINGLE) == Verdict(2, ["the bound itself is not a number"])
+    assert compare(two.astype(np.float32), about(two, worst=-1.0), SINGLE) == Verdict(
+        2, ["the bound itself is not a number"]
+    )
     strange = compare(np.array([1, np.inf], np.float32), about(two, worst=0.5), SINGLE)
     failure = "not finite where float64 is, or the other way round: 1 of 2 elements"
     assert strange == Verdict(2, [failure], np.inf, np.inf, 0, Worst((1,), np.inf, 2.0, 0.5))
@@ -107,9 +113,13 @@ def test_infinities_and_nans_in_the_same_places_pass() -> None:
 def test_what_overflows_may_be_infinite_or_not() -> None:
     value = np.array([65519.0, 1.0])  # rounds to 65504, or, a little above, to infinity
     for computed in (65504, np.inf):
-        assert compare(np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)).passes
+        assert compare(
+            np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)
+        ).passes
     for computed in (np.nan, -np.inf, 0, -5, 65408):
-        assert not compare(np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)).passes
+        assert not compare(
+            np.array([computed, 1], np.float16), about(value, worst=32, typical=16), np.dtype(np.float16)
+        ).passes
     assert not compare(np.full(3, np.nan, np.float32), about(np.full(3, 1e39)), SINGLE).passes
 
 

@@ -11,11 +11,17 @@ from reference.ops.suite import Suite, snippet
 ROWS = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes]
 # Examples that failed once, each by a defect of the op or of its bound.
 ONCE_FAILED = [
-    Example("mlp", "float32", {"batch": 1, "n": 31, "n_state": 16, "n_mlp": 16}, seed=3),  # the erf in PyTorch's GELU, 11 u off
-    Example("log_mel", "float32", {"n_samples": 399}, {"samples": "one_hot"}, 0),  # the window's own error, where it is small
+    Example(
+        "mlp", "float32", {"batch": 1, "n": 31, "n_state": 16, "n_mlp": 16}, seed=3
+    ),  # the erf in PyTorch's GELU, 11 u off
+    Example(
+        "log_mel", "float32", {"n_samples": 399}, {"samples": "one_hot"}, 0
+    ),  # the window's own error, where it is small
 ]
 EXACT_ROWS = [
-    (name, dtype) for name, dtype in ROWS if TABLE[name].exact_sums and (dtype == "float32" or not TABLE[name].intermediates_in_dtype)
+    (name, dtype)
+    for name, dtype in ROWS
+    if TABLE[name].exact_sums and (dtype == "float32" or not TABLE[name].intermediates_in_dtype)
 ]
 
 
@@ -34,7 +40,9 @@ def test_what_failed_once(example: Example, ops_suite: Suite) -> None:
 
 @pytest.mark.parametrize(("op", "dtype"), EXACT_ROWS)
 def test_sums_of_integers_come_out_bit_for_bit(op: str, dtype: str, ops_suite: Suite) -> None:
-    kinds = {name: "integers" if "integers" in spec.values else "small_integers" for name, spec in TABLE[op].inputs.items()}
+    kinds = {
+        name: "integers" if "integers" in spec.values else "small_integers" for name, spec in TABLE[op].inputs.items()
+    }
 
     @given(examples(op, dtype, **kinds))
     @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -53,7 +53,9 @@ def test_max_and_torch_give_the_kept_output(op: str, dtype: str, ops_suite: Suit
     results = ops_suite.run_parts(op, dtype, arrays)
     if issubclass(spec, Composed):
         assert results[-1].shape == kept.output.shape
-        assert np.allclose(results[-1], kept.output, rtol=0, atol=1e-5 * np.abs(kept.output).max())  # some thirty times PyTorch's error
+        assert np.allclose(
+            results[-1], kept.output, rtol=0, atol=1e-5 * np.abs(kept.output).max()
+        )  # some thirty times PyTorch's error
     else:
         assert apart(expect(spec, dtype, arrays).value, kept.output, may_lose(spec, arrays)) <= 1
     for verdict in judge(spec, dtype, arrays, results, device=ops_suite.name).verdicts:

@@ -15,14 +15,21 @@ from reference.ops.judge import expect
 from reference.ops.suite import Suite
 
 DTYPE_NAMES = list(DTYPES)
-BATCHED = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes if "batch" in next(iter(op.inputs.values())).shape]
+BATCHED = [
+    (name, dtype)
+    for name, op in TABLE.items()
+    for dtype in op.dtypes
+    if "batch" in next(iter(op.inputs.values())).shape
+]
 
 
 def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Example], None]], None]:
     """Check a property on drawn examples, the same ones in each run."""
 
     def run(check: Callable[[Example], None]) -> None:
-        settings(max_examples=40, deadline=None, derandomize=True, database=None)(given(examples(op, dtype, **pinned))(check))()
+        settings(max_examples=40, deadline=None, derandomize=True, database=None)(
+            given(examples(op, dtype, **pinned))(check)
+        )()
 
     return run
 
@@ -52,7 +59,9 @@ def test_softmax_ignores_an_exact_shift(dtype: str, ops_suite: Suite) -> None:
         (x,) = example.arrays()
         x = np.clip(x.astype(float), -100, 100)
         shifted = (x + 28).astype(DTYPES[dtype])
-        assert np.array_equal(ops_suite.run("softmax", dtype, [x.astype(DTYPES[dtype])]), ops_suite.run("softmax", dtype, [shifted]))
+        assert np.array_equal(
+            ops_suite.run("softmax", dtype, [x.astype(DTYPES[dtype])]), ops_suite.run("softmax", dtype, [shifted])
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
@@ -159,5 +168,7 @@ def test_layer_norm_of_a_multiple_is_layer_norm_with_a_smaller_epsilon(exponent:
         centred = exact[0] - exact[0].mean(-1, keepdims=True)
         truth = centred / np.sqrt(exact[0].var(-1, keepdims=True) + 1e-5 / c**2) * exact[1] + exact[2]
         scaled = (x * np.float32(c)).astype(np.float32)
-        limit = TABLE["layer_norm"].bound(TABLE["layer_norm"].roundings("float32"), scaled.astype(float), *exact[1:]).worst
+        limit = (
+            TABLE["layer_norm"].bound(TABLE["layer_norm"].roundings("float32"), scaled.astype(float), *exact[1:]).worst
+        )
         assert (np.abs(ops_suite.run("layer_norm", "float32", [scaled, weight, bias]) - truth) <= limit).all()

@@ -28,7 +28,9 @@ def smallest_change_seen(suite: Suite, example: Example, name: str) -> float:
     for ulps in 2.0 ** np.arange(0, 24):
         arrays = example.arrays()
         changed = arrays[index]
-        at = np.unravel_index(np.argmax(np.where(np.isfinite(changed.astype(float)), np.abs(changed.astype(float)), 0)), changed.shape)
+        at = np.unravel_index(
+            np.argmax(np.where(np.isfinite(changed.astype(float)), np.abs(changed.astype(float)), 0)), changed.shape
+        )
         changed[at] = float(changed[at]) + ulps * abs(float(np.spacing(changed[at])))
         if not suite.check(example, arrays).actual.passes:
             return float(ulps)
@@ -79,7 +81,9 @@ def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_row_that_lacks_something_says_what() -> None:
-    with pytest.raises(TypeError, match=r"^row 'empty' lacks inputs, build, define, torch, bound, sensitivity_case; see "):
+    with pytest.raises(
+        TypeError, match=r"^row 'empty' lacks inputs, build, define, torch, bound, sensitivity_case; see "
+    ):
 
         class Empty(Op, row="empty"):
             pass

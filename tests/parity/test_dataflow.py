@@ -39,20 +39,56 @@ def activations(given: Mapping[str, Any] = GIVEN) -> dict[str, Any]:
 MISTAKES: dict[str, tuple[str, Any, str]] = {
     "unknown op": ("q", Step("liner", ("ln", "q.weight")), "there is no op 'liner'; nearest: 'linear'"),
     "op of several": ("q", Step("mlp", ("ln", "q.weight")), "there is no op 'mlp'"),
-    "misspelt input": ("out", Step("residual", ("x", "fcc")), "'fcc' is neither given nor computed before; nearest: 'fc'"),
+    "misspelt input": (
+        "out",
+        Step("residual", ("x", "fcc")),
+        "'fcc' is neither given nor computed before; nearest: 'fc'",
+    ),
     "own result": ("q", Step("linear", ("q", "q.weight")), "a cycle, q ← q"),
     "cycle": ("q", Step("linear", ("fc", "q.weight")), "a cycle, q ← fc ← context ← q"),
-    "later step": ("q", Step("linear", ("side", "q.weight")), "'side' is computed by a later step, 'side'; write steps in"),
-    "unknown view": ("out", Step("residual", ("x", "fc:transpose")), "'fc:transpose' is no view; there are ':transposed', "),
+    "later step": (
+        "q",
+        Step("linear", ("side", "q.weight")),
+        "'side' is computed by a later step, 'side'; write steps in",
+    ),
+    "unknown view": (
+        "out",
+        Step("residual", ("x", "fc:transpose")),
+        "'fc:transpose' is no view; there are ':transposed', ",
+    ),
     "heads without a number": ("out", Step("residual", ("x", "fc:n heads")), "'fc:n heads' is no view; there are"),
     "no heads": ("out", Step("residual", ("x", "fc:0 heads")), "'fc:0 heads' is no view; there are"),
-    "heads that don't divide": ("out", Step("residual", ("x:4 heads", "fc")), "'x:4 heads' can't be taken of shape [1, 5, 6]: "),
-    "heads of a vector": ("out", Step("residual", ("x", "fc.bias:2 heads")), "'fc.bias:2 heads' can't be taken of shape [6]: "),
-    "a vector transposed": ("out", Step("residual", ("x", "fc.bias:transposed")), "'fc.bias:transposed' can't be taken of shape [6]: "),
-    "positions not given": ("out", Step("residual", ("x", "x:at positions")), "'x:at positions' needs 'positions', which is not given"),
-    "a result that is transposed": ("out:transposed", Step("residual", ("x", "fc")), "'transposed' is no view of a result"),
+    "heads that don't divide": (
+        "out",
+        Step("residual", ("x:4 heads", "fc")),
+        "'x:4 heads' can't be taken of shape [1, 5, 6]: ",
+    ),
+    "heads of a vector": (
+        "out",
+        Step("residual", ("x", "fc.bias:2 heads")),
+        "'fc.bias:2 heads' can't be taken of shape [6]: ",
+    ),
+    "a vector transposed": (
+        "out",
+        Step("residual", ("x", "fc.bias:transposed")),
+        "'fc.bias:transposed' can't be taken of shape [6]: ",
+    ),
+    "positions not given": (
+        "out",
+        Step("residual", ("x", "x:at positions")),
+        "'x:at positions' needs 'positions', which is not given",
+    ),
+    "a result that is transposed": (
+        "out:transposed",
+        Step("residual", ("x", "fc")),
+        "'transposed' is no view of a result",
+    ),
     "computed twice": ("q:2 heads", Step("gelu", ("x",)), "'q' is computed by step 'q' already"),
-    "too few inputs": ("ln", Step("layer_norm", ("x", "ln.weight")), "'layer_norm' takes 3 inputs (x, weight, bias), not 2"),
+    "too few inputs": (
+        "ln",
+        Step("layer_norm", ("x", "ln.weight")),
+        "'layer_norm' takes 3 inputs (x, weight, bias), not 2",
+    ),
     "too many inputs": ("out", Step("residual", ("x", "fc", "x")), "'residual' takes 2 inputs (x, y), not 3"),
     "too few for some": ("q", Step("linear", ("x",)), "'linear' takes 2 or 3 inputs (x, weight, bias), not 1"),
     "a name for names": ("out", ("gelu", "fc"), "sources are 'fc', not a tuple of names; write ('fc',)"),
@@ -61,7 +97,10 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
 }
 # What is given, and what is said.
 MISTAKES_IN_WHAT_IS_GIVEN: dict[str, tuple[Mapping[str, Any], str]] = {
-    "missing weight": (without("q.weight"), "step 'q': 'q.weight' is neither given nor computed before; nearest: 'ln.weight'"),
+    "missing weight": (
+        without("q.weight"),
+        "step 'q': 'q.weight' is neither given nor computed before; nearest: 'ln.weight'",
+    ),
     "missing input": (without("x"), "step 'ln': 'x' is neither given nor computed before"),
     "tensors": ({**GIVEN, "x": torch.zeros(1, 5, 6)}, "'x' is given as a Tensor; give a NumPy array"),
 }
@@ -94,7 +133,9 @@ def test_a_mistake_in_what_is_given_is_one_line(name: str) -> None:
 
 
 def test_positions_that_there_are_not_are_named() -> None:
-    (found,) = complaints({**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**GIVEN, "positions": np.array([7])})
+    (found,) = complaints(
+        {**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**GIVEN, "positions": np.array([7])}
+    )
     assert found.startswith("step 'out': 'x:at positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds")
 
 
@@ -176,7 +217,14 @@ def test_an_input_that_is_not_what_was_given_is_blamed_itself(name: str) -> None
     assert says.startswith(f"{name} (given): not what was given: ")
     assert says.endswith("; it looks like the right one, rounded to float16")
     right = {**activations(), **GIVEN}
-    assert [c.name for c in compare_activations(FLOW, right, GIVEN, truth(FLOW, GIVEN))] == ["ln", "q", "context", "fc", "out", "side"]
+    assert [c.name for c in compare_activations(FLOW, right, GIVEN, truth(FLOW, GIVEN))] == [
+        "ln",
+        "q",
+        "context",
+        "fc",
+        "out",
+        "side",
+    ]
     (alone,) = compare_activations(FLOW, shown, GIVEN, truth(FLOW, GIVEN), only=[name])
     assert alone.name == name
     cut = {**shown, name: wrong[name][..., :-1]}

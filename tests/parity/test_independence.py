@@ -40,7 +40,9 @@ assert blamed(exact["ln"].astype(np.float32)) is None
 """
 
 
-@pytest.mark.parametrize(("asked", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"])
+@pytest.mark.parametrize(
+    ("asked", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"]
+)
 def test_activations_are_compared_without_what_is_compared(asked: str, loaded: list[str]) -> None:
     """Numerics, data flow and the comparison import neither MAX nor a Whisper, and PyTorch only to ask for its own result."""
     report = "\nprint([name for name in ('max', 'maxwhisper', 'torch', 'whisper') if name in sys.modules])"

@@ -31,7 +31,10 @@ def model() -> whisper.Whisper:
     made = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(DIMS))).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5) + (1.0 if "ln.weight" in name else 0.0))
+            parameter.copy_(
+                torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5)
+                + (1.0 if "ln.weight" in name else 0.0)
+            )
     return made
 
 
@@ -52,7 +55,9 @@ def run(model: whisper.Whisper, given: dict[str, np.ndarray]) -> Activations:
         return capture_openai(model, given["log_mel"][0], PROMPT, FORCED)
 
 
-def test_pytorch_in_maxs_place_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
+def test_pytorch_in_maxs_place_is_equal(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+) -> None:
     compared = list(compare_activations(whisper_flow.whole(DIMS), run(model, given), given, exact))
     assert [c.name for c in compared] == names(whisper_flow.whole(DIMS))
     assert first_divergence(compared) is None, str(first_divergence(compared))
@@ -68,7 +73,9 @@ def test_openai_whisper_in_float64_is_the_definitions(model: whisper.Whisper, gi
     assert max(shares.values()) <= 1, max(shares, key=shares.__getitem__)
 
 
-def test_fused_attention_is_equal(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
+def test_fused_attention_is_equal(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+) -> None:
     """PyTorch's SDPA, which swallows scores and weights."""
     activations = capture_openai(model, given["log_mel"][0], PROMPT, FORCED)
     assert not any(name.endswith((".scores", ".weights")) for name in activations)
@@ -146,11 +153,19 @@ def roll_logits(model: whisper.Whisper) -> None:
 FAULTS: dict[str, tuple[Callable[[whisper.Whisper], None], str, str]] = {
     "tanh GELU": (lambda m: replace_gelu(m, nn.GELU("tanh")), "encoder.blocks.1.mlp.gelu", ""),
     "ReLU for GELU": (lambda m: replace_gelu(m, nn.ReLU()), "encoder.blocks.1.mlp.gelu", ""),
-    "no GELU": (lambda m: replace_gelu(m, nn.Identity()), "encoder.blocks.1.mlp.gelu", "its input encoder.blocks.1.mlp.0, unchanged"),
+    "no GELU": (
+        lambda m: replace_gelu(m, nn.Identity()),
+        "encoder.blocks.1.mlp.gelu",
+        "its input encoder.blocks.1.mlp.0, unchanged",
+    ),
     "epsilon 1e-6": (lambda m: set_epsilon(m.decoder.blocks[0].attn_ln, 1e-6), "decoder.blocks.0.attn_ln", ""),
     "epsilon 1e-3": (lambda m: set_epsilon(m.encoder.ln_post, 1e-3), "encoder.ln_post", ""),
     "kernel flipped": (set_weight("encoder.conv1.weight", lambda w: w.flip(-1)), "encoder.conv1", ""),
-    "square weight transposed": (set_weight("encoder.blocks.0.attn.out.weight", lambda w: w.T), "encoder.blocks.0.attn.out", ""),
+    "square weight transposed": (
+        set_weight("encoder.blocks.0.attn.out.weight", lambda w: w.T),
+        "encoder.blocks.0.attn.out",
+        "",
+    ),
     "value bias dropped": (
         set_weight("decoder.blocks.1.attn.value.bias", torch.zeros_like),
         "decoder.blocks.1.attn.value",
@@ -171,7 +186,11 @@ FAULTS: dict[str, tuple[Callable[[whisper.Whisper], None], str, str]] = {
         "decoder.blocks.0.attn.key",
         "a constant factor of 2",
     ),
-    "positions shifted by one": (set_weight("decoder.positional_embedding", lambda w: w.roll(1, 0)), "decoder.positions", ""),
+    "positions shifted by one": (
+        set_weight("decoder.positional_embedding", lambda w: w.roll(1, 0)),
+        "decoder.positions",
+        "",
+    ),
     "cross-attention missing from the residual": (
         drop_output,
         "decoder.blocks.1.cross_attn.residual",
@@ -179,7 +198,11 @@ FAULTS: dict[str, tuple[Callable[[whisper.Whisper], None], str, str]] = {
     ),
     "two layers swapped": (swap, "encoder.blocks.0.attn_ln", ""),
     "mask off by one": (loose_mask, "decoder.blocks.0.attn.scores", ""),
-    "heads and head_dim swapped": (two_heads, "encoder.blocks.1.attn.scores", "shape [1, 2, 20, 20] instead of [1, 4, 20, 20]"),
+    "heads and head_dim swapped": (
+        two_heads,
+        "encoder.blocks.1.attn.scores",
+        "shape [1, 2, 20, 20] instead of [1, 4, 20, 20]",
+    ),
     "LM head rows shifted by one": (roll_logits, "decoder.logits", "shifted by one along axis 2"),
 }
 
@@ -224,7 +247,9 @@ def test_missing_heads_are_seen_however_large_the_scores(
     assert "shape" in str(culprit)
 
 
-def test_noise_on_keys_is_no_bias(model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> None:
+def test_noise_on_keys_is_no_bias(
+    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+) -> None:
     activations = run(model, given)
     name = "encoder.blocks.0.attn.key"
     noise = 1e-5 * np.random.default_rng(0).standard_normal(activations[name].shape)
@@ -242,5 +267,7 @@ def test_what_is_not_finite_is_infinitely_far() -> None:
 
 def test_a_question_fits_the_context() -> None:
     tokenizer = whisper.tokenizer.get_tokenizer(multilingual=False)
-    question = Question.about(np.zeros((80, 3000)), [tokenizer.sot_prev, *range(223), tokenizer.sot], list(range(300)), tokenizer, 448)
+    question = Question.about(
+        np.zeros((80, 3000)), [tokenizer.sot_prev, *range(223), tokenizer.sot], list(range(300)), tokenizer, 448
+    )
     assert question.tokens.shape == (1, 448)

@@ -49,9 +49,12 @@ def run(w: Weights, tokens: np.ndarray, gelu: Callable[[torch.Tensor], torch.Ten
     for h in (f"h{i}" for i in range(N_LAYER)):
         ln = note(f"{h}.ln", F.layer_norm(x, (N_STATE,), t[f"{h}.ln.weight"], t[f"{h}.ln.bias"]))
         q, k, v = (
-            note(f"{h}.{name}", ln @ t[f"{h}.{name}.weight"].T).unflatten(-1, (N_HEAD, -1)).transpose(1, 2) for name in ("q", "k", "v")
+            note(f"{h}.{name}", ln @ t[f"{h}.{name}.weight"].T).unflatten(-1, (N_HEAD, -1)).transpose(1, 2)
+            for name in ("q", "k", "v")
         )
-        context = note(f"{h}.context", F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        context = note(
+            f"{h}.context", F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        )
         attn = note(f"{h}.attn", context @ t[f"{h}.attn.weight"].T)
         act = note(f"{h}.act", gelu(note(f"{h}.up", F.linear(ln, t[f"{h}.up.weight"], t[f"{h}.up.bias"]))))
         down = note(f"{h}.down", F.linear(act, t[f"{h}.down.weight"], t[f"{h}.down.bias"]))
@@ -65,7 +68,12 @@ def weights() -> Weights:
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (N_VOCAB, N_STATE)}
     for h in (f"h{i}" for i in range(N_LAYER)):
-        shapes |= {f"{h}.ln.weight": (N_STATE,), f"{h}.ln.bias": (N_STATE,), f"{h}.up.weight": (96, N_STATE), f"{h}.up.bias": (96,)}
+        shapes |= {
+            f"{h}.ln.weight": (N_STATE,),
+            f"{h}.ln.bias": (N_STATE,),
+            f"{h}.up.weight": (96, N_STATE),
+            f"{h}.up.bias": (96,),
+        }
         shapes |= {f"{h}.{name}.weight": (N_STATE, N_STATE) for name in ("q", "k", "v", "attn")}
         shapes |= {f"{h}.down.weight": (N_STATE, 96), f"{h}.down.bias": (N_STATE,)}
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}

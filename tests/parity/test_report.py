@@ -80,7 +80,9 @@ def test_json_is_what_its_schema_says(report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_chromium(scheme: str, width: int, browser: Browser, parity: Parity, report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_in_chromium(
+    scheme: str, width: int, browser: Browser, parity: Parity, report: dict[str, Any], tmp_path: Path
+) -> None:
     """Offline, without an error, no wider than the screen, every picture there and of the page's own color scheme."""
     path = tmp_path / "parity.html"
     path.write_text(page([parity[1]], report, parity[0].tokenizer), encoding="utf-8")
@@ -89,11 +91,16 @@ def test_the_page_in_chromium(scheme: str, width: int, browser: Browser, parity:
     problems: list[str] = []
     shown.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     shown.on("pageerror", lambda error: problems.append(str(error)))
-    shown.on("request", lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    shown.on(
+        "request",
+        lambda request: problems.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+    )
     shown.goto(path.as_uri())
     assert shown.locator("#verdict").inner_text().startswith("Equal within rounding")
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = shown.evaluate("[...document.images].map(image => [image.naturalWidth, image.currentSrc.length, image.src.length])")
+    pictures = shown.evaluate(
+        "[...document.images].map(image => [image.naturalWidth, image.currentSrc.length, image.src.length])"
+    )
     assert len(pictures) == 4
     assert all(natural > 500 for natural, _, _ in pictures)
     assert all((current != light) == (scheme == "dark") for _, current, light in pictures)
@@ -112,7 +119,9 @@ def test_words_that_differ_are_marked(parity: Parity, report: dict[str, Any]) ->
     assert "<mark>&lt;b&gt;never&lt;/b&gt;</mark>" in html
 
 
-@pytest.mark.parametrize(("arguments", "says"), [(["missing.wav"], "missing.wav"), (["--model", "enormous"], "enormous")])
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["missing.wav"], "missing.wav"), (["--model", "enormous"], "enormous")]
+)
 def test_bad_input_costs_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "reference.parity", *arguments, "--report", str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -128,7 +137,11 @@ def test_a_mistake_in_maxs_own_model_is_named(parity: Parity, device: str) -> No
     programs, clip = parity
     checkpoint = load_checkpoint("tiny.en")
     name = "encoder.blocks.0.mlp.0"
-    wrong = Checkpoint(checkpoint.dims, {**checkpoint.weights, f"{name}.bias": 0 * checkpoint.weights[f"{name}.bias"]}, "a mistaken copy")
+    wrong = Checkpoint(
+        checkpoint.dims,
+        {**checkpoint.weights, f"{name}.bias": 0 * checkpoint.weights[f"{name}.bias"]},
+        "a mistaken copy",
+    )
     model = Whisper(wrong, device, capture=names(checkpoint.dims))
     culprit = first_divergence(Window(clip.windows[0].question, model, programs.judge, programs.truth).compare())
     assert culprit is not None

@@ -35,7 +35,10 @@ def only(index: tuple[slice | int, ...]) -> np.ndarray:
         (from_position(5), "wrong from index 5 of axis 2 on"),
         (np.minimum(RIGHT, 0.5), "cut off above 0.5"),
         (np.maximum(RIGHT, -0.5), "cut off below -0.5"),
-        (RIGHT + RNG.standard_normal(5), "a term that is the same at every position is missing, or one too many (a bias?)"),
+        (
+            RIGHT + RNG.standard_normal(5),
+            "a term that is the same at every position is missing, or one too many (a bias?)",
+        ),
         (0 * RIGHT, "all zeros"),
         (RIGHT.astype(np.float16), "the right one, rounded to float16"),
         (RIGHT.astype(DTYPES["bfloat16"]).astype(np.float32), "the right one, rounded to bfloat16"),

@@ -47,7 +47,9 @@ def test_mistakes_with_samples_are_named(tmp_path: Path) -> None:
     soundfile.write(path, NOISE, 44100)
     samples = load_audio(path)
     assert judge_samples(path, samples).passes
-    assert not judge_samples(path, np.interp(np.arange(len(samples)) * 48 / 44.1, np.arange(len(samples)), samples)).passes
+    assert not judge_samples(
+        path, np.interp(np.arange(len(samples)) * 48 / 44.1, np.arange(len(samples)), samples)
+    ).passes
     assert not judge_samples(path, 1.05 * samples).passes
     assert not judge_samples(path, np.roll(samples, 3)).passes
     one_channel = tmp_path / "left.wav"
@@ -67,7 +69,9 @@ def recorded(rate: int) -> np.ndarray:
 RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 
 
-@pytest.mark.parametrize(("name", "rate"), [*product(("mono.wav", "stereo.flac"), RATES), *product(["mono.mp3"], RATES[:-1])])
+@pytest.mark.parametrize(
+    ("name", "rate"), [*product(("mono.wav", "stereo.flac"), RATES), *product(["mono.mp3"], RATES[:-1])]
+)
 def test_straight_lines_and_faint_noise_are_seen_where_the_rate_changes(name: str, rate: int, tmp_path: Path) -> None:
     path, mono = tmp_path / name, recorded(rate)
     soundfile.write(path, np.stack([0.5 * mono, mono], axis=1) if "stereo" in name else mono, rate)
@@ -124,4 +128,7 @@ def test_a_rule_that_forbids_other_tokens_is_named_whatever_is_chosen() -> None:
     allowed = [np.packbits([1, 1, 1, 0]), np.packbits([1, 0, 1, 0])]
     (stage,) = judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits, allowed=allowed)]), theirs, eot=2)
     assert stage.name == "decoding.step.1.allowed"
-    assert stage.says == "window 0: 1 tokens are forbidden that OpenAI Whisper allows, or the other way round; 1 is the first"
+    assert (
+        stage.says
+        == "window 0: 1 tokens are forbidden that OpenAI Whisper allows, or the other way round; 1 is the first"
+    )

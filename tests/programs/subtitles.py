@@ -12,5 +12,7 @@ def main(audio: str, folder: Path) -> list[tuple[str, str, float]]:
     writer = get_writer("srt", str(folder))
     writer(result, audio, {"max_line_width": 30, "max_line_count": 1, "highlight_words": False})
     return [
-        (word["word"], format_timestamp(word["start"]), word["probability"]) for segment in result["segments"] for word in segment["words"]
+        (word["word"], format_timestamp(word["start"]), word["probability"])
+        for segment in result["segments"]
+        for word in segment["words"]
     ]

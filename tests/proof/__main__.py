@@ -51,7 +51,13 @@ from tests.speed.twins import by_torch, torch_device
 MODEL = "tiny.en"
 REPORT = Path("report/proof.json")
 # One of each comparison that catches faults, and one that must be let alone.
-PLANTED = ("tanh GELU", "mask off by one", "a residual missing", "cache written one position off", "the decoder's block in its parts")
+PLANTED = (
+    "tanh GELU",
+    "mask off by one",
+    "a residual missing",
+    "cache written one position off",
+    "the decoder's block in its parts",
+)
 ROUNDS = 5
 GREEDY: dict[str, Any] = {"language": "en", "temperature": 0.0}
 MAX_OTHER_WORDS = 0.05  # in halves
@@ -95,7 +101,11 @@ class Proof:
                 except AssertionError as error:
                     yield Line("ops", f"{name}.{dtype}", False, str(error))
                 else:
-                    shares = {"worst case": tally.worst_case.ratio, "rms": tally.rms.ratio, "PyTorch's rms": tally.pytorch_rms.ratio}
+                    shares = {
+                        "worst case": tally.worst_case.ratio,
+                        "rms": tally.rms.ratio,
+                        "PyTorch's rms": tally.pytorch_rms.ratio,
+                    }
                     yield Line("ops", f"{name}.{dtype}", True, f"{tally.n_examples} examples", shares)
 
     def activations(self) -> Iterator[Line]:
@@ -130,7 +140,9 @@ class Proof:
                 continue  # PyTorch computes a composed row on the CPU
             dtype = TABLE[name].dtypes[0]
             arrays = Example(name, dtype, real_sizes(name, dims)).arrays()
-            turns = Turns(compiled.caller(name, dtype, arrays), by_torch(TABLE[name], arrays, torch_device(self.device)))
+            turns = Turns(
+                compiled.caller(name, dtype, arrays), by_torch(TABLE[name], arrays, torch_device(self.device))
+            )
             yield self._timed("op speed", name, turns)
 
     def halves(self) -> Iterator[Line]:
@@ -142,9 +154,19 @@ class Proof:
         for compute_type in HALF_DTYPES:
             model = maxwhisper.load_model(MODEL, self.device, compute_type=compute_type)
             other = jiwer.wer(words, normal(self._transcribe(model)["text"]))
-            yield Line("halves", f"words in {compute_type}", other <= MAX_OTHER_WORDS, f"{other:.1%} others", {"other words": other})
-            yield self._timed("halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True)))
-            yield self._timed("halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True)))
+            yield Line(
+                "halves",
+                f"words in {compute_type}",
+                other <= MAX_OTHER_WORDS,
+                f"{other:.1%} others",
+                {"other words": other},
+            )
+            yield self._timed(
+                "halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+            )
+            yield self._timed(
+                "halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True))
+            )
 
     def model_speed(self) -> Iterator[Line]:
         """The model's stages beside OpenAI Whisper's on the same device; and all samples by either."""
@@ -153,7 +175,9 @@ class Proof:
             yield self._timed("model speed", stage.name, Turns(stage.ours, stage.twin), stage.n)
         yield self._timed("model speed", "file, batched", Turns(self._batched(model), self._openai(fp16=False)))
         if self.device == "gpu":
-            yield self._timed("model speed", "file, beside float16", Turns(partial(self._transcribe, model), self._openai(fp16=True)))
+            yield self._timed(
+                "model speed", "file, beside float16", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+            )
 
     @cached_property
     def judge(self) -> whisper.Whisper:
@@ -167,7 +191,9 @@ class Proof:
         return lambda: list(maxwhisper.transcribe_batched(model, [self.samples], 8, without_timestamps=True, **GREEDY))
 
     def _openai(self, fp16: bool) -> Callable[[], object]:
-        return lambda: whisper.transcribe(self.judge, self.samples, fp16=fp16, condition_on_previous_text=False, **GREEDY)
+        return lambda: whisper.transcribe(
+            self.judge, self.samples, fp16=fp16, condition_on_previous_text=False, **GREEDY
+        )
 
     def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
         found = turns.take(ROUNDS)
@@ -175,7 +201,9 @@ class Proof:
         numbers = {"seconds": ours, "PyTorch's seconds": theirs, "ratio": found}
         if name.startswith("file"):
             numbers["times real time"] = len(self.samples) / SAMPLE_RATE / ours
-        return Line(part, name, True, f"{1e6 * ours:,.0f} µs, PyTorch {1e6 * theirs:,.0f} µs, ratio {found:.2f}", numbers)
+        return Line(
+            part, name, True, f"{1e6 * ours:,.0f} µs, PyTorch {1e6 * theirs:,.0f} µs, ratio {found:.2f}", numbers
+        )
 
 
 PARTS: dict[str, Callable[[Proof], Iterator[Line]]] = {
@@ -195,7 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--examples", type=int, default=25, metavar="N", help="of each op and dtype (%(default)s)")
-    parser.add_argument("--audio", type=Path, help="what is transcribed for time; by default, people speaking English for two minutes")
+    parser.add_argument(
+        "--audio", type=Path, help="what is transcribed for time; by default, people speaking English for two minutes"
+    )
     parser.add_argument("--report", type=Path, default=REPORT, help="where everything that was seen goes (%(default)s)")
     args = parser.parse_args(argv)
     lines, seconds = list[Line](), dict[str, float]()

@@ -66,5 +66,7 @@ class Baseline:
         """Write them all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(kept)}" for name, kept in sorted(self.ratios.items()))
-        head = json.dumps({"written_by": "nox -s bench -- --record", "machine": self.machine, "versions": versions}, indent=1)
+        head = json.dumps(
+            {"written_by": "nox -s bench -- --record", "machine": self.machine, "versions": versions}, indent=1
+        )
         self.path.write_text(f'{head[:-2]},\n "ratios": {{\n{lines}\n }}\n}}\n', encoding="utf-8")

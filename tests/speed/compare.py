@@ -57,12 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print a table, write compare.json and compare.png; 0 where maxwhisper ran."""
     parser = argparse.ArgumentParser(prog="nox -s compare --", description=__doc__)
     parser.add_argument("audio", nargs="?", help="a recording; by default, two minutes of people speaking English")
-    parser.add_argument("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
+    parser.add_argument(
+        "--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder"
+    )
     parser.add_argument("--language", default="en", help="which the recording is in (%(default)s)")
-    parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="runs of each program, after one to warm up (%(default)s)")
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="runs of each program, after one to warm up (%(default)s)",
+    )
     parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="of each program (%(default)s)")
-    parser.add_argument("--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS))
-    parser.add_argument("--report", type=Path, default=FOLDER, metavar="FOLDER", help="where the results go (%(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS)
+    )
+    parser.add_argument(
+        "--report", type=Path, default=FOLDER, metavar="FOLDER", help="where the results go (%(default)s)"
+    )
     args = parser.parse_args(argv)
     with TemporaryDirectory() as folder:
         try:
@@ -80,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Console(width=None if sys.stdout.isatty() else 150).print(_table(rows, title))
     args.report.mkdir(parents=True, exist_ok=True)
     document = {"title": title, "versions": _versions(), "programs": rows}
-    (args.report / "compare.json").write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (args.report / "compare.json").write_text(
+        json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     _chart(rows, title).savefig(args.report / "compare.png", dpi=120, bbox_inches="tight")
     print(f"{args.report / 'compare.png'} to look at, {args.report / 'compare.json'} to process")
     return int(any(result.problem for result in results if result.program == "maxwhisper"))
@@ -121,11 +135,17 @@ def describe(results: Sequence[Result], seconds: float, language: str) -> list[d
         if result.problem:
             rows.append({"program": result.program, "problem": result.problem})
             continue
-        row: dict[str, Any] = {"program": result.program, "seconds": result.seconds, "times_real_time": seconds / result.seconds}
+        row: dict[str, Any] = {
+            "program": result.program,
+            "seconds": result.seconds,
+            "times_real_time": seconds / result.seconds,
+        }
         row["all_seconds"] = [run.seconds for run in result.runs]
         row["times_maxwhisper"] = result.seconds / ours.seconds if ours else None
         row["megabytes"] = result.megabytes
-        row["other_words"] = jiwer.wer(normal(original.text), normal(result.text)) if original and normal(original.text) else None
+        row["other_words"] = (
+            jiwer.wer(normal(original.text), normal(result.text)) if original and normal(original.text) else None
+        )
         rows.append(row | {"text": result.text})
     return rows
 
@@ -140,7 +160,14 @@ def _table(rows: Sequence[dict[str, Any]], title: str) -> Table:
             continue
         ratio = "" if row["times_maxwhisper"] is None else f"{row['times_maxwhisper']:.2f}"
         words = "" if row["other_words"] is None else f"{row['other_words']:.1%}"
-        table.add_row(row["program"], f"{row['seconds']:.2f}", f"{row['times_real_time']:.1f}", ratio, f"{row['megabytes']:.0f}", words)
+        table.add_row(
+            row["program"],
+            f"{row['seconds']:.2f}",
+            f"{row['times_real_time']:.1f}",
+            ratio,
+            f"{row['megabytes']:.0f}",
+            words,
+        )
     return table
 
 

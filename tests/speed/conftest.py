@@ -30,7 +30,9 @@ def baseline(request: pytest.FixtureRequest, device: str) -> Iterator[Baseline]:
 def beside(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, baseline: Baseline) -> Beside:
     """`beside(ours, twin)` times both, turn by turn, and fails where their ratio is worse than recorded."""
 
-    def measure(ours: Callable[[], object], twin: Callable[[], object], name: str, rounds: int = ROUNDS, n: int = 1) -> None:
+    def measure(
+        ours: Callable[[], object], twin: Callable[[], object], name: str, rounds: int = ROUNDS, n: int = 1
+    ) -> None:
         turns = Turns(ours, twin)
         benchmark.pedantic(turns, rounds=rounds, iterations=turns.n_ours)
         assert benchmark.stats is not None
@@ -46,7 +48,9 @@ def beside(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, baseline
         times = (f"{1e6 * value / n:,.0f}" for value in (seconds.median, seconds.median / found))
         _table(request.config).add_row(name, *times, f"{found:.2f}", "" if limit is None else f"{limit:.2f}")
         recorded = baseline.ratios.get(name)
-        assert limit is None or found <= limit, f"{name} takes {found:.3f} times what its twin takes; recorded: {recorded}"
+        assert limit is None or found <= limit, (
+            f"{name} takes {found:.3f} times what its twin takes; recorded: {recorded}"
+        )
 
     return measure
 

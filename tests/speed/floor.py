@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stage.ours()
             seconds[i, j] = (time.perf_counter() - begin) / stage.n
         ceilings.append(now)
-    typical = Ceilings(*(float(np.median([getattr(each, name) for each in ceilings[1:]])) for name in ("operations", "bandwidth")))
+    typical = Ceilings(
+        *(float(np.median([getattr(each, name) for each in ceilings[1:]])) for name in ("operations", "bandwidth"))
+    )
     title = f"{args.model}: at most {typical.operations / 1e9:.0f} GFLOP/s and {typical.bandwidth / 1e9:.1f} GB/s; medians of {N_ROUNDS}"
     table = Table("stage", title=title)
     for heading in ("GFLOP", "MB", "floor ms", "measured ms", "× floor"):

@@ -38,10 +38,14 @@ def maxwhisper(
         model = maxwhisper.load_model(question.model, compute_type=compute_type)
         options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
-            return lambda samples: str(maxwhisper.transcribe(model, samples, condition_on_previous_text=False, **options)["text"])
+            return lambda samples: str(
+                maxwhisper.transcribe(model, samples, condition_on_previous_text=False, **options)["text"]
+            )
         return lambda samples: "".join(
             str(result) if isinstance(result, maxwhisper.WhisperError) else str(result["text"])
-            for result in maxwhisper.transcribe_batched(model, [samples], batch_size, without_timestamps=True, **options)
+            for result in maxwhisper.transcribe_batched(
+                model, [samples], batch_size, without_timestamps=True, **options
+            )
         )
 
     return load
@@ -54,11 +58,18 @@ def openai_whisper(question: Question) -> Transcribe:
 
     torch.set_num_threads(question.n_threads)
     model = whisper.load_model(str(question.folder / OPENAI), device="cpu")
-    options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "condition_on_previous_text": False, "fp16": False}
+    options: dict[str, Any] = {
+        "language": question.language,
+        "temperature": 0.0,
+        "condition_on_previous_text": False,
+        "fp16": False,
+    }
     return lambda samples: str(whisper.transcribe(model, samples, **options)["text"])
 
 
-def faster_whisper(compute_type: str, batch_size: int | None = None, beam_size: int = 1) -> Callable[[Question], Transcribe]:
+def faster_whisper(
+    compute_type: str, batch_size: int | None = None, beam_size: int = 1
+) -> Callable[[Question], Transcribe]:
     """SYSTRAN's, on CTranslate2; in batches it splits where a voice-activity model hears a pause."""
 
     def load(question: Question) -> Transcribe:
@@ -70,7 +81,9 @@ def faster_whisper(compute_type: str, batch_size: int | None = None, beam_size: 
         model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=question.n_threads)
         options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
-            return lambda samples: "".join(s.text for s in model.transcribe(samples, condition_on_previous_text=False, **options)[0])
+            return lambda samples: "".join(
+                s.text for s in model.transcribe(samples, condition_on_previous_text=False, **options)[0]
+            )
         pipeline = BatchedInferencePipeline(model)
         options |= {"batch_size": batch_size, "without_timestamps": True}
         return lambda samples: "".join(s.text for s in pipeline.transcribe(samples, **options)[0])
@@ -82,7 +95,12 @@ def whisper_cpp(question: Question) -> Transcribe:
     """Georgi Gerganov's, in C++, weights in float16."""
     from pywhispercpp.model import Model
 
-    options: dict[str, Any] = {"temperature_inc": 0.0, "no_context": True, "greedy": {"best_of": 1}, "language": question.language}
+    options: dict[str, Any] = {
+        "temperature_inc": 0.0,
+        "no_context": True,
+        "greedy": {"best_of": 1},
+        "language": question.language,
+    }
     path = str((question.folder / GGML).resolve(strict=True))
     quiet: dict[str, Any] = {"redirect_whispercpp_logs_to": None, "print_progress": False, "print_realtime": False}
     model = Model(path, n_threads=question.n_threads, **quiet)

@@ -71,7 +71,10 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     window = maxwhisper.decode(model, mel, **options)
     assert isinstance(window, maxwhisper.DecodingResult)
     segments = maxwhisper.transcribe(model, samples, **whole)["segments"]
-    n_windows, n_tokens = len({segment["seek"] for segment in segments}), sum(len(segment["tokens"]) for segment in segments)
+    n_windows, n_tokens = (
+        len({segment["seek"] for segment in segments}),
+        sum(len(segment["tokens"]) for segment in segments),
+    )
 
     features = [(1, encoder(dims, dtypes)), (1, cross_kv(dims, dtypes))]
     step = decoder(dims, dtypes, 1, len(begin) + N_STEPS // 2)
@@ -80,7 +83,9 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
         Stage(
             "prefill",
             lambda: model.decoder(audio).logits(tokens[None, None], rows=[0]),
-            openai.after(tokens[:1], [tokens[1:]]),  # its decoder tells from its cache where it is, so one token goes before
+            openai.after(
+                tokens[:1], [tokens[1:]]
+            ),  # its decoder tells from its cache where it is, so one token goes before
             [(1, decoder(dims, dtypes, N_PROMPT, 0))],
         ),
         Stage("step", steps, openai.after(begin, next_ones[:, None]), [(1, step)], n=N_STEPS),
@@ -123,7 +128,9 @@ class OpenAI:
         def feed(calls: Sequence[np.ndarray] | np.ndarray, cache: Cache) -> Cache:
             cache, hooks = self._judge.install_kv_cache_hooks(cache)
             for tokens in calls:
-                self._judge.decoder(torch.from_numpy(tokens)[None].to(self._judge.device), self._features, kv_cache=cache)
+                self._judge.decoder(
+                    torch.from_numpy(tokens)[None].to(self._judge.device), self._features, kv_cache=cache
+                )
             for hook in hooks:
                 hook.remove()
             wait_for(self._judge.device)

@@ -18,7 +18,10 @@ from tests.speed.twins import by_torch, torch_device
 
 def test_a_slowed_op_trips_it(ops_suite: Suite, tmp_path: Path) -> None:
     arrays = Example("softmax", "float32", real_sizes("softmax", load_checkpoint("tiny.en").dims)).arrays()
-    op, twin = ops_suite.caller("softmax", "float32", arrays), by_torch(TABLE["softmax"], arrays, torch_device(ops_suite.name))
+    op, twin = (
+        ops_suite.caller("softmax", "float32", arrays),
+        by_torch(TABLE["softmax"], arrays, torch_device(ops_suite.name)),
+    )
 
     def slowed() -> None:
         """So much that it shows however busy the machine is."""

@@ -28,7 +28,9 @@ TINY_EN = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
 def test_the_work_is_what_the_shapes_say() -> None:
     """By hand: the products of one encoder block, and all that a step reads."""
     dtypes = DTypes(dict.fromkeys(weight_shapes(TINY_EN), DType.float32))
-    one_more = work.encoder(ModelDimensions(**{**vars(TINY_EN), "n_audio_layer": 5}), DTypes({**dtypes.weights, **_layer(4)}))
+    one_more = work.encoder(
+        ModelDimensions(**{**vars(TINY_EN), "n_audio_layer": 5}), DTypes({**dtypes.weights, **_layer(4)})
+    )
     block = one_more.operations - work.encoder(TINY_EN, dtypes).operations
     assert block == 2 * 1500 * 384 * (4 * 384 + 2 * 1536) + 2 * 2 * 1500 * 1500 * 384
     halves = DTypes.of(load_checkpoint("tiny.en"))
@@ -38,7 +40,9 @@ def test_the_work_is_what_the_shapes_say() -> None:
     # Of each layer the biases of query, value and out, of query and out across, of 4 x 384 and 384 in the MLP, and three layer norms.
     vectors = 4 * ((3 + 2 + 4 + 1) * 384 + 3 * 2 * 384) + 2 * 384
     assert step.n_bytes == 2 * matrices + 4 * vectors + kept + 4 * 51864
-    assert step.operations == 2 * (matrices + 4 * 2 * 384 * 1599.5)  # of the token itself a causal mask leaves half on average
+    assert step.operations == 2 * (
+        matrices + 4 * 2 * 384 * 1599.5
+    )  # of the token itself a causal mask leaves half on average
 
 
 def _layer(i: int) -> dict[str, DType]:
@@ -56,7 +60,9 @@ def test_no_product_is_faster_than_the_ceiling(device: str) -> None:
     ceilings = max(Machine().ceilings().operations for _ in range(3))
     a = torch.rand(1024, 1024)
     seconds = min(timeit.repeat(lambda: a @ a, number=1, repeat=5))
-    assert 2 * 1024**3 / seconds < 1.5 * ceilings  # a shared machine's own speed was seen to differ by 1.2 within a second
+    assert (
+        2 * 1024**3 / seconds < 1.5 * ceilings
+    )  # a shared machine's own speed was seen to differ by 1.2 within a second
 
 
 def test_every_stage_runs_beside_openais(tiny_en: Trio) -> None:
@@ -72,9 +78,15 @@ def test_every_format_has_the_same_weights(tmp_path: Path) -> None:
     write_formats("tiny.en", tmp_path)
     checkpoint = load_checkpoint("tiny.en")
     openai = whisper.load_model(str(tmp_path / "openai.pt"), device="cpu").state_dict()
-    assert all(np.array_equal(openai[name].numpy(), np.asarray(weight, np.float32)) for name, weight in checkpoint.weights.items())
+    assert all(
+        np.array_equal(openai[name].numpy(), np.asarray(weight, np.float32))
+        for name, weight in checkpoint.weights.items()
+    )
     ggml = (tmp_path / "ggml.bin").read_bytes()
-    for weight in (checkpoint.weights["decoder.token_embedding.weight"], checkpoint.weights["encoder.blocks.2.mlp.0.weight"]):
+    for weight in (
+        checkpoint.weights["decoder.token_embedding.weight"],
+        checkpoint.weights["encoder.blocks.2.mlp.0.weight"],
+    ):
         assert np.asarray(weight, np.float16).tobytes() in ggml
     assert (tmp_path / "ctranslate2" / "model.bin").stat().st_size > 70_000_000
 

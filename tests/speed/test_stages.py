@@ -22,4 +22,7 @@ def test_stage(name: str, all_stages: dict, beside: Beside) -> None:
 
 @pytest.fixture(scope="module")
 def all_stages(tiny_en: Trio) -> dict:
-    return {stage.name: stage for stage in stages(tiny_en.model, load_openai(tiny_en.checkpoint), packaged_clips()["beckett"].samples)}
+    return {
+        stage.name: stage
+        for stage in stages(tiny_en.model, load_openai(tiny_en.checkpoint), packaged_clips()["beckett"].samples)
+    }

@@ -32,7 +32,11 @@ def weight_bytes(dims: ModelDimensions, dtypes: DTypes, graph: str) -> int:
         return "cross_kv" if CROSS_KV.search(name) else name.split(".", 1)[0]
 
     shapes = {name: shape for name, shape in weight_shapes(dims).items() if name != "decoder.positional_embedding"}
-    return sum(math.prod(shape) * dtypes.weights[name].size_in_bytes for name, shape in shapes.items() if read_by(name) == graph)
+    return sum(
+        math.prod(shape) * dtypes.weights[name].size_in_bytes
+        for name, shape in shapes.items()
+        if read_by(name) == graph
+    )
 
 
 def encoder(dims: ModelDimensions, dtypes: DTypes) -> Work:
@@ -48,7 +52,9 @@ def cross_kv(dims: ModelDimensions, dtypes: DTypes) -> Work:
     """A window's features to keys and values for each decoder layer, which are written."""
     n, state = dims.n_audio_ctx, dims.n_text_state
     kept = 2 * dims.n_text_layer * n * state
-    return Work(2 * kept * dims.n_audio_state, weight_bytes(dims, dtypes, "cross_kv") + kept * dtypes.cross_kv.size_in_bytes)
+    return Work(
+        2 * kept * dims.n_audio_state, weight_bytes(dims, dtypes, "cross_kv") + kept * dtypes.cross_kv.size_in_bytes
+    )
 
 
 def decoder(dims: ModelDimensions, dtypes: DTypes, n: int, n_past: int, n_rows: int = 1) -> Work:

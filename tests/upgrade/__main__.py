@@ -41,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("new", metavar="NEW", help="the same, to be held against it")
     parser.add_argument("--index", metavar="URL", help="a further index of packages, for versions that PyPI lacks")
     parser.add_argument(
-        "--report", type=Path, default=FOLDER, metavar="FOLDER", help="where upgrade.json and upgrade.html go (%(default)s)"
+        "--report",
+        type=Path,
+        default=FOLDER,
+        metavar="FOLDER",
+        help="where upgrade.json and upgrade.html go (%(default)s)",
     )
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)

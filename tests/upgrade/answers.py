@@ -36,7 +36,10 @@ class Answers:
         self._callers: dict[str, Callable[[], object]] = {}
 
     def versions(self) -> dict[str, str]:
-        return {"python": platform.python_version(), **{name: version(name) for name in ("max", "mojo-compiler", "numpy", "torch")}}
+        return {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("max", "mojo-compiler", "numpy", "torch")},
+        }
 
     def op(self, name: str, dtype: str, examples: Sequence[Example]) -> Op:
         """A row on these examples: the largest shares of its bounds, what fails first, and a digest of all bits.
@@ -62,11 +65,15 @@ class Answers:
         question = self._programs.question(seen)
         window = Window(question, self._programs.instrumented, self._programs.judge, self._programs.truth)
         found = {
-            part.name: Activation(part.op, part.error.rms, "" if part.passes else str(part), _digest(window.max[part.name]))
+            part.name: Activation(
+                part.op, part.error.rms, "" if part.passes else str(part), _digest(window.max[part.name])
+            )
             for part in window.compare()
         }
         outputs = production_outputs(question, self._programs.model, window)
-        return found | {part.name: Activation("", part.error.rms, "" if part.passes else str(part), "") for part in outputs}
+        return found | {
+            part.name: Activation("", part.error.rms, "" if part.passes else str(part), "") for part in outputs
+        }
 
     def transcript(self, name: str) -> Transcript:
         """A clip's tokens, and in what they differ from OpenAI Whisper's, which are kept."""

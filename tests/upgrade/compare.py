@@ -31,7 +31,11 @@ def compare(old: Environment, new: Environment) -> Findings:
         found = Findings(_ask(sides, "versions"))
         if isinstance(found.versions.old, str):
             raise UpgradeError(f"there is nothing to compare with: {found.versions.old}")
-        found.ops, found.activations, found.transcripts = _ops(sides, rows_on(DEVICE)), _activations(sides), _transcripts(sides)
+        found.ops, found.activations, found.transcripts = (
+            _ops(sides, rows_on(DEVICE)),
+            _activations(sides),
+            _transcripts(sides),
+        )
     found.timing, found.speed = _speed(environments)
     with tqdm(desc="start-up", unit="process", disable=None, leave=False) as bar:
         found.cost = costs(environments, bar.update)
@@ -81,7 +85,10 @@ def _each(both: Pair, missing: str) -> dict[str, Pair]:
 
 
 def _transcripts(sides: Sides) -> dict[str, Pair]:
-    return {name: _ask(sides, "transcript", name) for name in tqdm(transcript_cases(), desc="transcripts", disable=None, leave=False)}
+    return {
+        name: _ask(sides, "transcript", name)
+        for name in tqdm(transcript_cases(), desc="transcripts", disable=None, leave=False)
+    }
 
 
 def _speed(environments: tuple[Environment, Environment]) -> tuple[dict[str, Pair], dict[str, list[Speed]]]:
@@ -103,7 +110,9 @@ def _turns(sides: Sides, timing: dict[str, Pair]) -> dict[str, Speed]:
 
     timing: the lines; of one that fails it says so in the end.
     """
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name, pair in timing.items() if pair.compared}
+    seconds: dict[str, tuple[list[float], list[float]]] = {
+        name: ([], []) for name, pair in timing.items() if pair.compared
+    }
     for round_ in tqdm(range(N_ROUNDS), desc=f"speed of {len(seconds)}", disable=None, leave=False):
         for name, both in list(seconds.items()):
             turns: list[Any] = [None, None]

@@ -17,7 +17,9 @@ def make_environment(tmp_path: Path) -> Callable[..., Environment]:
         environment = Environment(tmp_path / name)
         environment.python.parent.mkdir(parents=True)
         (environment.folder / "sitecustomize.py").write_text(at_start, encoding="utf-8")
-        environment.python.write_text(f'#!/bin/sh\nPYTHONPATH={environment.folder} exec {sys.executable} "$@"\n', encoding="utf-8")
+        environment.python.write_text(
+            f'#!/bin/sh\nPYTHONPATH={environment.folder} exec {sys.executable} "$@"\n', encoding="utf-8"
+        )
         environment.python.chmod(0o755)
         return environment
 

@@ -24,7 +24,10 @@ def costs(environments: Environments, each: Callable[[], object]) -> dict[str, P
     for _ in range(N_AGREEING - 1):
         if any(costs_more(name, pair) for name, pair in found.items()):
             again = _measured(environments, each)
-            found = {name: Pair(_least(pair.old, again[name].old), _least(pair.new, again[name].new)) for name, pair in found.items()}
+            found = {
+                name: Pair(_least(pair.old, again[name].old), _least(pair.new, again[name].new))
+                for name, pair in found.items()
+            }
     return found
 
 

@@ -32,7 +32,9 @@ def _states(environment: Environment, only: Iterable[str] = ()) -> dict[str, str
     with TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         try:
-            environment.run("-m", "pytest", "-m", "max_defects", *tests, "--junitxml", str(results), "-p", "no:cacheprovider")
+            environment.run(
+                "-m", "pytest", "-m", "max_defects", *tests, "--junitxml", str(results), "-p", "no:cacheprovider"
+            )
         except UpgradeError as error:  # as where one is gone
             if not results.exists():
                 return {"all of them": str(error)}

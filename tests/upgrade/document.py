@@ -31,9 +31,15 @@ def document(found: Findings, old: str, new: str) -> dict[str, Any]:
         "ops": _pairs(found.ops),
         "activations": _pairs(found.activations),
         "transcripts": _pairs(found.transcripts),
-        "speed": {name: {"beyond_noise": agreed(seen), "seen": [_plain(speed) for speed in seen]} for name, seen in found.speed.items()},
+        "speed": {
+            name: {"beyond_noise": agreed(seen), "seen": [_plain(speed) for speed in seen]}
+            for name, seen in found.speed.items()
+        },
         "cost": _pairs(found.cost),
-        "defects": {name: {"equal": pair.old == pair.new, "old": pair.old, "new": pair.new} for name, pair in found.defects.items()},
+        "defects": {
+            name: {"equal": pair.old == pair.new, "old": pair.old, "new": pair.new}
+            for name, pair in found.defects.items()
+        },
     }
 
 

@@ -110,7 +110,9 @@ def prepare(asked: str, index: str | None = None, beside: Environment | None = N
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     further = ["--extra-index-url", index] if index else []
     newest = ["--upgrade"] if wanted in SPECIAL.values() else []
-    beside_it = ["--find-links", str(Path(wanted).parent)] if wanted.endswith(".whl") else []  # a wheel of MAX's needs others
+    beside_it = (
+        ["--find-links", str(Path(wanted).parent)] if wanted.endswith(".whl") else []
+    )  # a wheel of MAX's needs others
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     _run([*pip, *further, *newest, *beside_it, wanted])
@@ -120,7 +122,9 @@ def prepare(asked: str, index: str | None = None, beside: Environment | None = N
         _run([*pip, "--no-deps", "--force-reinstall", *wheels])
 
     if wanted == SPECIAL["nightly"]:
-        version = environment.run("-c", "from importlib.metadata import version; print(version('max'))").decode().strip()
+        version = (
+            environment.run("-c", "from importlib.metadata import version; print(version('max'))").decode().strip()
+        )
         if "dev" not in version:
             raise UpgradeError(f"no nightly version is to be had from {index}, only {version}")
     return environment

@@ -125,7 +125,11 @@ class Findings:
 
     def slower(self) -> dict[str, str]:
         """Lines that are slower beyond noise, and what costs more than its limit, by name: how much."""
-        more = {name: f"{pair.new / pair.old:.2f} times as much" for name, pair in self.cost.items() if costs_more(name, pair)}
+        more = {
+            name: f"{pair.new / pair.old:.2f} times as much"
+            for name, pair in self.cost.items()
+            if costs_more(name, pair)
+        }
         return self._beyond_noise("slower") | more
 
     def faster(self) -> dict[str, str]:
@@ -133,12 +137,19 @@ class Findings:
         return self._beyond_noise("faster")
 
     def _beyond_noise(self, judged: str) -> dict[str, str]:
-        return {name: f"{seen[-1].ratio:.2f} times as long" for name, seen in self.speed.items() if agreed(seen) == judged}
+        return {
+            name: f"{seen[-1].ratio:.2f} times as long" for name, seen in self.speed.items() if agreed(seen) == judged
+        }
 
     def different(self) -> list[str]:
         """Results that are not the same bits, or tokens; and defects that come or go."""
         results = {"op": self.ops, "activation": self.activations, "transcript": self.transcripts}
-        found = [f"{part} {name}" for part, pairs in results.items() for name, pair in pairs.items() if pair.compared and not pair.equal]
+        found = [
+            f"{part} {name}"
+            for part, pairs in results.items()
+            for name, pair in pairs.items()
+            if pair.compared and not pair.equal
+        ]
         return found + [f"defect {name}" for name, pair in self.defects.items() if pair.old != pair.new]
 
     @property

@@ -26,7 +26,9 @@ class Speed:
     @classmethod
     def of(cls, old: Sequence[float], new: Sequence[float]) -> "Speed":
         ratios = np.sort(np.array(new) / np.array(old))
-        return cls(*map(float, (np.median(old), np.median(new), np.median(ratios), ratios[N_OUTSIDE], ratios[-1 - N_OUTSIDE])))
+        return cls(
+            *map(float, (np.median(old), np.median(new), np.median(ratios), ratios[N_OUTSIDE], ratios[-1 - N_OUTSIDE]))
+        )
 
     @property
     def judged(self) -> str:

@@ -22,7 +22,11 @@ def page(found: Findings, document: Mapping[str, Any]) -> str:
     pictures = []
     if found.speed:
         pictures.append(_speed({name: seen[-1] for name, seen in found.speed.items()}, document["speed"]))
-    if both := {name: pair for name, pair in found.activations.items() if all(hasattr(side, "rms") for side in (pair.old, pair.new))}:
+    if both := {
+        name: pair
+        for name, pair in found.activations.items()
+        if all(hasattr(side, "rms") for side in (pair.old, pair.new))
+    }:
         pictures.append(_distances(both))
     return render(TEMPLATE, document=document, pictures=pictures, limits=LIMITS)
 
@@ -38,9 +42,14 @@ def _speed(speeds: Mapping[str, Speed], judged: Mapping[str, Any]) -> Picture:
         axes.axvspan(1 / (1 + AT_LEAST), 1 + AT_LEAST, color="gray", alpha=0.12)
         axes.axvline(1, color="gray", linestyle="--", linewidth=1)
         axes.set_xscale("log")
-        axes.set_xlim(min(0.8, *(speed.low for speed in speeds.values())), max(1.25, *(speed.high for speed in speeds.values())))
+        axes.set_xlim(
+            min(0.8, *(speed.low for speed in speeds.values())), max(1.25, *(speed.high for speed in speeds.values()))
+        )
         axes.set_xticks(
-            ticks := [tick for tick in (0.25, 0.5, 0.8, 1, 1.25, 2, 4) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]], map(str, ticks)
+            ticks := [
+                tick for tick in (0.25, 0.5, 0.8, 1, 1.25, 2, 4) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]
+            ],
+            map(str, ticks),
         )
         axes.set_xticks([], minor=True)
         axes.set_yticks(range(len(speeds)), list(speeds), fontsize=8)

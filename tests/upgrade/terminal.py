@@ -18,7 +18,9 @@ def show(found: Findings, console: Console, old: str, new: str) -> None:
 
     old, new: what was asked for.
     """
-    console.print(_table("share of the worst-case bound (of the statistical one)", ("op", "old", "new", "bits"), _ops(found.ops)))
+    console.print(
+        _table("share of the worst-case bound (of the statistical one)", ("op", "old", "new", "bits"), _ops(found.ops))
+    )
     console.print(_table("milliseconds", ("speed", "old", "new", "new / old", "noise", ""), _speed(found)))
     console.print(_table("tiny.en", ("cost", "old", "new", "new / old", "limit"), _costs(found.cost)))
     for name, pairs in (("activations", found.activations), ("transcripts", found.transcripts)):
@@ -40,7 +42,9 @@ def show(found: Findings, console: Console, old: str, new: str) -> None:
     before, after = ({} if isinstance(side, str) else side for side in (found.versions.old, found.versions.new))
     for package in sorted(before.keys() & after.keys() - {"max", "mojo-compiler"}):
         if before[package] != after[package]:
-            console.print(Text(f"beside MAX, {package} is another version, too: {before[package]} → {after[package]}", "yellow"))
+            console.print(
+                Text(f"beside MAX, {package} is another version, too: {before[package]} → {after[package]}", "yellow")
+            )
     verdict = f"{found.verdict.upper()}: MAX {_version(before, old)} → {_version(after, new)}"
     console.print(Text(verdict, STYLES.get(found.verdict, "bold red")), soft_wrap=True)
 
@@ -61,7 +65,11 @@ def _table(caption: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...
 
 def _ops(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, ...]]:
     for name, pair in pairs.items():
-        yield name, *(_share(side) for side in (pair.old, pair.new)), "equal" if pair.equal else "differ" if pair.compared else "none"
+        yield (
+            name,
+            *(_share(side) for side in (pair.old, pair.new)),
+            "equal" if pair.equal else "differ" if pair.compared else "none",
+        )
 
 
 def _share(side: Any) -> str:
@@ -71,13 +79,25 @@ def _share(side: Any) -> str:
 def _speed(found: Findings) -> Iterator[tuple[str, ...]]:
     for name, seen in found.speed.items():
         last = seen[-1]
-        yield name, f"{1e3 * last.old:.3f}", f"{1e3 * last.new:.3f}", f"{last.ratio:.2f}", f"{last.low:.2f}–{last.high:.2f}", agreed(seen)
+        yield (
+            name,
+            f"{1e3 * last.old:.3f}",
+            f"{1e3 * last.new:.3f}",
+            f"{last.ratio:.2f}",
+            f"{last.low:.2f}–{last.high:.2f}",
+            agreed(seen),
+        )
 
 
 def _costs(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, ...]]:
     for name, pair in pairs.items():
         ratio = f"{pair.new / pair.old:.2f}" if pair.compared else ""
-        yield name, *("none" if isinstance(side, str) else f"{side:.2f}" for side in (pair.old, pair.new)), ratio, f"{LIMITS[name]}"
+        yield (
+            name,
+            *("none" if isinstance(side, str) else f"{side:.2f}" for side in (pair.old, pair.new)),
+            ratio,
+            f"{LIMITS[name]}",
+        )
 
 
 def _farthest(pairs: Mapping[str, Pair]) -> str:

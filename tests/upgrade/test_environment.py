@@ -33,7 +33,12 @@ def test_what_pip_is_told(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_what_cannot_be_had_is_said_at_once(
-    asked: str, says: str, place: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: str,
+    says: str,
+    place: int,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(environment, "FOLDER", tmp_path / "environments")
     versions = ["26.7.0", "26.7.0"]
@@ -76,7 +81,9 @@ def test_another_wheel_is_another_environment(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"26\.7\.0-fault-\w{8}", name) for name in names)
 
 
-def test_nothing_of_this_processs_max_reaches_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_python: Environment) -> None:
+def test_nothing_of_this_processs_max_reaches_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_python: Environment
+) -> None:
     """MAX puts paths of its compiler's into the environment of the process that imports it; our own has."""
     monkeypatch.setenv("MODULAR_MOJO_MAX_IMPORT_PATH", "/of/another/version")
     script = "import os; print({name: os.environ[name] for name in os.environ if name.startswith(('MODULAR', 'MAXWHISPER_CACHE', 'TMP'))})"

@@ -23,14 +23,25 @@ FOUND = Findings(
     ops={
         "softmax float32": Pair(
             Op(0.1, 0.2, "", "a"),
-            Op(float("inf"), float("inf"), "<not> finite\nprint(" + "Example(op='softmax', dtype='float32'), " * 10 + ")", "b"),
+            Op(
+                float("inf"),
+                float("inf"),
+                "<not> finite\nprint(" + "Example(op='softmax', dtype='float32'), " * 10 + ")",
+                "b",
+            ),
         ),
         "gelu float32": Pair(Op(0.1, 0.2, "", "a"), "RuntimeError: does not compile"),
     },
-    activations={"encoder.blocks.0.attn_ln": Pair(NORM, Activation("layer_norm", 2e-6, "", "b")), "encoder.ln_post": Pair(NORM, NORM)},
+    activations={
+        "encoder.blocks.0.attn_ln": Pair(NORM, Activation("layer_norm", 2e-6, "", "b")),
+        "encoder.ln_post": Pair(NORM, NORM),
+    },
     transcripts={"joined": Pair(Transcript([[1, 2]], ""), Transcript([[1, 3]], "token 1 is 3 and not 2"))},
     timing={"softmax": Pair(None, None), "tiny.en step": Pair(None, None)},
-    speed={"softmax": [Speed(1e-3, 1.3e-3, 1.3, 1.2, 1.4)] * N_AGREEING, "tiny.en step": [Speed(1e-3, 1e-3, 1, 0.9, 1.1)]},
+    speed={
+        "softmax": [Speed(1e-3, 1.3e-3, 1.3, 1.2, 1.4)] * N_AGREEING,
+        "tiny.en step": [Speed(1e-3, 1e-3, 1, 0.9, 1.1)],
+    },
     cost={"CPU seconds to load, cold": Pair(50.0, 90.0), "MB compiled": Pair(50.0, "no such model")},
     defects={"test_tanh_of_nan": Pair(THERE, GONE), "test_sum_of_halves": Pair(THERE, THERE)},
 )
@@ -115,4 +126,9 @@ def test_what_pytest_says_of_reproducers(tmp_path: Path) -> None:
         if outcome:
             ET.SubElement(case, outcome[0], outcome[1])
     ET.ElementTree(suite).write(results)
-    assert read_states(results) == {"test_there": THERE, "test_gone": GONE, "test_other": "ValueError: something else", "test_mended": GONE}
+    assert read_states(results) == {
+        "test_there": THERE,
+        "test_gone": GONE,
+        "test_other": "ValueError: something else",
+        "test_mended": GONE,
+    }

@@ -17,7 +17,9 @@ def measured(rng: np.random.Generator, slowdown: float = 1.0, between_processes:
     """Two sides on a noisy machine: most turns vary by some per cent, one in ten takes half as long again, or more."""
     pair = slowdown * np.exp(between_processes * rng.standard_normal())
     old, new = (
-        np.exp(0.03 * rng.standard_normal(N_ROUNDS)) * np.where(rng.random(N_ROUNDS) < 0.1, 1.5 + rng.random(N_ROUNDS), 1) for _ in "on"
+        np.exp(0.03 * rng.standard_normal(N_ROUNDS))
+        * np.where(rng.random(N_ROUNDS) < 0.1, 1.5 + rng.random(N_ROUNDS), 1)
+        for _ in "on"
     )
     return Speed.of(old.tolist(), (pair * new).tolist())
 
@@ -56,18 +58,48 @@ def test_all_pairs_of_processes_must_agree() -> None:
         ({"ops": {"softmax float32": Pair(RIGHT, WRONG)}}, "wrong", {"op softmax float32": "3 times its bound"}),
         ({"ops": {"softmax float32": Pair(WRONG, WRONG)}}, "nothing differs", {}),
         ({"ops": {"softmax float32": Pair(WRONG, RIGHT)}}, "nothing worse", {}),
-        ({"ops": {"softmax float32": Pair(RIGHT, "ImportError: max")}}, "wrong", {"op softmax float32": "ImportError: max"}),
-        ({"ops": {"softmax float32": Pair("RuntimeError: at 0x1", "RuntimeError: at 0x2")}}, "could not be compared", {}),
-        ({"ops": {"softmax float32": Pair("RuntimeError", RIGHT)}}, "could not be compared", {}),
-        ({"ops": {"softmax float32": Pair("RuntimeError", "ValueError"), "gelu float32": Pair(RIGHT, RIGHT)}}, "nothing differs", {}),
-        ({"activations": {"all of them": Pair(None, "RuntimeError")}}, "wrong", {"activation all of them": "RuntimeError"}),
         (
-            {"activations": {"encoder.ln_post": Pair(Activation("layer_norm", 1e-6, "", "a"), Activation("layer_norm", 1, "twice", "b"))}},
+            {"ops": {"softmax float32": Pair(RIGHT, "ImportError: max")}},
+            "wrong",
+            {"op softmax float32": "ImportError: max"},
+        ),
+        (
+            {"ops": {"softmax float32": Pair("RuntimeError: at 0x1", "RuntimeError: at 0x2")}},
+            "could not be compared",
+            {},
+        ),
+        ({"ops": {"softmax float32": Pair("RuntimeError", RIGHT)}}, "could not be compared", {}),
+        (
+            {"ops": {"softmax float32": Pair("RuntimeError", "ValueError"), "gelu float32": Pair(RIGHT, RIGHT)}},
+            "nothing differs",
+            {},
+        ),
+        (
+            {"activations": {"all of them": Pair(None, "RuntimeError")}},
+            "wrong",
+            {"activation all of them": "RuntimeError"},
+        ),
+        (
+            {
+                "activations": {
+                    "encoder.ln_post": Pair(
+                        Activation("layer_norm", 1e-6, "", "a"), Activation("layer_norm", 1, "twice", "b")
+                    )
+                }
+            },
             "wrong",
             {"activation encoder.ln_post": "twice"},
         ),
-        ({"transcripts": {"joined": Pair(Transcript([[1]], ""), Transcript([[2]], "token 0"))}}, "wrong", {"transcript joined": "token 0"}),
-        ({"timing": {"softmax": Pair(None, "RuntimeError"), "gelu": Pair(None, None)}}, "wrong", {"speed softmax": "RuntimeError"}),
+        (
+            {"transcripts": {"joined": Pair(Transcript([[1]], ""), Transcript([[2]], "token 0"))}},
+            "wrong",
+            {"transcript joined": "token 0"},
+        ),
+        (
+            {"timing": {"softmax": Pair(None, "RuntimeError"), "gelu": Pair(None, None)}},
+            "wrong",
+            {"speed softmax": "RuntimeError"},
+        ),
         ({"timing": {"all of them": Pair("RuntimeError", None)}}, "could not be compared", {}),
         ({"speed": {"softmax": [SLOWER] * N_AGREEING}}, "slower", {}),
         (

@@ -39,7 +39,9 @@ def write_wheel(name: str, folder: Path) -> Path:
     """One of `PLANTS` as a wheel."""
     plant = PLANTS[name]
     text = _installed(plant.path).read_text(encoding="utf-8")
-    assert text.count(plant.before) == 1, f"{plant.path} of this version of MAX has {text.count(plant.before)} times {plant.before!r}"
+    assert text.count(plant.before) == 1, (
+        f"{plant.path} of this version of MAX has {text.count(plant.before)} times {plant.before!r}"
+    )
     info = f"{name}-0.dist-info"
     files = {
         plant.path: text.replace(plant.before, plant.after),

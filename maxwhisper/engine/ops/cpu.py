@@ -63,7 +63,9 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
     return _rows("maxwhisper.linear", x, weight, bias)
 
 
-def linear_int8(x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None) -> TensorValue:
+def linear_int8(
+    x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None
+) -> TensorValue:
     """Compute an int8 linear layer: activations quantized per row, weights per output channel, exact int32 sums.
 
     x float32 [..., n_in], quantized with scale max|x| / 127 of its row; weight int8 [n_out, n_in]; scale float32

@@ -209,11 +209,15 @@ def cached_attention(
 
     causal = np.triu(np.full((int(n_ctx), int(n_ctx)), -np.inf, np.float32), 1)
     mask = ops.gather(ops.constant(causal, device=q.device), positions, axis=0)
-    weights = softmax(apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), page_table, positions)), mask))
+    weights = softmax(
+        apply_mask(attention_scores(split(q), append_to_cache(k_cache, split(k), page_table, positions)), mask)
+    )
     return merge_heads(attention_context(weights, append_to_cache(v_cache, split(v), page_table, positions)))
 
 
-def append_to_cache(cache: BufferValue, new: TensorValue, page_table: TensorValue, positions: TensorValue) -> TensorValue:
+def append_to_cache(
+    cache: BufferValue, new: TensorValue, page_table: TensorValue, positions: TensorValue
+) -> TensorValue:
     """Write new keys, or values, at their positions, in place, and return those of all positions.
 
     cache, page_table, positions as in `cached_attention`; new [n_seq, n_head, n, head_dim].
@@ -247,7 +251,12 @@ def _split_symbolic_heads(x: TensorValue, n_head: Dim, head_dim: Dim) -> TensorV
 
 
 def next_token(
-    logits: TensorValue, tokens: BufferValue, sum_logprobs: BufferValue, mask: TensorValue, rules: TensorValue, n_tokens: TensorValue
+    logits: TensorValue,
+    tokens: BufferValue,
+    sum_logprobs: BufferValue,
+    mask: TensorValue,
+    rules: TensorValue,
+    n_tokens: TensorValue,
 ) -> tuple[TensorValue, TensorValue]:
     """Append to each sequence the token of the highest logit that the rules allow.
 
@@ -259,9 +268,15 @@ def next_token(
     Returns the tokens, int64 [n_seq], and how many are not the end token, int64 [1].
     """
     device, (n_seq, n_vocab) = logits.device, logits.shape
-    first_type = TensorType(DType.int64, [2, n_seq], device)  # the lowest allowed text token, and the lowest allowed timestamp
-    (first,) = ops.custom("maxwhisper.first_allowed", device, [logits, ops.buffer_load(tokens), rules, n_tokens], [first_type])
-    kinds_type = TensorType(DType.float32, [2, n_seq, n_vocab], device)  # text and timestamp logits; the lowest float where not allowed
+    first_type = TensorType(
+        DType.int64, [2, n_seq], device
+    )  # the lowest allowed text token, and the lowest allowed timestamp
+    (first,) = ops.custom(
+        "maxwhisper.first_allowed", device, [logits, ops.buffer_load(tokens), rules, n_tokens], [first_type]
+    )
+    kinds_type = TensorType(
+        DType.float32, [2, n_seq, n_vocab], device
+    )  # text and timestamp logits; the lowest float where not allowed
     (kinds,) = ops.custom("maxwhisper.allowed_logits", device, [logits, mask, rules, first.tensor], [kinds_type])
     best = ops.argmax(kinds.tensor)
     top = ops.max(kinds.tensor)
