@@ -20,6 +20,8 @@ nox.options.sessions = ["lint", "tests"]
 # (One arena for all threads would save no more, and cost MAX's compiler a fourth.)
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 
+IMPORT_LINTER = "import-linter==2.17"
+
 
 def install(session: nox.Session, *extra: str) -> None:
     """The project as it lies here, with what tests and parity need."""
@@ -30,7 +32,7 @@ def install(session: nox.Session, *extra: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that must pass. `nox -s tests -- tests/test_audio.py` runs a part."""
-    install(session)
+    install(session, IMPORT_LINTER)
     session.run("pytest", *session.posargs, env=KEEP_MEMORY)
 
 
@@ -170,11 +172,12 @@ def gpu_compile(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types."""
-    install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20")
+    """Style, types, and which package may import which."""
+    install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20", IMPORT_LINTER)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("lint-imports", "--no-cache")
 
 
 @nox.session

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import Dataflow, Step, evaluate, parse
+from reference.flow.dataflow import Dataflow, Step, evaluate, names
 from reference.ops.row import TABLE, Build, Input, Op
 
 N_HEAD = 2
@@ -30,7 +30,7 @@ class Composed(Op):
     def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
         """The parts, in order."""
         parts = resolve(cls.build)(dict(zip(cls.inputs, values, strict=True)))
-        return [parts[parse(name).name] for name in cls.parts]
+        return [parts[name] for name in names(cls.parts)]
 
     @classmethod
     def define(cls, *arrays: np.ndarray) -> np.ndarray:

@@ -6,12 +6,8 @@ from inspect import Parameter, signature
 import numpy as np
 
 from reference.flow.dataflow import Arrays, Dataflow, DataflowError, Step, check_name, look_up, naming, nearest, parse
-from reference.ops import TABLE, Op
+from reference.ops import TABLE
 from reference.ops.composed import Composed
-
-OPS: Mapping[str, type[Op]] = {
-    name: op for name, op in TABLE.items() if not issubclass(op, Composed)
-}  # of which a step can be one
 
 
 def check_flow(flow: Dataflow, given: Arrays) -> None:
@@ -83,9 +79,10 @@ def _check_own_name(name: str, keys: Mapping[str, str]) -> None:
 
 
 def _check_op(op: str, sources: Sequence[str]) -> None:
-    if op not in OPS:
-        raise DataflowError(f"there is no op {op!r}{nearest(op, OPS)}; an op is a row of `reference.ops`")
-    takes = list(signature(OPS[op].bound).parameters.values())[1:]  # behind the roundings
+    ops = {name: row for name, row in TABLE.items() if not issubclass(row, Composed)}  # a step can't be a composed one
+    if op not in ops:
+        raise DataflowError(f"there is no op {op!r}{nearest(op, ops)}; an op is a row of `reference.ops`")
+    takes = list(signature(ops[op].bound).parameters.values())[1:]  # behind the roundings
     n_least = sum(parameter.default is Parameter.empty for parameter in takes)
     if not n_least <= len(sources) <= len(takes):
         n = " or ".join(map(str, range(n_least, len(takes) + 1)))

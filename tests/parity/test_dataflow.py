@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from reference.flow.dataflow import DataflowError, Step, evaluate
-from reference.ops import TABLE
+from reference.numerics.bounds import Approx
+from reference.ops import TABLE, Input, Op
 from reference.ops.torch_counterparts import run_torch
 from reference.parity.activations import compare_activations, first_divergence, truth
 
@@ -137,6 +139,29 @@ def test_positions_that_there_are_not_are_named() -> None:
         {**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**GIVEN, "positions": np.array([7])}
     )
     assert found.startswith("step 'out': 'x:at positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds")
+
+
+def test_a_row_of_ones_own_is_an_op() -> None:
+    """Made after everything was imported, without a line in this project's files."""
+    with mock.patch.dict(TABLE):
+
+        class Twice(Op, row="twice"):
+            inputs: ClassVar = {"x": Input("batch n")}
+            build = staticmethod(lambda ops, x: x + x)
+            define = staticmethod(lambda x: 2 * x)
+            torch = staticmethod(lambda x: 2 * x)
+            bound = staticmethod(lambda roundings, x: Approx.given(2 * x))
+            sensitivity_case = ("x", {"batch": 1, "n": 3}, {})
+
+        flow, given = {"y": Step("twice", ("x",))}, {"x": GIVEN["x"]}
+        exact = truth(flow, given)
+        assert np.array_equal(exact["y"], 2 * GIVEN["x"].astype(np.float64))
+        assert first_divergence(compare_activations(flow, {"y": 2 * GIVEN["x"]}, given, exact)) is None
+        culprit = first_divergence(compare_activations(flow, {"y": 3 * GIVEN["x"]}, given, exact))
+        assert culprit is not None
+        assert culprit.resembles == "a constant factor of 1.5"
+    with pytest.raises(DataflowError, match="there is no op 'twice'"):
+        truth(flow, given)
 
 
 def test_nothing_is_computed_before_the_whole_flow_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
