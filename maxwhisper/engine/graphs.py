@@ -429,7 +429,7 @@ def build_module(
             extra = {name: value for name, value in at.activations.items() if spec.captures and name in wanted}
             graph.output(*outputs, *extra.values())
         if spec.captures:
-            captured[spec.name] = list(extra)
+            captured[graph.name] = list(extra)
     if unknown := wanted.difference(*captured.values()):
         raise ValueError(f"no graph computes {', '.join(sorted(unknown))}")
     return module, captured
