@@ -88,5 +88,5 @@ class Checkpoint:
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """Convert bfloat16 bits, as uint16, to float32 with the same sign, exponent and leading bits."""
+    """Convert bfloat16 bits, as uint16, to float32: same sign, exponent and leading bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
