@@ -411,7 +411,7 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 is not there"):
+    with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 does not exist"):
         load_checkpoint("turbo", tmp_path / "empty")
     asked.clear()
     monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "turbo", ((0, 1),))

@@ -71,7 +71,7 @@ class Checkpoint:
             object.__setattr__(self, "alignment_heads", upper_half_heads(d.n_text_layer, d.n_text_head))
         for layer, head in self.alignment_heads:
             if not (0 <= layer < d.n_text_layer and 0 <= head < d.n_text_head):
-                raise CheckpointError(f"{self.source}: alignment head {head} of layer {layer} is not there")
+                raise CheckpointError(f"{self.source}: alignment head {head} of layer {layer} does not exist")
 
     def _refuse_added_tokens(self) -> None:
         """Raise CheckpointError if tokens were added to Whisper's vocabulary."""

@@ -121,8 +121,8 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
 def _openai_weights(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """Split a variable into OpenAI's weights; queries, keys and values may be stacked in one."""
     name = name.replace("/", ".")
-    for theirs, ours in RENAMED:
-        name = re.sub(theirs, ours, name)
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
     stacked = re.search(r"\w+(\+\w+)+", name)
     if stacked is None:
         return {name: array}

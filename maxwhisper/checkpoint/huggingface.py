@@ -12,6 +12,7 @@ from maxwhisper.checkpoint.checkpoint import MALFORMED, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
+# Keys of `config.json` by the names of `ModelDimensions`.
 CONFIG_KEYS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
@@ -57,7 +58,7 @@ def read_config(folder: Path) -> Config | None:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        dims = ModelDimensions(**{ours: config[theirs] for ours, theirs in CONFIG_KEYS.items()})
+        dims = ModelDimensions(**{name: config[key] for name, key in CONFIG_KEYS.items()})
         tied = bool(config.get("tie_word_embeddings", True))
     except FileNotFoundError:
         return None

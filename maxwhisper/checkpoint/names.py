@@ -75,8 +75,8 @@ def _openai_name(name: str, prefix: str) -> str:
     if any(HEAD.fullmatch(name.removeprefix(before)) for before in (prefix, prefix.removesuffix("model."))):
         return LM_HEAD
     name = name.removeprefix(prefix)
-    for theirs, ours in RENAMED:
-        name = re.sub(theirs, ours, name)
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
     return name
 
 

@@ -127,9 +127,10 @@ class Target:
         if compute_type not in COMPUTE_TYPES:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
         if compute_type not in backend.COMPUTE_TYPES:
-            where, remedy = ("the CPU", "or use the device 'cpu'"), ("GPUs", "or take 'int8', which is faster here")
-            place, instead = where if compute_type == "int8" else remedy
-            raise OptionError(f"compute_type {compute_type!r} is there for {place} only; leave it out, {instead}")
+            cpu_only = "the CPU", "or use the device 'cpu'"
+            gpu_only = "GPUs", "or use 'int8', which is faster here"
+            place, remedy = cpu_only if compute_type == "int8" else gpu_only
+            raise OptionError(f"compute_type {compute_type!r} is available on {place} only; leave it out, {remedy}")
         dtypes = DTypes.of(checkpoint, compute_type, keep_float16=device.is_host)
         return cls(checkpoint.dims, dtypes, device, cpu, backend)
 

@@ -148,7 +148,7 @@ struct NextToken:
 def keep_largest(ids: Tokens, values: Floats, n: Int, logits: Floats, mask: Floats, start: Int, end: Int):
     """Insert logits + mask from start to end into the n largest so far.
 
-    They are in descending order. Of equal ones the first is kept.
+    They are in descending order. If logits are equal, the first token comes first.
     """
     var i = start
     while i < end:
