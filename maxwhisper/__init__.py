@@ -28,7 +28,7 @@ try:
     from maxwhisper.transcription.batched import transcribe_batched
     from maxwhisper.whisper import Whisper, load_model
 except KeyboardInterrupt:
-    if Path(*sys.argv[:1]).stem in ("maxwhisper", "-m"):  # the command line, of which nobody wants to see where it was
+    if Path(*sys.argv[:1]).stem in ("maxwhisper", "-m"):  # the command line: no traceback
         raise SystemExit(130) from None
     raise
 

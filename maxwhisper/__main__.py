@@ -2,7 +2,7 @@
 
 
 def main() -> int:
-    """`maxwhisper.cli.main`, which can be interrupted already while it is imported."""
+    """Run `maxwhisper.cli.main`, and return 130 if interrupted, even during the import."""
     try:
         from maxwhisper import cli
 

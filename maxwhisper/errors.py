@@ -1,8 +1,11 @@
-"""The errors and warnings a user can cause and mend. Each says in one line what was wrong, with what value, and what to do."""
+"""Errors and warnings that a user can cause and correct.
+
+Each message is one line with the problem, the value, and the remedy.
+"""
 
 
 class WhisperError(RuntimeError):
-    """Base of the errors below; the command line prints them without a traceback."""
+    """The base class of the errors; the command line prints them without a traceback."""
 
 
 class AudioError(WhisperError):
@@ -22,12 +25,12 @@ class OutputError(WhisperError):
 
 
 class WhisperWarning(UserWarning):
-    """Base of the warnings below; the command line prints each in one line."""
+    """The base class of the warnings; the command line prints each in one line."""
 
 
 class AudioWarning(WhisperWarning):
-    """Audio that is read, though something about it is wrong."""
+    """Audio that is read although something about it is wrong."""
 
 
 class CheckpointWarning(WhisperWarning):
-    """A model that is read, though something else beside it is not."""
+    """A model that is read although another file in its folder is ignored."""

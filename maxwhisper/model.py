@@ -1,4 +1,4 @@
-"""What programs import from `whisper.model`."""
+"""The public names of `whisper.model`, for programs that import that module."""
 
 from maxwhisper.checkpoint import ModelDimensions
 from maxwhisper.whisper import Whisper

@@ -1,4 +1,4 @@
-"""What decoding and transcription need of a model; `maxwhisper.Whisper` is one."""
+"""The interface of a model that decoding and transcription use; `maxwhisper.Whisper` has it."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,9 +11,9 @@ from maxwhisper.engine.decoder import AudioFeatures, TokenRules
 
 
 class SpeechDecoder(Protocol):
-    """Feeds tokens to a model, and keeps what it has seen of them; as `maxwhisper.engine.decoder.Decoder`, which documents the methods."""
+    """A decoder with a KV cache; `maxwhisper.engine.decoder.Decoder` documents the methods."""
 
-    n_past: int
+    n_past: int  # number of cached tokens of each sequence
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray: ...
 
@@ -29,7 +29,7 @@ class SpeechDecoder(Protocol):
 
 
 class SpeechModel(Protocol):
-    """Hears windows, and decodes them; as `maxwhisper.Whisper`, which documents the methods."""
+    """A model that encodes and decodes windows; `maxwhisper.Whisper` documents the methods."""
 
     @property
     def dims(self) -> ModelDimensions: ...

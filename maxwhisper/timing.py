@@ -1,4 +1,4 @@
-"""What programs import from `whisper.timing`."""
+"""The public names of `whisper.timing`, for programs that import that module."""
 
 from maxwhisper.transcription.timing import (
     WordTiming,

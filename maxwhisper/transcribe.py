@@ -1,4 +1,4 @@
-"""What programs import from `whisper.transcribe`."""
+"""The public names of `whisper.transcribe`, for programs that import that module."""
 
 from maxwhisper.transcription.sequential import TranscriptionInfo, iter_segments, transcribe
 

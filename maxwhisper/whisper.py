@@ -1,4 +1,4 @@
-"""A Whisper model ready to run: the front door, with the names that OpenAI Whisper's model has."""
+"""The public model class, with the interface of OpenAI Whisper's model."""
 
 import base64
 import gzip
@@ -18,7 +18,7 @@ from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.dtypes import DTypes
 from maxwhisper.engine.log_mel import N_AHEAD
 from maxwhisper.engine.ops import Backend
-from maxwhisper.engine.quantization import as_stored
+from maxwhisper.engine.quantization import convert_weights
 from maxwhisper.engine.runtime import Runtime
 from maxwhisper.errors import OptionError
 from maxwhisper.tokenizer import Tokenizer
@@ -27,14 +27,20 @@ from maxwhisper.transcription.sequential import transcribe
 
 
 class Whisper:
-    """A model: `runtime` holds its compiled graphs and weights on one device.
+    """A model whose compiled graphs and weights are on one device.
 
-    checkpoint: the weights; device: as in `load_model`; capture: names of activations that graphs return as well
-    (`maxwhisper.engine.graphs`), to be found in `activations` after the call that computed them; compute_type: as in
-    `load_model`; backend: as in `Runtime`.
+    Args:
+        checkpoint: supplies the weights.
+        device: as in `load_model`.
+        capture: names of activations (`maxwhisper.engine.graphs`) that the graphs also return. Each
+            is in `activations` after the call that computed it.
+        compute_type: as in `load_model`.
+        backend: as in `Runtime`.
 
-    Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs, or
-    can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
+    Raises:
+        OptionError: if the compute type is unknown or the device does not exist.
+        WhisperError: if MAX can't compile the graphs, or can't run because it was started before
+            this process was forked. All methods that compute raise it in such a process, too.
     """
 
     def __init__(
@@ -46,67 +52,75 @@ class Whisper:
         backend: Backend | None = None,
     ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
-        self.alignment_heads = checkpoint.alignment_heads  # layer and head of those that words are timed by
+        self.alignment_heads = checkpoint.alignment_heads  # (layer, head) pairs for word timestamps
         self.runtime = Runtime(checkpoint, device, capture, compute_type, backend)
-        self._reload: Callable[[], Checkpoint] | None = None  # where the checkpoint may be had again
+        self._reload: Callable[[], Checkpoint] | None = None  # returns the checkpoint again
 
     @classmethod
     def load(cls, reload: Callable[[], Checkpoint], device: object, compute_type: str) -> "Whisper":
-        """A model that can be moved to other devices, for `reload` gives its checkpoint whenever it is asked."""
+        """Load a model that `to` can move, because `reload` returns its checkpoint at any time."""
         model = cls(reload(), device, compute_type=compute_type)
         model._reload = reload
         return model
 
     def to(self, device: object) -> "Whisper":
-        """The same model on another device, its graphs compiled for that; as `torch.nn.Module.to`, this object itself.
+        """Move this model to a device, and compile its graphs for it.
 
-        Raises OptionError where there is no such device, or the model was not made by `load_model`.
+        Returns:
+            This object, as `torch.nn.Module.to` does.
+
+        Raises:
+            OptionError: if there is no such device, or the model was not made by `load_model`.
         """
-        return self._moved(find_device(device), self.compute_type)
+        return self._move(find_device(device), self.compute_type)
 
-    def _moved(self, device: Device, compute_type: str) -> "Whisper":
-        """This object, on that device and computing in that; as it was where that can't be had."""
+    def _move(self, device: Device, compute_type: str) -> "Whisper":
+        """Change the device and the compute type; leave this object unchanged if that fails."""
         if (device, compute_type) != (self.device, self.compute_type):
             if self._reload is None:
-                raise OptionError("this model was made of a checkpoint that is gone; make another one for the device")
+                raise OptionError("this model was made from a checkpoint that is gone; make a new one for the device")
             self.runtime = Runtime(self._reload(), device, compute_type=compute_type)
         return self
 
     def set_alignment_heads(self, dump: bytes) -> None:
-        """The heads that words are timed by, as OpenAI publishes them: a bool for each of all layers, by gzip and base85."""
+        """Set the heads for word timestamps, as `whisper.model.Whisper.set_alignment_heads`.
+
+        Args:
+            dump: a bool for each head of all layers, compressed by gzip and encoded in base85.
+        """
         n_head = self.dims.n_text_head
         self.alignment_heads = tuple(
-            divmod(i, n_head) for i, is_one in enumerate(gzip.decompress(base64.b85decode(dump))) if is_one
+            divmod(i, n_head) for i, selected in enumerate(gzip.decompress(base64.b85decode(dump))) if selected
         )
 
     @property
     def device(self) -> Device:
-        """Where it runs, as MAX names it."""
+        """The device that the model runs on."""
         return self.runtime.device
 
     @property
     def device_name(self) -> str:
-        """Where it runs: "cpu" or "gpu"."""
+        """The name of the device, "cpu" or "gpu"."""
         return "cpu" if self.device.is_host else "gpu"
 
     @property
     def compute_type(self) -> str:
-        """What it computes in, as `load_model` takes it."""
+        """The compute type, as in `load_model`."""
         return self.runtime.compute_type
 
     @property
     def dtypes(self) -> DTypes:
-        """What its graphs hold weights in, and what they compute in."""
+        """The dtypes of the weights and of the activations."""
         return self.runtime.dtypes
 
     @property
     def activations(self) -> dict[str, Buffer]:
-        """What was captured by the last calls of each graph, by name."""
+        """The activations that the last call of each graph captured, by name."""
         return self.runtime.activations
 
     @property
     def weights(self) -> Mapping[str, np.ndarray | Buffer]:
-        """The weights as they are held, each in its own dtype, int8 ones with their scales."""
+        """The weights by name, each in its own dtype, and the scales of int8 weights."""
         return self.runtime.weights
 
     @property
@@ -119,16 +133,24 @@ class Whisper:
 
     @property
     def decodes_in_graph(self) -> bool:
-        """Whether decoders have `greedy`: where no activations are captured."""
+        """Whether decoders have `greedy`, which they do unless activations are captured."""
         return any(map(self.runtime.has_graph, ("greedy", "step")))
 
     @property
     def searches_in_graph(self) -> bool:
-        """Whether decoders have `likeliest`: on the CPU, where no activations are captured."""
+        """Whether decoders have `top_k_tokens`: on the CPU unless activations are captured."""
         return self.runtime.has_graph("beams")
 
     def log_mel_spectrogram(self, audio: Audio, padding: int = 0) -> np.ndarray:
-        """What this model hears, float32 [n_mels, n_frames]: `maxwhisper.log_mel_spectrogram`, on a GPU where the model is on one."""
+        """Compute `maxwhisper.log_mel_spectrogram` with this model's mel filters, on its device.
+
+        Args:
+            audio: as in `maxwhisper.log_mel_spectrogram`.
+            padding: number of zeros to append, in samples.
+
+        Returns:
+            float32 [n_mels, n_frames].
+        """
         padded = reflected(audio, padding)
         return scaled(
             self._log_mel_bands(padded)
@@ -137,22 +159,26 @@ class Whisper:
         )
 
     def _log_mel_bands(self, padded: np.ndarray) -> np.ndarray:
-        """On the device, some frames at a time, so that a long recording's fit there."""
+        """Compute the bands on the device, in pieces, so that a long recording fits in memory."""
         n_frames = (len(padded) - N_FFT) // HOP_LENGTH
         hops = np.zeros((n_frames + N_AHEAD, HOP_LENGTH), np.float32)
-        some = padded[: hops.size]
-        hops.flat[: len(some)] = some
+        samples = padded[: hops.size]
+        hops.flat[: len(samples)] = samples
         starts = range(0, n_frames, _FRAMES_AT_ONCE)
         bands = [
             self.runtime.run("log_mel", self.runtime.to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0]
             for start in starts
         ]
-        return np.concatenate([some.to(CPU()).to_numpy() for some in bands], axis=1)
+        return np.concatenate([piece.to(CPU()).to_numpy() for piece in bands], axis=1)
 
     def embed_audio(self, mel: np.ndarray) -> AudioFeatures:
-        """Encode log-mel windows, float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
+        """Encode log-mel windows.
 
-        Raises OptionError where the shape is another.
+        Args:
+            mel: float32 [n_audio, n_mels, 3000] or [n_mels, 3000].
+
+        Raises:
+            OptionError: if the shape differs.
         """
         window = (self.dims.n_mels, 2 * self.dims.n_audio_ctx)
         if mel.shape[-2:] != window or mel.ndim not in (2, 3):
@@ -162,22 +188,35 @@ class Whisper:
         return AudioFeatures(features, self.runtime.run("cross_kv", features))
 
     def features(self, array: np.ndarray) -> AudioFeatures:
-        """What `embed_audio` returned, of its numbers, float32 [n_audio, n_audio_ctx, n_audio_state].
+        """Make the result of `embed_audio` from an array of the encoder's output.
 
-        Raises OptionError where the shape is another.
+        Args:
+            array: float32 [n_audio, n_audio_ctx, n_audio_state].
+
+        Raises:
+            OptionError: if the shape differs.
         """
         if array.shape[1:] != (self.dims.n_audio_ctx, self.dims.n_audio_state):
             raise OptionError(
                 f"audio features have shape {array.shape}, not [n, {self.dims.n_audio_ctx}, {self.dims.n_audio_state}]"
             )
-        held = as_stored({"features": array}, {"features": self.dtypes.activations})["features"]
-        on_device = (held if isinstance(held, Buffer) else Buffer.from_numpy(held)).to(self.device)
+        converted = convert_weights({"features": array}, {"features": self.dtypes.activations})["features"]
+        buffer = converted if isinstance(converted, Buffer) else Buffer.from_numpy(converted)
+        on_device = buffer.to(self.device)
         return AudioFeatures(on_device, self.runtime.run("cross_kv", on_device))
 
     def logits(self, tokens: np.ndarray, audio_features: AudioFeatures | np.ndarray) -> np.ndarray:
-        """What may follow each token, float32 [n_audio, n, n_vocab]. tokens int [n_audio, n], from the first on.
+        """Compute the logits after each token.
 
-        Raises OptionError where they don't fit the features, or the model's context.
+        Args:
+            tokens: int [n_audio, n], from the start of the sequence.
+            audio_features: of `embed_audio`, or an array as in `features`.
+
+        Returns:
+            float32 [n_audio, n, n_vocab].
+
+        Raises:
+            OptionError: if the tokens don't fit the features or the model's context.
         """
         audio = audio_features if isinstance(audio_features, AudioFeatures) else self.features(audio_features)
         if len(tokens) != audio.n_audio:
@@ -185,56 +224,61 @@ class Whisper:
         return self.decoder(audio).logits(np.asarray(tokens)[:, None])[:, 0]
 
     def decoder(self, audio: AudioFeatures, n_group: int = 1) -> Decoder:
-        """A decoder with an empty cache, for `n_group` sequences per window."""
+        """Make a decoder with an empty cache, for `n_group` sequences per window."""
         return Decoder(self.runtime, audio, n_group)
 
-    # What programs for OpenAI Whisper call on the model.
+    # Further methods of `whisper.model.Whisper`.
 
     def __call__(self, mel: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """`logits` of log-mel windows, float32 [n_audio, n_mels, 3000]."""
+        """Compute `logits` of log-mel windows, float32 [n_audio, n_mels, 3000]."""
         return self.logits(tokens, self.embed_audio(mel))
 
     def encoder(self, mel: np.ndarray) -> AudioFeatures:
-        """`embed_audio`."""
+        """Call `embed_audio`."""
         return self.embed_audio(mel)
 
     def transcribe(self, audio: Audio, **options: Any) -> Transcript:
-        """`maxwhisper.transcribe`."""
+        """Call `maxwhisper.transcribe`."""
         return transcribe(self, audio, **options)
 
     def decode(
         self, mel: np.ndarray | AudioFeatures, options: DecodingOptions | None = None, **kwargs: Any
     ) -> DecodingResult | list[DecodingResult]:
-        """`maxwhisper.decode`."""
+        """Call `maxwhisper.decode`."""
         return decode(self, mel, options, **kwargs)
 
     def detect_language(self, mel: np.ndarray | AudioFeatures, tokenizer: Tokenizer | None = None) -> tuple[Any, Any]:
-        """`maxwhisper.detect_language`."""
+        """Call `maxwhisper.detect_language`."""
         return detect_language(self, mel, tokenizer)
 
-    # What is left of `torch.nn.Module`. A model is always as `eval` and `requires_grad_(False)` make one.
+    # Methods of `torch.nn.Module`. A model is always in the state after `eval()` and
+    # `requires_grad_(False)`.
 
     def cpu(self) -> "Whisper":
-        """`to` the CPU."""
+        """Move this model to the CPU, as `to`."""
         return self.to("cpu")
 
     def cuda(self, device: object = "cuda") -> "Whisper":
-        """`to` a GPU."""
+        """Move this model to a GPU, as `to`."""
         return self.to("cuda" if device is None else device)
 
     def float(self) -> "Whisper":
-        """This object, computing in "float32"; raises as `to`."""
-        return self._moved(self.device, "float32")
+        """Change the compute type to "float32", and return this object; raises as `to`."""
+        return self._move(self.device, "float32")
 
     def half(self) -> "Whisper":
-        """This object, computing in "float16", which only a GPU does; raises OptionError elsewhere, and as `to`."""
-        return self._moved(self.device, "float16")
+        """Change the compute type to "float16", and return this object.
+
+        Raises:
+            OptionError: if the model is not on a GPU, and as `to`.
+        """
+        return self._move(self.device, "float16")
 
     def eval(self) -> "Whisper":
         return self
 
     def train(self, mode: bool = True) -> "Whisper":
-        """Raises OptionError unless `mode` is False: graphs can't be trained."""
+        """Raise OptionError unless `mode` is False, because graphs can't be trained."""
         if mode:
             raise OptionError(
                 "a model whose graphs are compiled can't be trained; train OpenAI's, and load its checkpoint"
@@ -242,17 +286,15 @@ class Whisper:
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "Whisper":
-        """Raises OptionError unless `requires_grad` is False: graphs have no gradients."""
+        """Raise OptionError unless `requires_grad` is False, because graphs have no gradients."""
         return self.train(requires_grad)
 
     def parameters(self) -> Iterator[np.ndarray | Buffer]:
-        """The weights as they are held, each in its own dtype, int8 ones with their scales."""
-        return (
-            weight for name, weight in self.weights.items() if name != "encoder.positional_embedding"
-        )  # which is computed
+        """Iterate over `weights`, without the encoder's positional embedding, which is computed."""
+        return (weight for name, weight in self.weights.items() if name != "encoder.positional_embedding")
 
 
-_FRAMES_AT_ONCE = 30_000  # five minutes; a GPU needs 400 MB for them
+_FRAMES_AT_ONCE = 30_000  # five minutes, which take 400 MB on a GPU
 
 
 def load_model(
@@ -263,16 +305,26 @@ def load_model(
     *,
     compute_type: str = "float32",
 ) -> Whisper:
-    """Load a model by its official name, or from a file or folder, and compile it for a device: "cpu", the default, "gpu" or "cuda", or
-    what else names one (`maxwhisper.engine.devices.find_device`).
+    """Load a model and compile it for a device.
 
-    `tiny.en` comes with this package, `base` with its extra `base`; others are looked for in the local caches of OpenAI Whisper and
-    Hugging Face, and downloaded where the network allows. compute_type: "float32" computes what OpenAI Whisper does; on the CPU "int8"
-    rounds the weights of linear layers to 8 bits, and in the encoder what they are multiplied with, too; on a GPU "float16" and "bfloat16"
-    hold and compute all in that. Those are faster, and now and then give another word. in_memory: taken for compatibility; weights always
-    are.
+    `tiny.en` comes with this package, and `base` with its extra `base`. Other models are searched
+    in the local caches of OpenAI Whisper and Hugging Face, and otherwise downloaded.
 
-    Raises CheckpointError where the model can't be found or read, OptionError for a device that is not there, or another compute type.
+    Args:
+        name: an official name (`available_models`), or the path of a file or folder.
+        device: "cpu" (the default), "gpu" or "cuda", or another name of a device
+            (`maxwhisper.engine.devices.find_device`).
+        download_root: folder in which OpenAI Whisper has cached its models; `~/.cache/whisper` by
+            default.
+        in_memory: ignored; it exists for compatibility. Weights are always loaded into memory.
+        compute_type: "float32" computes the same as OpenAI Whisper. On the CPU, "int8" quantizes
+            the weights of linear layers to 8 bits, and in the encoder also their inputs. On a GPU,
+            "float16" and "bfloat16" are the dtype of weights and activations. These three are
+            faster, and occasionally change a word.
+
+    Raises:
+        CheckpointError: if the model can't be found or read.
+        OptionError: if the device does not exist, or does not support the compute type.
     """
     return Whisper.load(
         partial(load_checkpoint, name, download_root), "cpu" if device is None else device, compute_type

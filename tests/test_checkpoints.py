@@ -214,7 +214,7 @@ def test_a_cut_file_is_refused(writer: str, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for n in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n])
-        refused(path, match=rf"{path.name} .*get it anew")
+        refused(path, match=rf"{path.name} .*download it again")
 
 
 @pytest.fixture(scope="module")
@@ -294,16 +294,16 @@ def test_eight_bit_weights_are_refused(tmp_path: Path) -> None:
         "decoder/embeddings/weight_scale": np.ones(2, np.float32),
     }
     (tmp_path / "model.bin").write_bytes(ctranslate2_bytes(variables, {}))
-    refused(tmp_path / "model.bin", match="rounded to 8 bits; convert the model again")
+    refused(tmp_path / "model.bin", match="quantized to 8 bits; convert the model again")
 
 
 def test_what_is_wrong_with_a_bin_is_said(tmp_path: Path) -> None:
     path = write_ctranslate2(tmp_path / "model.bin", random_checkpoint(SMALL))
     whole = path.read_bytes()
     path.write_bytes(whole + b"123")
-    refused(path, match=re.escape("(3 bytes are left over); get it anew"))
+    refused(path, match=re.escape("(3 bytes are left over); download it again"))
     path.write_bytes(whole[:-2])
-    refused(path, match=re.escape(f"(it ends after {len(whole) - 2} bytes); get it anew"))
+    refused(path, match=re.escape(f"(it ends after {len(whole) - 2} bytes); download it again"))
     bias = {"encoder/layer_0/self_attention/linear_0/bias": np.ones(24, np.float16)}
     path.write_bytes(ctranslate2_bytes(bias, {}))
     refused(path, match=re.escape("(a key bias is not zero, but Whisper's keys have no bias)"))
@@ -411,7 +411,7 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 is not there"):
+    with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 does not exist"):
         load_checkpoint("turbo", tmp_path / "empty")
     asked.clear()
     monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "turbo", ((0, 1),))
@@ -559,9 +559,9 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
     assert_same(read_checkpoint(tmp_path / f"{name}.index.json"), small)
     refused(part, match="is one part of a model; name its folder")
     write_files(tmp_path, dict(list(mine.items())[1:]), part.name)
-    refused(tmp_path, match=re.escape(f"says that {next(iter(mine))} is in {part.name}, where it is not"))
+    refused(tmp_path, match=re.escape(f"says that {next(iter(mine))} is in {part.name}, but it is not"))
     part.unlink()
-    refused(tmp_path, match=re.escape(f"names {part.name}, which is not there; get it, too"))
+    refused(tmp_path, match=re.escape(f"names {part.name}, which is missing; download it, too"))
     (tmp_path / f"{name}.index.json").unlink()
     (tmp_path / f"old.{ending}").unlink()
     refused(tmp_path, match="holds parts of a model, .* but no index")
@@ -572,13 +572,13 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
 )
 def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    refused(tmp_path, match="index.json is damaged or no index")
+    refused(tmp_path, match="index.json is damaged or not an index")
 
 
 @pytest.mark.parametrize("file", ["", ".", "..", "/", "a\0b", "x" * 5000, "\ud800"])
 def test_an_index_may_name_what_can_be_no_file(file: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
-    refused(tmp_path, match="no file beside it|not there|can't be read")
+    refused(tmp_path, match="not a file in the same folder|is missing|can't be read")
 
 
 @pytest.mark.parametrize(
@@ -607,7 +607,7 @@ def test_a_single_file_is_read_before_an_index_and_that_is_said(
     write_huggingface(tmp_path, other, n_files=2)
     write_huggingface(tmp_path, small)
     with pytest.warns(
-        CheckpointWarning, match=r"index\.json, which is not read, as model\.safetensors stands beside it"
+        CheckpointWarning, match=r"index\.json, which is not read, because model\.safetensors is in the same folder"
     ):
         assert_same(read_checkpoint(tmp_path), small)
 
@@ -698,7 +698,7 @@ def test_of_several_models_none_is_chosen(small: Checkpoint, other: Checkpoint, 
     write_files(
         tmp_path, {**openai_state(small), **{f"module.{name}": tensor for name, tensor in openai_state(other).items()}}
     )
-    refused(tmp_path, match="twice, with other numbers")
+    refused(tmp_path, match="twice, with different values")
     write_files(tmp_path, {**huggingface_state(small), "criterion.weight": torch.ones(3)})
     refused(tmp_path, match=r"unknown 1 weight\(s\), criterion\.weight")
     write_files(tmp_path, {"bert.encoder.weight": torch.ones(3)})
@@ -739,12 +739,13 @@ def test_sizes_come_from_the_weights_where_nothing_says_them(name: str, small: C
     write_files(tmp_path, openai_state(small), name)
     refused(
         tmp_path,
-        match=r"does not say how many heads .* state of 8; config\.json must lie beside the weights, or save it as torch\.save",
+        match=r"does not say how many heads .* state of 8; config\.json must be in the folder of the weights, "
+        r"or save it as torch\.save",
     )
     write_files(
         tmp_path, {key: tensor for key, tensor in openai_state(small).items() if not key.startswith("decoder.")}, name
     )
-    refused(tmp_path, match="has weights that are no Whisper's")
+    refused(tmp_path, match="has weights that are not a Whisper model's")
 
 
 class Net(torch.nn.Module):
@@ -756,7 +757,7 @@ class Net(torch.nn.Module):
 )
 def test_a_pytorch_file_with_more_than_weights_says_how_to_save_them(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
-    refused(tmp_path, match=r"wants \S+ to be called.*nothing here does.*torch\.save\(model\.state_dict\(\)")
+    refused(tmp_path, match=r"wants \S+ to be called.*is refused.*torch\.save\(model\.state_dict\(\)")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}}])

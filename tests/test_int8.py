@@ -22,7 +22,7 @@ from maxwhisper import (
 )
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.engine.dtypes import DTypes
-from maxwhisper.engine.quantization import as_stored, quantize
+from maxwhisper.engine.quantization import convert_weights, quantize
 from reference.clips import english_speech, packaged_clips
 from reference.flow import whisper as whisper_flow
 from reference.flow.dataflow import names
@@ -58,7 +58,7 @@ def test_numbers_are_rounded_to_the_nearest(rng: np.random.Generator) -> None:
 
 def test_what_is_rounded(tiny_en: Trio) -> None:
     dtypes = DTypes.of(tiny_en.checkpoint, "int8").weights
-    stored = as_stored(tiny_en.checkpoint.weights, dtypes)
+    stored = convert_weights(tiny_en.checkpoint.weights, dtypes)
     narrow = {name for name, dtype in dtypes.items() if dtype == DType.int8}
     assert {
         "encoder.blocks.0.mlp.2.weight",

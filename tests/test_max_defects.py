@@ -256,7 +256,7 @@ def test_zeros_are_zero_at_once() -> None:
     strict=True, raises=AssertionError, reason="MAX 26.7.0: the thread that writes its log wakes 10,000 times a second"
 )
 def test_a_process_that_waits_costs_nothing() -> None:
-    """Worked around in `maxwhisper.engine.timer_slack.late_timers`."""
+    """Worked around in `maxwhisper.engine.timer_slack.relaxed_timers`."""
     run(lambda x: x + 1, (np.ones(1, np.float32), ["n"]))
     time.sleep(2)  # the threads of its pool look for work for a while
     begin = time.process_time()

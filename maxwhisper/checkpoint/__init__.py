@@ -1,4 +1,4 @@
-"""Checkpoints: OpenAI's `.pt`, Hugging Face's `safetensors` and CTranslate2's `model.bin`, read into one form."""
+"""Readers for OpenAI's `.pt`, Hugging Face's `safetensors` and CTranslate2's `model.bin`."""
 
 from maxwhisper.checkpoint.catalog import available_models, load_checkpoint, read_checkpoint
 from maxwhisper.checkpoint.checkpoint import Checkpoint

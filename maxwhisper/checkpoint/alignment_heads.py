@@ -1,11 +1,11 @@
-"""Which heads of a model's cross-attention follow the audio word by word: what word timestamps are made of."""
+"""Alignment heads: the cross-attention heads of a model that word timestamps are computed from."""
 
 import json
 from pathlib import Path
 
-Heads = tuple[tuple[int, int], ...]  # layer and head, in this order
+Heads = tuple[tuple[int, int], ...]  # pairs of layer and head
 
-# As OpenAI published them with `whisper`, there as base85.
+# Published by OpenAI in `whisper`, encoded in base85 there.
 ALIGNMENT_HEADS: dict[str, Heads] = {
     "tiny.en": ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4)),
     "tiny": ((2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5)),
@@ -87,18 +87,28 @@ ALIGNMENT_HEADS |= {"large": ALIGNMENT_HEADS["large-v3"], "turbo": ALIGNMENT_HEA
 
 
 def read_heads(path: Path, n_layer: int, n_head: int) -> Heads:
-    """Those that a configuration in JSON names; none where it does not, can't be read, or is another model's, as in some distilled ones."""
+    """Read the alignment heads from a JSON configuration.
+
+    Args:
+        path: of the configuration.
+        n_layer: number of decoder layers.
+        n_head: number of heads per layer.
+
+    Returns:
+        The heads; empty if the file has none, can't be read, or has heads that do not fit the
+        model. In some distilled models they are those of a different model.
+    """
     try:
         pairs = json.loads(path.read_text(encoding="utf-8"))["alignment_heads"]
         heads = tuple((layer, head) for layer, head in pairs)
-        fit = all(type(n) is int for pair in heads for n in pair) and all(
+        are_valid = all(type(n) is int for pair in heads for n in pair) and all(
             0 <= a < n_layer and 0 <= b < n_head for a, b in heads
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()
-    return heads if fit else ()
+    return heads if are_valid else ()
 
 
-def all_of_upper_half(n_layer: int, n_head: int) -> Heads:
-    """What OpenAI Whisper takes for a model that it knows nothing of: the heads of the upper half of its layers."""
+def upper_half_heads(n_layer: int, n_head: int) -> Heads:
+    """Return all heads of the upper half of the layers, OpenAI Whisper's default for any model."""
     return tuple((layer, head) for layer in range(n_layer // 2, n_layer) for head in range(n_head))

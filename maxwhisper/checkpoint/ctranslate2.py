@@ -1,7 +1,12 @@
-"""CTranslate2's `model.bin`, the format faster-whisper uses.
+"""CTranslate2's `model.bin`, the format that faster-whisper uses.
 
-Layout (version 6; all numbers little-endian): version u32; specification name; revision u32; count u32; then per variable its name,
-rank u8, sizes u32 each, dtype u8, byte count u32, bytes; then aliases. A string is its length u16, with the closing NUL counted.
+Layout of version 6, with all numbers little-endian:
+
+- version u32, specification name, revision u32, number of variables u32;
+- for each variable: name, rank u8, sizes u32 each, dtype u8, number of bytes u32, bytes;
+- number of aliases u32, and for each alias: alias, name of the variable.
+
+A string is its length u16, including the final NUL, and its bytes.
 """
 
 import re
@@ -11,7 +16,7 @@ import numpy as np
 
 from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import dimensions_of
-from maxwhisper.checkpoint.names import with_one_vocabulary
+from maxwhisper.checkpoint.names import tie_lm_head
 from maxwhisper.errors import CheckpointError
 
 SPECIFICATION = "WhisperSpec"
@@ -19,7 +24,8 @@ VERSION = 6
 BFLOAT16 = 5
 DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", BFLOAT16: "<u2"}
 
-# Parts of CTranslate2's names and of OpenAI's, replaced in this order, after "/" became ".".
+# Patterns in CTranslate2's names and OpenAI's replacements, applied in this order, after "/" is
+# replaced by ".".
 RENAMED = (
     (r"\.layer_(\d+)\.", r".blocks.\1."),
     (r"\.self_attention\.layer_norm\.", ".attn_ln."),
@@ -43,9 +49,15 @@ RENAMED = (
 
 
 def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
-    """Read the bytes of a `model.bin`; `source` names the file in errors.
+    """Read the bytes of a `model.bin`.
 
-    Raises CheckpointError where the bytes are cut or damaged, hold no Whisper model, or hold weights rounded to integers.
+    Args:
+        data: the bytes.
+        source: the name of the file, for errors.
+
+    Raises:
+        CheckpointError: if the bytes are truncated or damaged, are not a Whisper model, or contain
+            quantized weights.
     """
     try:
         variables = _variables(data)
@@ -55,17 +67,20 @@ def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
                 sizes[name] = int(array)
             elif name.endswith("weight_scale"):
                 raise CheckpointError(
-                    f"{source} holds weights rounded to 8 bits; convert the model again with float16 weights"
+                    f"{source} holds weights quantized to 8 bits; convert the model again with float16 weights"
                 )
             elif name != "decoder/alignment_heads":
                 weights |= _openai_weights(name, array)
         dims = dimensions_of(weights, sizes["encoder/num_heads"], sizes["decoder/num_heads"])
     except (struct.error, *MALFORMED) as error:
-        raise CheckpointError(f"{source} is damaged or no CTranslate2 Whisper model ({error}); get it anew") from error
-    return Checkpoint(dims, with_one_vocabulary(weights, source), source)
+        raise CheckpointError(
+            f"{source} is damaged or not a CTranslate2 Whisper model ({error}); download it again"
+        ) from error
+    return Checkpoint(dims, tie_lm_head(weights, source), source)
 
 
 def _variables(data: bytes) -> dict[str, np.ndarray]:
+    """Read the variables by CTranslate2's names, aliases included."""
     at = 0
 
     def take(n: int) -> bytes:
@@ -84,7 +99,7 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
     version, specification = number("I"), string()
     if (version, specification) != (VERSION, SPECIFICATION):
         raise ValueError(
-            f"{specification!r} of version {version}, where {SPECIFICATION!r} of version {VERSION} was looked for"
+            f"{specification!r} of version {version}, but {SPECIFICATION!r} of version {VERSION} is required"
         )
     _revision, count = number("I"), number("I")
     variables = {}
@@ -96,7 +111,7 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
         at += n_bytes
         variables[name] = widen_bfloat16(array) if code == BFLOAT16 else array
     for _ in range(number("I")):
-        alias, name = string(), string()  # as the LM head is one of the token embedding
+        alias, name = string(), string()  # the LM head is an alias of the token embedding
         variables[alias] = variables[name]
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes are left over")
@@ -104,10 +119,10 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _openai_weights(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """One variable to the weights it holds: queries, keys and values lie stacked in one, in that order."""
+    """Split a variable into OpenAI's weights; queries, keys and values may be stacked in one."""
     name = name.replace("/", ".")
-    for theirs, ours in RENAMED:
-        name = re.sub(theirs, ours, name)
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
     stacked = re.search(r"\w+(\+\w+)+", name)
     if stacked is None:
         return {name: array}

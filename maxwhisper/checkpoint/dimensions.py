@@ -1,4 +1,4 @@
-"""A Whisper model's sizes, and the name and shape of every weight that follows from them."""
+"""The sizes of a Whisper model, and the names and shapes of its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,24 +25,29 @@ class ModelDimensions:
 
     @property
     def is_multilingual(self) -> bool:
-        """Whether the vocabulary is the multilingual one; as `whisper.model.Whisper.is_multilingual`."""
+        """Whether the vocabulary is multilingual, as `whisper.model.Whisper.is_multilingual`."""
         return self.n_vocab >= 51865
 
     @property
     def num_languages(self) -> int:
-        """How many languages the vocabulary has tokens for; as `whisper.model.Whisper.num_languages`."""
+        """The number of language tokens, as `whisper.model.Whisper.num_languages`."""
         return self.n_vocab - 51765 - int(self.is_multilingual)
 
 
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING = "decoder.token_embedding.weight"
-LM_HEAD = "decoder.proj_out.weight"  # where it is another than the token embedding; OpenAI has no name for it
+LM_HEAD = "decoder.proj_out.weight"  # if it differs from the token embedding; not OpenAI's name
 
 
 def weight_shapes(dims: ModelDimensions, tied: bool = True) -> Shapes:
-    """The shape of every weight by its name in OpenAI's checkpoints, the `state_dict` of `whisper.model.Whisper`.
+    """Return the shapes of all weights by their names in OpenAI's checkpoints.
 
-    tied: the LM head is the token embedding, as in all of OpenAI's models; otherwise it is a weight of its own, `LM_HEAD`.
+    The names are those of the `state_dict` of `whisper.model.Whisper`.
+
+    Args:
+        dims: the model's sizes.
+        tied: whether the LM head is the token embedding, as in all of OpenAI's models. Otherwise it
+            is a separate weight, `LM_HEAD`.
     """
     audio, text = dims.n_audio_state, dims.n_text_state
     shapes = {
@@ -64,13 +69,21 @@ def weight_shapes(dims: ModelDimensions, tied: bool = True) -> Shapes:
 
 
 def dimensions_of(weights: Mapping[str, np.ndarray], n_audio_head: int, n_text_head: int) -> ModelDimensions:
-    """The sizes that weights under OpenAI's names show; how many heads there are, they don't.
+    """Derive the sizes from the weights, except for the numbers of heads.
 
-    Raises KeyError, IndexError or ValueError where they are no Whisper's.
+    Args:
+        weights: by OpenAI's names.
+        n_audio_head: number of heads in the encoder.
+        n_text_head: number of heads in the decoder.
+
+    Raises:
+        KeyError: if the weights are not those of a Whisper model.
+        IndexError: likewise.
+        ValueError: likewise.
     """
 
-    def n_layer(room: str) -> int:
-        return len({name.split(".")[2] for name in weights if name.startswith(f"{room}.blocks.")})
+    def n_layer(part: str) -> int:
+        return len({name.split(".")[2] for name in weights if name.startswith(f"{part}.blocks.")})
 
     n_audio_state, n_mels, _ = weights["encoder.conv1.weight"].shape
     n_vocab, n_text_state = weights[EMBEDDING].shape
@@ -93,19 +106,28 @@ STATES = (384, 512, 768, 1024, 1280)  # tiny to large
 
 
 def official_dimensions(weights: Mapping[str, np.ndarray], source: str) -> ModelDimensions:
-    """The sizes of a model that says them nowhere, if it is as wide as an official one, so that the number of heads is known, too.
+    """Derive the sizes of a model without a configuration, if its state size is an official one.
 
-    Raises CheckpointError where it isn't; `source` names the file in it.
+    In official models the state size determines the number of heads.
+
+    Args:
+        weights: by OpenAI's names.
+        source: the name of the file, for errors.
+
+    Raises:
+        CheckpointError: if the state size is not official, or the weights are not those of a
+            Whisper model.
     """
     try:
         n_state = len(weights["encoder.conv1.weight"])
         dims = dimensions_of(weights, n_state // HEAD_DIM, n_state // HEAD_DIM)
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source} has weights that are no Whisper's ({error!r})") from error
+        raise CheckpointError(f"{source} has weights that are not a Whisper model's ({error!r})") from error
     if n_state not in STATES:
         raise CheckpointError(
-            f"{source} does not say how many heads it has, and no official model has a state of {n_state}; config.json must lie beside "
-            "the weights, or save it as torch.save({'dims': vars(model.dims), 'model_state_dict': model.state_dict()}, NEW_FILE)"
+            f"{source} does not say how many heads it has, and no official model has a state of {n_state}; config.json "
+            "must be in the folder of the weights, or save it as "
+            "torch.save({'dims': vars(model.dims), 'model_state_dict': model.state_dict()}, NEW_FILE)"
         )
     return dims
 

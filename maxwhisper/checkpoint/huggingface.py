@@ -1,4 +1,4 @@
-"""Hugging Face's format: weights as `safetensors`, and beside them `config.json` and `generation_config.json`."""
+"""Hugging Face's format: `safetensors`, with `config.json` and `generation_config.json`."""
 
 import json
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from maxwhisper.checkpoint.checkpoint import MALFORMED, widen_bfloat16
 from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
+# Keys of `config.json` by the names of `ModelDimensions`.
 CONFIG_KEYS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
@@ -37,22 +38,27 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Config:
-    """What is said about a model beside its weights. tied: where one of token embedding and LM head isn't stored, it is the other."""
+    """The configuration of a model."""
 
     dims: ModelDimensions
+    # Whether the token embedding and the LM head are the same weight if only one is stored.
     tied: bool
     alignment_heads: Heads
 
 
 def read_config(folder: Path) -> Config | None:
-    """`config.json` and `generation_config.json`, where the first is there.
+    """Read `config.json` and `generation_config.json` of a folder.
 
-    Raises CheckpointError where it is damaged or of no Whisper model.
+    Returns:
+        The configuration, or None without a `config.json`.
+
+    Raises:
+        CheckpointError: if `config.json` is damaged or not that of a Whisper model.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        dims = ModelDimensions(**{ours: config[theirs] for ours, theirs in CONFIG_KEYS.items()})
+        dims = ModelDimensions(**{name: config[key] for name, key in CONFIG_KEYS.items()})
         tied = bool(config.get("tie_word_embeddings", True))
     except FileNotFoundError:
         return None
@@ -64,9 +70,10 @@ def read_config(folder: Path) -> Config | None:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """A file's weights under its own names.
+    """Read the weights by the file's own names.
 
-    Raises CheckpointError where it can't be read, is damaged, or holds numbers of a kind that NumPy lacks.
+    Raises:
+        CheckpointError: if the file can't be read, is damaged, or has a dtype that NumPy lacks.
     """
     try:
         tensors = safetensors.deserialize(path.read_bytes())
@@ -75,7 +82,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
     except (safetensors.SafetensorError, *MALFORMED) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
+        raise CheckpointError(f"{path} is damaged ({error}); download it again") from error
     if unknown:
         name, dtype = unknown[0]
         raise CheckpointError(

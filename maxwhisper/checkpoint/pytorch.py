@@ -1,6 +1,8 @@
-"""PyTorch's files, OpenAI's `.pt` among them: a zip archive of a pickle that describes tensors, and their raw bytes.
+"""PyTorch's files, such as OpenAI's `.pt`, read without PyTorch and without executing anything.
 
-A pickle can name any function to call. This reader knows a few names, all harmless and all our own; anything else ends the reading.
+A file is a zip archive of a pickle, which describes tensors, and of their raw bytes. A pickle can
+name any function to call. This reader accepts only a few names, and maps them to harmless functions
+of its own. Any other name is an error.
 """
 
 import collections
@@ -17,17 +19,23 @@ from maxwhisper.checkpoint.dimensions import ModelDimensions
 from maxwhisper.errors import CheckpointError
 
 BFLOAT16 = "bfloat16"
+# Keys under which OpenAI, Lightning and others store the weights; some use the top level instead.
 STATES = (
     "model_state_dict",
     "state_dict",
     "model",
-)  # where OpenAI, Lightning and others keep the weights; or nothing is around them
+)
 
 
 def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | None]:
-    """A file's weights under its own names, and the model's sizes where it has them under `dims`, as OpenAI's; nothing in it is executed.
+    """Read a file without executing anything in it.
 
-    Raises CheckpointError where it is damaged, holds no weights, or asks for code to be run.
+    Returns:
+        The weights by the file's own names, and the model's sizes if the file has them under
+        `dims`, as OpenAI's files do.
+
+    Raises:
+        CheckpointError: if the file is damaged, holds no weights, or names a function to call.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -41,11 +49,13 @@ def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | N
         }
     except ForeignNameError as error:
         raise CheckpointError(
-            f"{path} wants {error} to be called, which no tensor needs and nothing here does; if you trust it, load it in PyTorch "
-            "and save its weights alone: torch.save(model.state_dict(), NEW_FILE)"
+            f"{path} wants {error} to be called, which no tensor needs and which is refused; if you trust it, load it "
+            "in PyTorch and save its weights alone: torch.save(model.state_dict(), NEW_FILE)"
         ) from error
     except (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, RuntimeError, *MALFORMED) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of PyTorch's ({error}); get it anew") from error
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint of PyTorch ({error}); download it again"
+        ) from error
     if not weights:
         keys = ", ".join(map(str, states[0]))
         raise CheckpointError(
@@ -55,7 +65,7 @@ def read_pytorch(path: Path) -> tuple[dict[str, np.ndarray], ModelDimensions | N
 
 
 class ForeignNameError(pickle.UnpicklingError):
-    """A pickle names something that this reader does not know."""
+    """A pickle names a function or class that this reader does not accept."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -65,15 +75,16 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{len(pickles)} files named data.pkl in the archive")
         self.archive = archive
         self.folder = pickles[0].removesuffix("data.pkl")
-        self.storages = dict[tuple[str, str], np.ndarray]()  # several tensors may share one, as tied weights do
+        self.storages = dict[tuple[str, str], np.ndarray]()  # several tensors may share one, such as tied weights
         super().__init__(archive.open(self._stored(pickles[0])))
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
+        if (module, name) not in _ACCEPTED:
             raise ForeignNameError(f"{module}.{name}")
-        known = _KNOWN[module, name]
-        # A pickle may change what it is given: strings and built-in types it can't, and functions it gets a wrapping of its own.
-        return known if isinstance(known, (str, type)) else lambda *arguments: known(*arguments)
+        accepted = _ACCEPTED[module, name]
+        # A pickle can change attributes of the objects that it receives. Strings and built-in types
+        # are immutable. Functions are wrapped each time, so that only the wrapper can be changed.
+        return accepted if isinstance(accepted, (str, type)) else lambda *arguments: accepted(*arguments)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         kind, dtype, key, _location, n_elements = pid
@@ -87,9 +98,8 @@ class _Unpickler(pickle.Unpickler):
 
     def _stored(self, name: str) -> zipfile.ZipInfo:
         info = self.archive.getinfo(name)
-        if (
-            info.compress_type != zipfile.ZIP_STORED
-        ):  # torch never compresses; a few bytes could claim to be many gigabytes
+        # PyTorch never compresses. A few compressed bytes could expand to many gigabytes.
+        if info.compress_type != zipfile.ZIP_STORED:
             raise pickle.UnpicklingError(f"{name} is compressed")
         return info
 
@@ -97,7 +107,7 @@ class _Unpickler(pickle.Unpickler):
 def _rebuild_tensor(
     storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
 ) -> np.ndarray:
-    """What `torch._utils._rebuild_tensor_v2` does, within the bounds of the storage."""
+    """Do what `torch._utils._rebuild_tensor_v2` does, within the bounds of the storage."""
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if offset < 0 or min((*shape, *strides), default=0) < 0 or (0 not in shape and last >= len(storage)):
         raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches outside its {len(storage)} stored elements")
@@ -109,7 +119,7 @@ def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
     return data
 
 
-_KNOWN: dict[tuple[str, str], Any] = {
+_ACCEPTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,

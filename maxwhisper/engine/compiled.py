@@ -1,7 +1,8 @@
-"""Compiled graphs as files, so that a model is compiled once: the first time it is loaded, or ahead of time by `maxwhisper compile`.
+"""Compiled graphs as files, so that each model is compiled only once.
 
-A file's name says what it was compiled from and for, and the sha256 of what it holds. One that is damaged or meant for something else is
-never given to MAX, which would run it as machine code.
+Graphs are compiled when a model is first loaded, or ahead of time by `maxwhisper compile`. A file's
+name contains a hash of its target and the sha256 of its content. MAX would run a file as machine
+code, so a file that is damaged or belongs to a different target is never passed to MAX.
 """
 
 import hashlib
@@ -30,17 +31,20 @@ from maxwhisper.errors import OptionError, OutputError, WhisperError, WhisperWar
 from maxwhisper.system import user_cache
 
 PACKAGE = Path(__file__).parents[1]
-PACKAGED = PACKAGE / "assets" / "compiled"  # a wheel may carry some
+PACKAGED = PACKAGE / "assets" / "compiled"  # compiled graphs that a wheel may contain
+# The source files that determine the graphs.
 SOURCES = (
     "engine/*.py",
     "engine/ops/*.py",
     "engine/kernels/*.mojo",
     "audio.py",
     "checkpoint/dimensions.py",
-)  # what graphs are made of
-HOST = "host"  # the very processor of the machine that compiles
-# Levels of x86-64 (its psABI), and a processor of Intel's, the best first, and the features by which Linux shows that a processor has one.
+)
+HOST = "host"  # the exact processor of the machine that compiles
+# CPU levels, the best first, each with the features in Linux's /proc/cpuinfo that it requires:
+# levels of x86-64 (from its psABI), and one Intel processor.
 CPU_LEVELS = {
+    # x86-64-v4 with int8 products (VNNI)
     "cascadelake": {
         "avx512f",
         "avx512bw",
@@ -48,7 +52,7 @@ CPU_LEVELS = {
         "avx512dq",
         "avx512vl",
         "avx512_vnni",
-    },  # x86-64-v4 that multiplies 8-bit numbers
+    },
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"},
     HOST: set[str](),
@@ -56,19 +60,20 @@ CPU_LEVELS = {
 
 
 def folder() -> Path:
-    """Where compiled graphs are kept: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder.
+    """Return the cache folder: `MAXWHISPER_CACHE`, or `maxwhisper` in the user's cache folder.
 
-    Raises OutputError where there is neither.
+    Raises:
+        OutputError: if neither exists.
     """
-    if given := os.environ.get("MAXWHISPER_CACHE"):
-        return Path(given)
-    if (kept := user_cache("maxwhisper")) is None:
+    if configured := os.environ.get("MAXWHISPER_CACHE"):
+        return Path(configured)
+    if (default := user_cache("maxwhisper")) is None:
         raise OutputError("there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder")
-    return kept
+    return default
 
 
 def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The best of `CPU_LEVELS` that this machine's processor has."""
+    """Return the best of `CPU_LEVELS` that this machine's processor supports."""
     features = set[str]()
     with suppress(OSError, StopIteration), cpuinfo.open(encoding="utf-8") as lines:
         features = set(next(line for line in lines if line.startswith("flags")).split())
@@ -77,7 +82,7 @@ def cpu_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 @contextmanager
 def compiling_for(cpu: str) -> Iterator[None]:
-    """What MAX compiles meanwhile is for any processor of that level; by default it would be for this machine's alone."""
+    """Make MAX compile for any processor of a level, instead of for this machine's processor."""
     before = get_virtual_cpu_target()
     set_virtual_cpu_target("" if cpu == HOST else cpu)
     try:
@@ -88,12 +93,12 @@ def compiling_for(cpu: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Target:
-    """What graphs are compiled from and for: a model's sizes and dtypes, a device, a CPU by its level, and a backend."""
+    """Everything that determines a model's compiled graphs, except for the version of the code."""
 
     dims: ModelDimensions
     dtypes: DTypes
     device: Device
-    cpu: str
+    cpu: str  # one of `CPU_LEVELS`
     backend: Backend = cpu_backend
 
     @classmethod
@@ -105,26 +110,33 @@ class Target:
         compute_type: str = "float32",
         backend: Backend | None = None,
     ) -> "Target":
-        """Describe a checkpoint's graphs for a device, a CPU level and one of `COMPUTE_TYPES`.
+        """Describe the compiled graphs of a checkpoint.
 
-        backend: the device's own by default.
+        Args:
+            checkpoint: supplies the sizes and the dtypes of the weights.
+            device: runs the graphs.
+            cpu: one of `CPU_LEVELS`.
+            compute_type: one of `COMPUTE_TYPES`.
+            backend: the device's own by default.
 
-        Raises OptionError for another compute type, or one that the backend lacks: int8 runs on the CPU only, half
-        precision on GPUs only.
+        Raises:
+            OptionError: if the compute type is unknown or the backend lacks it. int8 runs on the
+                CPU only, half precision on GPUs only.
         """
         backend = backend or backend_for(DeviceRef.from_device(device))
         if compute_type not in COMPUTE_TYPES:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
         if compute_type not in backend.COMPUTE_TYPES:
-            where, remedy = ("the CPU", "or use the device 'cpu'"), ("GPUs", "or take 'int8', which is faster here")
-            place, instead = where if compute_type == "int8" else remedy
-            raise OptionError(f"compute_type {compute_type!r} is there for {place} only; leave it out, {instead}")
+            cpu_only = "the CPU", "or use the device 'cpu'"
+            gpu_only = "GPUs", "or use 'int8', which is faster here"
+            place, remedy = cpu_only if compute_type == "int8" else gpu_only
+            raise OptionError(f"compute_type {compute_type!r} is available on {place} only; leave it out, {remedy}")
         dtypes = DTypes.of(checkpoint, compute_type, keep_float16=device.is_host)
         return cls(checkpoint.dims, dtypes, device, cpu, backend)
 
     @cached_property
     def name(self) -> str:
-        """Another one wherever anything that matters is another: besides the above MAX's version and the code that builds graphs."""
+        """A name that differs if a field, MAX's version or the code that builds graphs differs."""
         sources = sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
         details = {
             "dims": asdict(self.dims),
@@ -143,7 +155,10 @@ class Target:
 
 
 def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
-    """The graphs that are kept for a target, else compiled now, and kept if they can be; if not, there is a WhisperWarning."""
+    """Read a target's compiled graphs, or compile and store them.
+
+    Warns with WhisperWarning if they can't be stored.
+    """
     with suppress(OutputError):
         if path := find(target, folder()):
             return read(path)
@@ -160,9 +175,18 @@ def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
 def compile_graphs(
     target: Target, session: InferenceSession, capture: Iterable[str] = ()
 ) -> tuple[CompiledModel, dict[str, list[str]]]:
-    """Takes minutes, or seconds where MAX's own cache has them. Also returns the names of each graph's extra outputs, those in `capture`.
+    """Compile a target's graphs, which takes minutes, or seconds if MAX's own cache has them.
 
-    Raises WhisperError where MAX can't compile them.
+    Args:
+        target: describes the graphs.
+        session: compiles them.
+        capture: names of activations that the graphs return as extra outputs.
+
+    Returns:
+        The compiled graphs, and for each graph the names of its extra outputs.
+
+    Raises:
+        WhisperError: if MAX can't compile them.
     """
     module, captured = build_module(
         target.dims, DeviceRef.from_device(target.device), capture, target.dtypes, target.backend
@@ -178,7 +202,7 @@ def compile_graphs(
 
 
 def find(target: Target, where: Path) -> Path | None:
-    """The file of a target's graphs, if it is there and whole."""
+    """Return the file in `where` with a target's graphs, or None if it is missing or damaged."""
     for path in where.glob(f"{target.name}.*.mef"):
         with suppress(OSError):
             if path.name == _file_name(target, path):
@@ -188,9 +212,10 @@ def find(target: Target, where: Path) -> Path | None:
 
 @contextmanager
 def writing_to(where: Path) -> Iterator[Path]:
-    """A folder in `where`, and so on its file system, that is gone in the end.
+    """Provide a temporary folder inside `where`, and therefore on the same file system.
 
-    Raises OutputError where that can't be written to.
+    Raises:
+        OutputError: if nothing can be written there.
     """
     try:
         where.mkdir(parents=True, exist_ok=True)
@@ -203,9 +228,18 @@ def writing_to(where: Path) -> Iterator[Path]:
 
 
 def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:
-    """Put what `export` writes where `find` finds it: whole or not at all, whoever else does the same. Returns its path.
+    """Store a target's graphs in `where` for `find`; atomic, so processes may do this concurrently.
 
-    Raises OutputError where nothing can be written there.
+    Args:
+        export: writes the graphs to a path.
+        target: describes the graphs.
+        where: the folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OutputError: if nothing can be written there.
     """
     with writing_to(where) as unfinished:
         path = unfinished / "graphs"

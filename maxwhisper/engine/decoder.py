@@ -1,4 +1,4 @@
-"""Tokens in, logits and further tokens out, with a key/value cache that stays on the device."""
+"""The text decoder: tokens in, logits or more tokens out, with a KV cache on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ import numpy as np
 from max.driver import CPU, Buffer
 from max.dtype import DType
 
-from maxwhisper.engine.dtypes import widened
+from maxwhisper.engine.dtypes import to_float32
 from maxwhisper.engine.runtime import Runtime
 from maxwhisper.errors import OptionError
 
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """What the encoder made of a batch of windows, on the model's device, with what each decoder layer attends to."""
+    """The encoder's output for a batch of windows, on the model's device."""
 
     features: Buffer  # [n_audio, n_audio_ctx, n_audio_state]
-    cross_kv: Sequence[Buffer]  # a key and a value for each layer, [n_audio, n_text_head, n_audio_ctx, head_dim] each
+    # A key and a value per decoder layer, [n_audio, n_text_head, n_audio_ctx, head_dim] each.
+    cross_kv: Sequence[Buffer]
 
     @property
     def n_audio(self) -> int:
         return self.features.shape[0]
 
     def to_numpy(self) -> np.ndarray:
-        """The encoder's output, float32 [n_audio, n_audio_ctx, n_audio_state]."""
-        return widened(self.features.to(CPU()))
+        """Return the encoder's output, float32 [n_audio, n_audio_ctx, n_audio_state]."""
+        return to_float32(self.features.to(CPU()))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self.to_numpy().astype(dtype or np.float32, copy=bool(copy))
@@ -34,24 +35,29 @@ class AudioFeatures:
 
 @dataclass(frozen=True)
 class TokenRules:
-    """Which tokens may follow which, as `ops.next_token` and `ops.top_k_tokens` take it."""
+    """The rules for the next token, as `ops.next_token` and `ops.top_k_tokens` take them."""
 
-    mask: np.ndarray  # float32 [n_vocab], -inf for tokens that are never allowed
-    sample_begin: int  # how many tokens were not sampled
-    eot: int
-    timestamp_begin: int  # n_vocab where there are no timestamps
+    mask: np.ndarray  # float32 [n_vocab], -inf for tokens that are never allowed, otherwise 0
+    sample_begin: int  # the number of tokens at the start that were not sampled
+    eot: int  # the end token
+    timestamp_begin: int  # the first timestamp token, or n_vocab without timestamps
 
     @property
     def numbers(self) -> np.ndarray:
-        """All but the mask, int64 [3]."""
+        """All fields except for the mask, int64 [3]."""
         return np.array([self.sample_begin, self.eot, self.timestamp_begin])
 
 
 class Decoder:
-    """Decodes token after token, and caches keys and values on the device.
+    """Decodes token by token, and caches keys and values on the device.
 
-    Sequences share what they have in common: a page table says which page of the cache holds each position of a
-    sequence.
+    A page table holds the cache page of each position of each sequence, so sequences with a common
+    prefix share its pages.
+
+    Args:
+        runtime: runs the graphs.
+        audio: the encoded windows.
+        n_group: number of sequences per window.
     """
 
     def __init__(self, runtime: Runtime, audio: AudioFeatures, n_group: int) -> None:
@@ -60,8 +66,8 @@ class Decoder:
         shape = (n_pages, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
         self._runtime = runtime
         self._cross_kv = audio.cross_kv
-        # Not `Buffer.zeros`, which goes on zeroing while a graph writes: `tests/test_max_defects.py`,
-        # `zeros_are_zero_at_once`.
+        # Not `Buffer.zeros`, which may still be writing zeros when a graph writes to the buffer:
+        # `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
         self._self_kv = [self._zeros(shape, runtime.dtypes.activations) for _ in range(2 * dims.n_text_layer)]
         self._page_table = np.tile(np.arange(n_pages).reshape(audio.n_audio, n_group, 1), dims.n_text_ctx)
         self.n_past = 0
@@ -70,17 +76,23 @@ class Decoder:
         return Buffer.from_numpy(np.zeros(shape, f"u{dtype.size_in_bytes}")).view(dtype).to(self._runtime.device)
 
     def _run(self, graph: str, *inputs: Buffer, page_table: np.ndarray) -> list[Buffer]:
-        """Run a graph on its own inputs and this decoder's cache, in the order of `graphs.KVCache.types`."""
+        """Run a graph on inputs and this decoder's cache, in `graphs.KVCache.types`'s order."""
         table = self._runtime.to_device(np.ascontiguousarray(page_table))
         return self._runtime.run(graph, *inputs, table, *self._self_kv, *self._cross_kv)
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Feed the tokens that come next, and return the logits after them.
+        """Feed the next tokens, and return the logits after them.
 
-        tokens: int [n_audio, n_group, n], or [n_audio, 1, n] if all of a group's are the same; rows: indices of the n
-        tokens after which logits are wanted, all by default. Returns float32 [n_audio, n_group, n_rows, n_vocab].
+        Args:
+            tokens: int [n_audio, n_group, n], or [n_audio, 1, n] if they are the same for all
+                sequences of a group.
+            rows: indices of the n tokens after which logits are wanted; all by default.
 
-        Raises OptionError if the tokens do not fit the model's context.
+        Returns:
+            Logits, float32 [n_audio, n_group, n_rows, n_vocab].
+
+        Raises:
+            OptionError: if the tokens do not fit the model's context.
         """
         (logits,) = self._feed("decoder", tokens, rows)
         return logits
@@ -88,13 +100,20 @@ class Decoder:
     def alignment(
         self, tokens: np.ndarray, rows: Sequence[int], heads: Sequence[tuple[int, int]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Do what `logits` does, and also return cross-attention scores, before softmax.
+        """Do what `logits` does, and also return cross-attention scores before the softmax.
 
-        heads: layer and head of each that is wanted; a group must have one sequence.
-        Scores are float32 [n_audio, n_heads, n, n_audio_ctx].
+        A group must have one sequence.
+
+        Args:
+            tokens: as in `logits`.
+            rows: as in `logits`.
+            heads: pairs of layer and head.
+
+        Returns:
+            The logits, and the scores, float32 [n_audio, n_heads, n, n_audio_ctx].
         """
-        numbers = np.array([layer * self._runtime.dims.n_text_head + head for layer, head in heads])
-        logits, scores = self._feed("alignment", tokens, rows, numbers)
+        head_numbers = np.array([layer * self._runtime.dims.n_text_head + head for layer, head in heads])
+        logits, scores = self._feed("alignment", tokens, rows, head_numbers)
         return logits, scores
 
     def _feed(
@@ -114,15 +133,26 @@ class Decoder:
         return [output.to(CPU()).to_numpy() for output in outputs]
 
     def rearrange(self, sources: np.ndarray) -> None:
-        """Let each sequence continue another one of its group. sources: int [n_audio, n_group], indices in the group."""
+        """Replace each sequence by a sequence of its group, by copying rows of the page table.
+
+        Args:
+            sources: int [n_audio, n_group], for each sequence the index in its group of the
+                sequence that replaces it.
+        """
         past = self._page_table[..., : self.n_past]
         past[:] = np.take_along_axis(past, sources[..., None], axis=1)
 
     def greedy(self, tokens: np.ndarray, sum_logprobs: np.ndarray, rules: TokenRules, end: int) -> np.ndarray:
-        """Append tokens of the highest logits until all sequences have ended or have `end` tokens; return all tokens.
+        """Append the tokens of the highest logits until all sequences have ended.
 
-        tokens: int [n_audio, n_group, n]; the last has not been fed. sum_logprobs: float64 [n_audio, n_group], added
-        to in place.
+        Args:
+            tokens: int [n_audio, n_group, n], all so far. The last one has not been fed.
+            sum_logprobs: float64 [n_audio, n_group]; log-probabilities are added in place.
+            rules: say which tokens are allowed.
+            end: the largest number of tokens of a sequence.
+
+        Returns:
+            All tokens, int64 [n_audio, n_group, n_total].
         """
         n, n_ctx = tokens.shape[-1], self._runtime.dims.n_text_ctx
         padded = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
@@ -140,7 +170,7 @@ class Decoder:
         return sequences.to(CPU()).to_numpy()[..., :n]
 
     def _take_steps(self, n_max: int, *inputs: Buffer) -> None:
-        """Queue steps, none of which waits for the one before; check now and then whether all sequences have ended."""
+        """Queue up to n_max steps without waiting; now and then, check whether all have ended."""
         table = self._runtime.to_device(self._page_table)
         for i in range(n_max):
             (n_unfinished,) = self._runtime.run("step", *inputs, table, *self._self_kv, *self._cross_kv)
@@ -148,17 +178,22 @@ class Decoder:
                 break
 
     def top_k_tokens(self, tokens: np.ndarray, rules: TokenRules) -> tuple[np.ndarray, np.ndarray]:
-        """Return the candidates of a beam search step; only if the model has the graph `beams`.
+        """Return the candidates of a beam search step; the runtime must have the graph `beams`.
 
-        tokens: int [n_audio, n_group, n], all so far; the last has not been fed. Returns, for each sequence, the
-        n_group + 1 allowed tokens of the highest logits, int64 [n_seq, n_group + 1], and their log-probabilities,
-        float32.
+        Args:
+            tokens: int [n_audio, n_group, n], all so far. The last one has not been fed.
+            rules: say which tokens are allowed.
+
+        Returns:
+            For each sequence the n_group + 1 allowed tokens of the highest logits, int64 [n_seq,
+            n_group + 1], and their log-probabilities, float32 of the same shape.
         """
         arrays = (np.ascontiguousarray(tokens, np.int64), rules.mask, rules.numbers)
         inputs = map(self._runtime.to_device, arrays)
-        found, logprobs = self._run("beams", *inputs, page_table=self._page_table)
+        candidates, logprobs = self._run("beams", *inputs, page_table=self._page_table)
         self.n_past = tokens.shape[-1]
-        return found.to_numpy(), logprobs.to_numpy()
+        return candidates.to_numpy(), logprobs.to_numpy()
 
 
-_STEPS_UNCHECKED = 8  # steps after the end are wasted, which costs less than to wait for each
+# Steps between two checks for the end. A few wasted steps cost less than waiting for each step.
+_STEPS_UNCHECKED = 8

@@ -1,12 +1,12 @@
-"""The weights and activations of a decoder block, in the order in which the fused kernel takes and returns them.
+"""The weights and activations of a decoder block, in the order of the fused kernel's arguments.
 
-`kernels/decoder_block.mojo` counts its arguments by constants of the same names and order.
+`kernels/decoder_block.mojo` has constants of the same names and in the same order.
 """
 
-# Layer norms; each has a weight and a bias [n_state].
+# Layer norms. Each has a weight and a bias [n_state].
 NORMS = ("attn_ln", "cross_attn_ln", "mlp_ln")
 
-# Linear layers by name: n_out and n_in of the weight.
+# Linear layers: n_out and n_in of the weight, by name.
 LINEARS = {
     "attn.query": ("n_state", "n_state"),
     "attn.key": ("n_state", "n_state"),
@@ -25,7 +25,7 @@ VECTORS = (
     *(f"{linear}.bias" for linear in LINEARS if linear not in WITHOUT_BIAS),
 )
 
-# Activations by name: their last dimension.
+# Activations: the last dimension, by name.
 ACTIVATIONS = {
     "attn_ln": "n_state",
     "attn.query": "n_state",

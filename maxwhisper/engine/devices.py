@@ -1,4 +1,4 @@
-"""Where graphs run: the CPU's cores, a GPU that is here, or, to compile only, one that is not."""
+"""Devices: the CPU, a GPU of this machine, or a virtual GPU that graphs are only compiled for."""
 
 import os
 import re
@@ -17,14 +17,20 @@ from max.driver import (
 from maxwhisper.errors import OptionError, WhisperError
 
 _NAMES = re.compile(r"cpu(:0)?|(gpu|cuda)(:\d+)?")
-_max_started_in: int | None = None  # the process
+_max_started_in: int | None = None  # the id of the process
 
 
 def find_device(device: object) -> Device:
-    """The device "cpu", "gpu", or "cuda", another name of that; "cuda:1", or the number 1, is the second GPU. What is named so, a
-    `torch.device` for one, counts as its name; a device of MAX's is taken as it is.
+    """Return a device by its name.
 
-    Raises OptionError for other names, and where MAX finds no such GPU; WhisperError where MAX can't run after a fork.
+    Args:
+        device: "cpu", or "gpu" or its synonym "cuda". "cuda:1" or the number 1 is the second GPU.
+            An object that prints as such a name, such as a `torch.device`, counts as its name. A
+            device of MAX is returned unchanged.
+
+    Raises:
+        OptionError: if the name is unknown, or MAX finds no such GPU.
+        WhisperError: if MAX can't run because it was started before this process was forked.
     """
     if isinstance(device, Device):
         _start_max()
@@ -42,11 +48,18 @@ def find_device(device: object) -> Device:
 
 
 def require_same_process() -> None:
-    """Raise WhisperError where MAX was started before this process was forked: its threads are not here, and it would wait forever."""
+    """Check that this process was not forked after MAX was started.
+
+    A fork lacks MAX's threads, so a call of MAX would wait forever.
+
+    Raises:
+        WhisperError: if it was.
+    """
     if _max_started_in not in (None, os.getpid()):
         raise WhisperError(
-            "a model was loaded before this process was forked, and MAX can't run here; fork before the first model is loaded, and load "
-            "it in the new process, or start that by multiprocessing's 'spawn'"
+            "a model was loaded before this process was forked, and MAX can't run here; "
+            "fork before the first model is loaded, and load it in the new process, "
+            "or start that by multiprocessing's 'spawn'"
         )
 
 
@@ -57,12 +70,19 @@ def _start_max() -> None:
 
 
 def set_num_threads(n: int) -> None:
-    """Use `n` threads on the CPU; to be called before the first model is loaded, by the thread that loads it. All cores by default.
+    """Set the number of threads on the CPU; the default is one for each core.
 
-    MAX starts one thread for each core that it may use, so this leaves it that many. (`InferenceSession` has an argument for
-    the number of threads, but MAX 26.7 aborts the process when it is used: `tests/test_max_defects.py`.)
+    Call this before the first model is loaded, in the thread that loads it. MAX starts one thread
+    for each core that it may use, so this limits the cores of the process. (`InferenceSession` has
+    an argument for the number of threads, but MAX 26.7 aborts the process if it is used:
+    `tests/test_max_defects.py`.)
 
-    Raises OptionError where a model has been loaded already, there are fewer cores, or the system can't limit them.
+    Args:
+        n: the number of threads, at most the number of cores.
+
+    Raises:
+        OptionError: if a model has been loaded already, there are fewer cores, or the system can't
+            limit them.
     """
     if not hasattr(os, "sched_setaffinity"):
         raise OptionError("the number of threads can't be chosen on this system, only on Linux")
@@ -75,9 +95,15 @@ def set_num_threads(n: int) -> None:
 
 
 def absent_gpu(architecture: str) -> Device:
-    """A stand-in for an NVIDIA GPU, "sm_90" for example, that need not be here: graphs compile for it, and don't run.
+    """Return a virtual NVIDIA GPU, which graphs can be compiled for but not run on.
 
-    MAX then sees no other GPU in this process. Raises OptionError where the name is none, or MAX has used a device already.
+    The machine needs no GPU. Afterwards MAX sees no other GPU in this process.
+
+    Args:
+        architecture: of the GPU, such as "sm_90".
+
+    Raises:
+        OptionError: if the architecture's name is malformed, or MAX has used a device already.
     """
     if not re.fullmatch(r"sm_\d+a?", architecture):
         raise OptionError(f"{architecture!r} is no NVIDIA architecture; sm_90 is one")

@@ -1,4 +1,4 @@
-"""What a model's weights are held in, and what it computes in."""
+"""The dtypes of a model's weights and activations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +15,21 @@ COMPUTE_TYPES = ("float32", *HALF_DTYPES, "int8")
 
 @dataclass(frozen=True)
 class DTypes:
-    """What graphs hold and compute in: each weight's dtype, and that of activations, which is also the caches'."""
+    """The dtypes that graphs store and compute in."""
 
-    weights: Mapping[str, DType]
-    activations: DType = DType.float32
+    weights: Mapping[str, DType]  # by the weight's name
+    activations: DType = DType.float32  # also of the self-attention caches
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, compute_type: str = "float32", keep_float16: bool = True) -> "DTypes":
-        """Choose float32 for all but matrices, which are of the compute type.
+        """Choose dtypes: the compute type for matrices, float32 for all other weights.
 
-        "int8" quantizes matrices to 8 bits; "float16" and "bfloat16" are also the dtype of activations. In "float32"
-        matrices stay float16 if all of them are stored so and `keep_float16` is set.
+        Args:
+            checkpoint: supplies the weights.
+            compute_type: "int8" quantizes matrices to 8 bits. "float16" and "bfloat16" are also
+                the dtype of activations.
+            keep_float16: for "float32", whether matrices stay float16 if the file stores all of
+                them as float16.
         """
         matrices = {
             name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2
@@ -40,18 +44,22 @@ class DTypes:
 
     @property
     def cross_kv(self) -> DType:
-        """What the audio's keys and values are kept in."""
+        """The dtype of the audio's keys and values."""
         return DType.float16 if DType.int8 in self.weights.values() else self.activations
 
 
 def bfloat16_bits(numbers: np.ndarray) -> np.ndarray:
-    """Finite numbers rounded to bfloat16, the upper half of a float32, to nearest and ties to even; as uint16, for NumPy lacks it."""
+    """Round finite numbers to bfloat16, to nearest, ties to even.
+
+    Returns:
+        The bits as uint16, because NumPy has no bfloat16. They are the upper half of a float32.
+    """
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def widened(buffer: Buffer) -> np.ndarray:
-    """Convert a buffer on the host, of float32 or half precision, to a float32 array."""
+def to_float32(buffer: Buffer) -> np.ndarray:
+    """Convert a float32 or half-precision buffer on the host to a float32 array."""
     if buffer.dtype == DType.bfloat16:
         return (buffer.view(DType.uint16).to_numpy().astype(np.uint32) << 16).view(np.float32)
     return buffer.to_numpy().astype(np.float32, copy=False)

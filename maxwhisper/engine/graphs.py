@@ -1,10 +1,10 @@
-"""Whisper as MAX graphs, in the order the data flows and under the checkpoint's own names.
+"""Whisper as MAX graphs, in the order of the data flow and with the names of OpenAI's checkpoints.
 
-The graphs share one set of weights. `encoder` turns a log-mel spectrogram into audio features, and
-`cross_kv` turns those into the keys and values that every decoder layer attends to. `decoder` turns
-tokens into logits and appends to a key/value cache in place: prefill and a cached step are the same
-graph with a different number of tokens. `greedy` (on the CPU) takes such steps until the text ends;
-`step` (on a GPU) takes one and leaves its results there, so that no step waits for the host.
+The graphs share one set of weights. `encoder` turns a log-mel spectrogram into audio features.
+`cross_kv` turns those into the keys and values that the decoder layers attend to. `decoder` turns
+tokens into logits and appends to a KV cache in place. Prefill and a cached step are the same graph
+with different numbers of tokens. `greedy` (CPU only) takes steps until the text ends. `step` (GPU
+only) takes one step and leaves its results on the device, so that no step waits for the host.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,49 +26,45 @@ from maxwhisper.engine.quantization import scale_of
 
 @dataclass(frozen=True)
 class Scope:
-    """A place in the model: its path names weights and activations alike, as in `encoder.blocks.0.attn.query`.
+    """A place in the model, whose path names both weights and activations."""
 
-    `ops` is the backend that builds operations. `weight` brings the checkpoint's weight of that path into the
-    graph. `record` notes an activation under it, which becomes an extra output of the graph if its name is captured.
-    """
-
-    weights: Mapping[str, Weight]
-    ops: Backend
-    activations: dict[str, TensorValue] = field(default_factory=dict)
-    path: str = ""
+    weights: Mapping[str, Weight]  # of the graph, by name
+    ops: Backend  # builds the operations
+    activations: dict[str, TensorValue] = field(default_factory=dict)  # all recorded ones, by name
+    path: str = ""  # such as `encoder.blocks.0.attn.query`
 
     def __truediv__(self, name: str | int) -> "Scope":
         return replace(self, path=f"{self.path}.{name}".lstrip("."))
 
     def weight(self, name: str) -> TensorValue:
+        """Return a weight of this place, as a value of the graph."""
         return TensorValue(self.weights[(self / name).path])
 
     def scale(self) -> TensorValue | None:
-        """Return the dequantization scale of this place's weight, or None if it is not quantized."""
+        """Return the dequantization scales of this place's weight, or None without quantization."""
         is_quantized = self.weight("weight").dtype == DType.int8
         return self.weight("scale") if is_quantized else None
 
     def record(self, value: TensorValue) -> TensorValue:
+        """Record an activation under this path and return it; if captured, the graph outputs it."""
         self.activations[self.path] = value
         return value
 
 
 @dataclass(frozen=True)
 class KVCache:
-    """What a decoder attends to: a key and a value for each layer, in layer order.
+    """The keys and values that a decoder attends to, a key and a value per layer, in order."""
 
-    self_kv: buffers [n_pages, n_text_head, n_text_ctx, head_dim], appended to in place. page_table: int64 [n_audio,
-    n_group, n_text_ctx], the page that holds each position of a sequence. cross_kv: the audio's, [n_audio,
-    n_text_head, n_audio_ctx, head_dim].
-    """
-
+    # int64 [n_audio, n_group, n_text_ctx], the page of each position of a sequence
     page_table: TensorValue
+    # Buffers [n_pages, n_text_head, n_text_ctx, head_dim] of the tokens, appended to in place
     self_kv: Sequence[BufferValue]
+    # [n_audio, n_text_head, n_audio_ctx, head_dim] of the audio
     cross_kv: Sequence[TensorValue]
 
     @staticmethod
     def types(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> list[TensorType | BufferType]:
-        """Return the types of a cache's values, as a graph takes them."""
+        """Return the types of a cache's values, as inputs of a graph."""
         n_kv, head_dim = 2 * dims.n_text_layer, dims.n_text_state // dims.n_text_head
         page_table = TensorType(DType.int64, ["n_audio", "n_group", dims.n_text_ctx], device)
         self_kv = BufferType(dtypes.activations, ["n_pages", dims.n_text_head, dims.n_text_ctx, head_dim], device)
@@ -77,7 +73,7 @@ class KVCache:
 
     @classmethod
     def of(cls, values: Sequence[Value]) -> "KVCache":
-        """Make a cache of graph inputs of these `types`."""
+        """Make a cache from graph inputs of these `types`."""
         page_table, *kv = values
         n_kv = len(kv) // 2
         return cls(page_table.tensor, [value.buffer for value in kv[:n_kv]], [value.tensor for value in kv[n_kv:]])
@@ -94,7 +90,7 @@ def layer_norm(at: Scope, x: TensorValue) -> TensorValue:
 
 
 def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
-    """Build `ops.linear` with the weights of this place, or `ops.linear_int8` if they are quantized."""
+    """Build `ops.linear` with the weights of this place, or `ops.linear_int8` if quantized."""
     weight, scale = at.weight("weight"), at.scale()
     biases = [at.weight("bias")] if bias else []
     if scale is not None:
@@ -103,12 +99,12 @@ def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
 
 
 def keys_and_values(at: Scope, x: TensorValue) -> tuple[TensorValue, TensorValue]:
-    """Project x [batch, n, n_state] to keys and values of the same shape. Keys have no bias."""
+    """Project x [batch, n, n_state] to keys and values of that shape; keys have no bias."""
     return linear(at / "key", x, bias=False), linear(at / "value", x)
 
 
 def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
-    """Build the first half of an encoder block: layer norm, attention, and the residual around them."""
+    """Build the first half of an encoder block: layer norm, attention, and the residual."""
     attn, ops = at / "attn", at.ops
     h = layer_norm(at / "attn_ln", x)
     projections = linear(attn / "query", h), *keys_and_values(attn, h)
@@ -119,9 +115,13 @@ def self_attention(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
 
 
 def cached_self_attention(at: Scope, x: TensorValue, cache: KVCache, positions: TensorValue) -> TensorValue:
-    """Build the first third of a decoder block: layer norm, causal attention, and the residual around them.
+    """Build the first third of a decoder block: layer norm, causal attention, and the residual.
 
-    cache: of this layer; x's keys and values are appended to it at their positions, int64 [n].
+    Args:
+        at: the block.
+        x: [n_audio * n_group, n, n_state].
+        cache: of this layer. The keys and values of x are appended to it.
+        positions: of x, int64 [n].
     """
     attn, (k_cache, v_cache) = at / "attn", cache.self_kv
     h = layer_norm(at / "attn_ln", x)
@@ -132,13 +132,16 @@ def cached_self_attention(at: Scope, x: TensorValue, cache: KVCache, positions: 
 
 
 def cross_attention(at: Scope, x: TensorValue, cross_kv: Sequence[TensorValue]) -> TensorValue:
-    """Build the second third of a decoder block: layer norm, attention to the audio, and the residual around them.
+    """Build the second third of a decoder block: layer norm, attention to audio, and the residual.
 
-    x [n_audio * n_group, n, n_state]; cross_kv: keys and values, [n_audio, n_head, n_audio_ctx, head_dim] each.
+    Args:
+        at: the block.
+        x: [n_audio * n_group, n, n_state].
+        cross_kv: keys and values, [n_audio, n_head, n_audio_ctx, head_dim] each.
     """
     attn = at / "cross_attn"
     q = linear(attn / "query", layer_norm(at / "cross_attn_ln", x))
-    # All queries of a group attend to the same audio, so they are concatenated along the query axis.
+    # A group's queries attend to the same audio, so they are concatenated along the query axis.
     batch, n, n_state = x.shape
     n_audio = cross_kv[0].shape[0]
     context = at.ops.cross_attention(max_ops.reshape(q, [n_audio, batch * n // n_audio, n_state]), *cross_kv)
@@ -147,14 +150,21 @@ def cross_attention(at: Scope, x: TensorValue, cross_kv: Sequence[TensorValue]) 
 
 
 def mlp(at: Scope, x: TensorValue) -> TensorValue:
-    """Build the last part of a block: layer norm, linear, GELU, linear, and the residual around them."""
+    """Build the last part of a block: layer norm, linear, GELU, linear, and the residual."""
     h = linear(at / "mlp" / 0, layer_norm(at / "mlp_ln", x))
     h = (at / "mlp" / "gelu").record(at.ops.gelu(h))
     return (at / "mlp" / "residual").record(x + linear(at / "mlp" / 2, h))
 
 
 def decoder_block(at: Scope, x: TensorValue, cache: KVCache, positions: TensorValue) -> TensorValue:
-    """Build a decoder block, as one kernel if the backend has it. cache: of this layer; positions int64 [n]."""
+    """Build a decoder block, as one kernel if the backend has one.
+
+    Args:
+        at: the block.
+        x: [n_audio * n_group, n, n_state].
+        cache: of this layer.
+        positions: of x, int64 [n].
+    """
     build = fused_decoder_block if at.ops.FUSES_DECODER_BLOCK else decoder_block_by_parts
     return build(at, x, cache, positions)
 
@@ -177,9 +187,16 @@ def decoder_block_by_parts(at: Scope, x: TensorValue, cache: KVCache, positions:
 
 
 def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue, dtype: DType) -> TensorValue:
-    """Encode log_mel [n_audio, n_mels, 2 * n_audio_ctx] to audio features [n_audio, n_audio_ctx, n_audio_state].
+    """Encode log-mel windows.
 
-    dtype: of all activations.
+    Args:
+        at: the encoder.
+        dims: the model's sizes.
+        log_mel: [n_audio, n_mels, 2 * n_audio_ctx].
+        dtype: of all activations.
+
+    Returns:
+        Audio features [n_audio, n_audio_ctx, n_audio_state].
     """
     x = max_ops.cast(max_ops.permute(log_mel, [0, 2, 1]), dtype)
     for name, stride in (("conv1", 1), ("conv2", 2)):
@@ -194,9 +211,16 @@ def encoder(at: Scope, dims: ModelDimensions, log_mel: TensorValue, dtype: DType
 
 
 def cross_kv(at: Scope, dims: ModelDimensions, audio_features: TensorValue) -> list[TensorValue]:
-    """Project audio features [n_audio, n_audio_ctx, n_audio_state] to a key and a value for each decoder layer.
+    """Project audio features to a key and a value for each decoder layer.
 
-    Returns them in layer order, [n_audio, n_text_head, n_audio_ctx, head_dim] each; float16 if weights are quantized.
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        audio_features: [n_audio, n_audio_ctx, n_audio_state].
+
+    Returns:
+        Keys and values in layer order, [n_audio, n_text_head, n_audio_ctx, head_dim] each. They are
+        float16 if the weights are quantized.
     """
     projected = []
     for i in range(dims.n_text_layer):
@@ -217,11 +241,22 @@ def decoder(
     rows: TensorValue,
     cache: KVCache,
 ) -> TensorValue:
-    """Compute the logits of the next tokens, float32 [n_audio, n_group, n_rows, n_vocab].
+    """Compute logits after new tokens, whose keys and values are appended to the cache.
 
-    tokens int64 [n_audio, n_group, n]: those that follow the cached ones; a group shares one audio's features.
-    positions int64 [n]: theirs, consecutive. rows int64 [n_rows]: the indices of the n tokens after which logits are
-    wanted, because the LM head is the most expensive layer. All activations have the cache's dtype.
+    All activations have the cache's dtype.
+
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        tokens: int64 [n_audio, n_group, n], the tokens after the cached ones. A group shares the
+            features of one window.
+        positions: of the tokens, int64 [n], consecutive.
+        rows: int64 [n_rows], indices of the n tokens after which logits are wanted. They are
+            selected because the LM head is the most expensive layer.
+        cache: of all layers.
+
+    Returns:
+        Logits, float32 [n_audio, n_group, n_rows, n_vocab].
     """
     n_audio, n_group, n = tokens.shape
     grouped, flat = [n_audio, n_group], [n_audio * n_group]
@@ -251,10 +286,21 @@ def alignment(
     heads: TensorValue,
     cache: KVCache,
 ) -> list[TensorValue]:
-    """Compute `decoder`'s logits and the cross-attention scores of some heads, before softmax.
+    """Compute `decoder`'s logits, and the cross-attention scores of some heads before the softmax.
 
-    heads int64 [n_heads]: counted through all layers. A group has one sequence.
-    Scores are float32 [n_audio, n_heads, n, n_audio_ctx].
+    A group must have one sequence.
+
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        tokens: as in `decoder`.
+        positions: as in `decoder`.
+        rows: as in `decoder`.
+        heads: int64 [n_heads], layer * n_text_head + head for each.
+        cache: of all layers.
+
+    Returns:
+        The logits, and the scores, float32 [n_audio, n_heads, n, n_audio_ctx].
     """
     logits = decoder(at, dims, tokens, positions, rows, cache)
     queries = [at.activations[(at / "blocks" / i / "cross_attn" / "query").path] for i in range(dims.n_text_layer)]
@@ -267,9 +313,17 @@ def alignment(
 def next_token_logits(
     at: Scope, dims: ModelDimensions, last: TensorValue, position: TensorValue, cache: KVCache
 ) -> TensorValue:
-    """Compute the logits [n_seq, n_vocab] after one token of each sequence.
+    """Compute the logits after one token of each sequence.
 
-    last int64 [n_audio, n_group, 1]; position int64 [1].
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        last: the tokens, int64 [n_audio, n_group, 1].
+        position: of the tokens, int64 [1].
+        cache: of all layers.
+
+    Returns:
+        Logits [n_seq, n_vocab], with n_seq = n_audio * n_group.
     """
     n_audio, n_group, _ = last.shape
     first_row = max_ops.constant(np.zeros(1, np.int64), device=last.device)
@@ -288,10 +342,22 @@ def greedy(
     end: TensorValue,
     cache: KVCache,
 ) -> list[TensorValue]:
-    """Append tokens until all sequences have ended or have `end` tokens; returns their number, int64 [1].
+    """Append tokens until all sequences have ended or have `end` tokens.
 
-    tokens int64 [n_audio, n_group, n_text_ctx + 1]: the first n_tokens, int64 [1], are given, and the last of those
-    is not cached yet. end int64 [1]. The others as in `ops.next_token`.
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        tokens: int64 [n_audio, n_group, n_text_ctx + 1], written in place. The first n_tokens are
+            the prompt; the last of those is not cached yet.
+        sum_logprobs: as in `ops.next_token`.
+        mask: as in `ops.next_token`.
+        rules: as in `ops.next_token`.
+        n_tokens: int64 [1].
+        end: the largest number of tokens, int64 [1].
+        cache: of all layers.
+
+    Returns:
+        The number of tokens at the end, int64 [1].
     """
     n_audio, n_group, _ = tokens.shape
 
@@ -313,7 +379,13 @@ def beams(
 ) -> list[TensorValue]:
     """Find the candidates of a beam search step: `ops.top_k_tokens` after the last token.
 
-    tokens int64 [n_audio, n_group, n]: all so far; the last is not cached yet.
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        tokens: int64 [n_audio, n_group, n], all so far. The last one is not cached yet.
+        mask: as in `ops.next_token`.
+        rules: as in `ops.next_token`.
+        cache: of all layers.
     """
     position = max_ops.reshape(max_ops.cast(TensorValue(tokens.shape[2] - 1), DType.int64), [1])
     logits = next_token_logits(at, dims, max_ops.gather(tokens, position, axis=2), position, cache)
@@ -330,9 +402,20 @@ def step(
     rules: TensorValue,
     cache: KVCache,
 ) -> list[TensorValue]:
-    """Append one token to each sequence; returns how many have not ended, int64 [1].
+    """Append one token to each sequence.
 
-    n_tokens int64 [1]: the number of tokens, incremented in place. The others as in `greedy`.
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        tokens: as in `greedy`.
+        sum_logprobs: as in `ops.next_token`.
+        n_tokens: the number of tokens, int64 [1], incremented in place.
+        mask: as in `ops.next_token`.
+        rules: as in `ops.next_token`.
+        cache: of all layers.
+
+    Returns:
+        The number of sequences that have not ended, int64 [1].
     """
     n = max_ops.buffer_load(n_tokens)
     last = max_ops.gather(max_ops.buffer_load(tokens), n - 1, axis=2)
@@ -344,25 +427,23 @@ def step(
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A graph to build: its name, its input types, and what it computes of its inputs in a scope.
-
-    room: the scope's path. cached: the last inputs are a `KVCache`, which `build` takes as one argument.
-    captures: its activations can be captured. loops: it decodes in a loop and exposes no activations, so it exists only
-    if none is captured. only: the backend that has it, both by default.
-    """
+    """The description of a graph to build."""
 
     name: str
-    room: str
-    build: Callable[..., list[TensorValue]]
-    inputs: Sequence[TensorType | BufferType]
+    scope: str  # the path of the scope that is passed to `build`
+    build: Callable[..., list[TensorValue]]  # computes the outputs from a scope, sizes and inputs
+    inputs: Sequence[TensorType | BufferType]  # the types of the inputs, without the cache
+    # Whether a `KVCache` follows the other inputs; `build` takes it as one argument.
     cached: bool = True
-    captures: bool = False
+    captures: bool = False  # whether activations can be captured
+    # Whether it is part of a decoding loop. Such a graph exposes no activations, so it is built
+    # only if none is captured.
     loops: bool = False
-    only: Backend | None = None
+    only: Backend | None = None  # the only backend that has it; None for both
 
 
 def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tuple[GraphSpec, ...]:
-    """Return all graphs of a model, those of either backend among them."""
+    """Return the graphs of a model for both backends."""
 
     def tensor(dtype: DType, *shape: str | int) -> TensorType:
         return TensorType(dtype, shape, device)
@@ -407,12 +488,20 @@ def build_module(
 ) -> tuple[Module, dict[str, list[str]]]:
     """Build all graphs in one module, so that they compile together and share their kernels.
 
-    capture: names of activations that the graphs return as well, after their own outputs, in data-flow order. The
-    decoding-loop graphs (`greedy`, `beams`, `step`) expose no activations, so they are built only if this is empty.
-    dtypes: all float32 by default. backend: the device's own by default.
-    Returns the module and, for each graph that captures, the names of its extra outputs.
+    Args:
+        dims: the model's sizes.
+        device: runs the graphs.
+        capture: names of activations that the graphs also return, after their own outputs, in
+            data-flow order. The decoding-loop graphs (`greedy`, `beams`, `step`) expose no
+            activations, so they are built only if this is empty.
+        dtypes: all float32 by default.
+        backend: the device's own by default.
 
-    Raises ValueError for names that no graph computes.
+    Returns:
+        The module, and for each graph that captures the names of its extra outputs.
+
+    Raises:
+        ValueError: if no graph computes an activation of a captured name.
     """
     module, captured, wanted = Module(), dict[str, list[str]](), set(capture)
     dtypes, backend = dtypes or DTypes({}), backend or backend_for(device)
@@ -422,9 +511,9 @@ def build_module(
             continue
         types = [*spec.inputs, *(cache if spec.cached else [])]
         with Graph(spec.name, input_types=types, module=module, custom_extensions=kernels()) as graph:
-            at = Scope(_weights(dims, dtypes, device), backend, path=spec.room)
+            at = Scope(_weights(dims, dtypes, device), backend, path=spec.scope)
             n = len(spec.inputs)
-            own = [_unwrapped(value, type) for value, type in zip(graph.inputs[:n], spec.inputs)]
+            own = [_unwrap(value, type) for value, type in zip(graph.inputs[:n], spec.inputs)]
             outputs = spec.build(at, dims, *own, *([KVCache.of(graph.inputs[n:])] if spec.cached else []))
             extra = {name: value for name, value in at.activations.items() if spec.captures and name in wanted}
             graph.output(*outputs, *extra.values())
@@ -444,5 +533,5 @@ def _weights(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> dict[s
     }
 
 
-def _unwrapped(value: Value, type: TensorType | BufferType) -> TensorValue | BufferValue:
+def _unwrap(value: Value, type: TensorType | BufferType) -> TensorValue | BufferValue:
     return value.buffer if isinstance(type, BufferType) else value.tensor

@@ -1,7 +1,8 @@
-"""The log-mel spectrogram on MAX Graph, for devices that the samples go to anyway; on the CPU `maxwhisper.audio` is faster.
+"""The log-mel spectrogram as a MAX graph, used on GPUs; on the CPU `maxwhisper.audio` is faster.
 
-A Fourier transform of 400 samples is made of two of 20: products of small matrices, whose sums are short and so as exact as a fast
-transform's (Cooley and Tukey, 1965).
+A Fourier transform of 400 samples is computed as two of 20 samples each (Cooley and Tukey, 1965).
+These are products with small matrices. Their sums are short, and so as exact as those of a fast
+Fourier transform.
 """
 
 import numpy as np
@@ -11,15 +12,20 @@ from max.graph import DeviceRef, TensorValue, ops
 from maxwhisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from maxwhisper.engine.ops.portable import matmul
 
-ROOT = 20  # of N_FFT
-N_HIGH = ROOT // 2 + 1  # of a frequency c + 20 d the values of d that there are up to N_FFT / 2
-N_AHEAD = 2  # hops that the last frame reaches beyond its own
+ROOT = 20  # the square root of N_FFT
+N_HIGH = ROOT // 2 + 1  # frequencies up to N_FFT / 2 are c + 20 d; this is the number of values of d
+N_AHEAD = 2  # hops after a frame's own that the frame extends into
 
 
 def log_mel_bands(hops: TensorValue, n_mels: int) -> TensorValue:
-    """Samples to log10 of mel bands, no lower than 1e-10, as `maxwhisper.audio.log_mel_bands`.
+    """Compute log10 of mel bands, clamped to 1e-10, as `maxwhisper.audio.log_mel_bands` does.
 
-    hops float32 [n_frames + 2, 160]: a frame is the 400 samples that begin with its hop. Returns float32 [n_mels, n_frames].
+    Args:
+        hops: samples, float32 [n_frames + 2, 160]. A frame is the 400 samples from its hop on.
+        n_mels: number of mel filters.
+
+    Returns:
+        float32 [n_mels, n_frames].
     """
     n, device = hops.shape[0] - N_AHEAD, hops.device
     parts = [hops[(slice(i, TensorValue(n + i)), n), :] for i in range(N_AHEAD + 1)]
@@ -33,7 +39,14 @@ def log_mel_bands(hops: TensorValue, n_mels: int) -> TensorValue:
 
 
 def _power(x: TensorValue) -> TensorValue:
-    """Of sample 20 a + b of each frame, x [n, a, b], the power at frequency c + 20 d, [n, d, c]."""
+    """Compute the power spectrum of frames.
+
+    Args:
+        x: [n, a, b], sample 20 a + b of each frame.
+
+    Returns:
+        [n, d, c], the power at frequency c + 20 d.
+    """
     device = x.device
     low, high = np.arange(ROOT), np.arange(N_HIGH)
     first = np.exp(-2j * np.pi * np.outer(low, low) / ROOT)  # [a, c]
@@ -52,7 +65,7 @@ def _power(x: TensorValue) -> TensorValue:
 
 
 def _rows_times(x: TensorValue, matrix: np.ndarray) -> TensorValue:
-    """x [n, m, k] @ matrix [k, j]."""
+    """Compute x [n, m, k] @ matrix [k, j]."""
     n, m, k = x.shape
     product = matmul(ops.reshape(x, [n * m, k]), _constant(matrix, x.device))
     return ops.reshape(product, [n, m, matrix.shape[1]])

@@ -1,4 +1,4 @@
-"""A checkpoint's graphs, compiled for one device, with its weights beside them."""
+"""A checkpoint's weights and its compiled graphs, on one device."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,25 @@ from maxwhisper.console import say
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.engine.devices import find_device, require_same_process
 from maxwhisper.engine.ops import Backend
-from maxwhisper.engine.quantization import as_stored
-from maxwhisper.engine.timer_slack import late_timers
+from maxwhisper.engine.quantization import convert_weights
+from maxwhisper.engine.timer_slack import relaxed_timers
 
 
 class Runtime:
-    """Runs graphs of `maxwhisper.engine.graphs` by their names.
+    """Runs the graphs of `maxwhisper.engine.graphs` by their names.
 
-    checkpoint: the weights; device: as in `maxwhisper.load_model`; capture: names of activations that graphs return as well, to be found in
-    `activations` after the call that computed them; compute_type: as in `maxwhisper.load_model`; backend: what builds operations
-    (`maxwhisper.engine.ops`), the device's own by default.
+    Args:
+        checkpoint: supplies the weights.
+        device: as in `maxwhisper.load_model`.
+        capture: names of activations that the graphs also return. Each is in `activations` after
+            the call that computed it.
+        compute_type: as in `maxwhisper.load_model`.
+        backend: builds the operations (`maxwhisper.engine.ops`); the device's own by default.
 
-    Raises OptionError for a compute type that is none, or a device that is not there, WhisperError where MAX can't compile the graphs, or
-    can't run, as in a process that was forked from one where it does. So does whatever computes, in such a process.
+    Raises:
+        OptionError: if the compute type is unknown or the device does not exist.
+        WhisperError: if MAX can't compile the graphs, or can't run because it was started before
+            this process was forked. `run` and `to_device` raise it in such a process, too.
     """
 
     def __init__(
@@ -45,11 +51,11 @@ class Runtime:
         )
         self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
-        # Held here for as long as the graphs that may read them in place; copies, so that the file's bytes can go.
-        self.weights = as_stored(checkpoint.weights, self.dtypes.weights)
-        with _notice(
-            f"compiling Whisper's graphs for the {'cpu' if self.device.is_host else 'gpu'}, which takes minutes, but only once…"
-        ):
+        # Copies, so that the bytes of the file can be freed. The graphs may read them in place, so
+        # they must live as long as the graphs.
+        self.weights = convert_weights(checkpoint.weights, self.dtypes.weights)
+        name = "cpu" if self.device.is_host else "gpu"
+        with _notice(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once…"):
             compiled, self.captured = (
                 compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
             )
@@ -60,9 +66,9 @@ class Runtime:
         return name in self.graphs
 
     def run(self, graph: str, *inputs: Buffer) -> list[Buffer]:
-        """A graph's own outputs; activations that are captured besides are left in `activations`."""
+        """Run a graph and return its own outputs; captured activations go to `activations`."""
         require_same_process()
-        with late_timers():
+        with relaxed_timers():
             outputs = self.graphs[graph].execute(*inputs)
         names = self.captured.get(graph, [])
         n_own = len(outputs) - len(names)
@@ -70,14 +76,14 @@ class Runtime:
         return outputs[:n_own]
 
     def to_device(self, array: np.ndarray) -> Buffer:
-        """A copy of an array where the graphs are."""
+        """Copy an array to the device."""
         require_same_process()
         return Buffer.from_numpy(array).to(self.device)
 
 
 @contextmanager
 def _notice(message: str, after: float = 3.0) -> Iterator[None]:
-    """Print a message if what is done takes long: compiled graphs come from MAX's cache in no time, or are compiled in minutes."""
+    """Print a message if the body takes longer than `after` seconds, as a compilation does."""
     timer = threading.Timer(after, say, (message, "stderr"))
     timer.start()
     try:

@@ -1,4 +1,4 @@
-"""A loaded model that is not asked anything leaves the processor alone."""
+"""Keeps MAX's logging thread from using the processor while a loaded model is idle."""
 
 import ctypes
 import sys
@@ -8,17 +8,18 @@ from contextlib import contextmanager
 PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30  # Linux, prctl(2)
 SLACK = 100_000_000  # nanoseconds
 
-_prctl = (
-    ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-)  # looked up once: `late_timers` is around every call of a graph
+# Looked up once, because `relaxed_timers` surrounds every call of a graph.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 @contextmanager
-def late_timers() -> Iterator[None]:
-    """Threads that start in here may wake up to 0.1 s later than they ask for.
+def relaxed_timers() -> Iterator[None]:
+    """Allow threads that are started in the body to wake up to 0.1 s late.
 
-    At the first graph that runs, MAX 26.7 starts a thread that looks every 0.1 ms whether there is something to log, for as long as the
-    process lives, which takes a tenth of a core (`tests/test_max_defects.py`). Linux hands a thread's timer slack on to those it starts.
+    When the first graph runs, MAX 26.7 starts a thread that checks every 0.1 ms whether there is
+    something to log. It runs until the process ends and takes a tenth of a core
+    (`tests/test_max_defects.py`). On Linux a thread inherits the timer slack of the thread that
+    starts it.
     """
     if _prctl is None:
         yield

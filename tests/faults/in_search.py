@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from maxwhisper.checkpoint.alignment_heads import all_of_upper_half
+from maxwhisper.checkpoint.alignment_heads import upper_half_heads
 from maxwhisper.decoding.search import softmax
 from tests.faults.plant import Fault, instead
 
@@ -62,7 +62,7 @@ def other_heads(right: Any) -> Any:
 
     def alignment(decoder: Any, tokens: np.ndarray, rows: Any, heads: Any) -> Any:
         dims = decoder._runtime.dims
-        return right(decoder, tokens, rows, all_of_upper_half(dims.n_text_layer, dims.n_text_head))
+        return right(decoder, tokens, rows, upper_half_heads(dims.n_text_layer, dims.n_text_head))
 
     return alignment
 

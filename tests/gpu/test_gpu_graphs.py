@@ -155,5 +155,5 @@ def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_halves_are_for_gpus(dtype: str) -> None:
-    with pytest.raises(OptionError, match=f"compute_type '{dtype}' is there for GPUs only"):
+    with pytest.raises(OptionError, match=f"compute_type '{dtype}' is available on GPUs only"):
         load_model("tiny.en", compute_type=dtype)

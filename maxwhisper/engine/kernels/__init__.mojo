@@ -1,1 +1,1 @@
-"""Our kernels: for the CPU; products for a GPU; and small ones for either."""
+"""Mojo kernels: for the CPU, matrix products for GPUs, and small kernels for both."""

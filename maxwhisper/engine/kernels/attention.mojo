@@ -1,4 +1,8 @@
-"""Attention of all to all: of a few queries at a time the scores with all keys, their exponentials, and the average of the values."""
+"""Attention without a mask.
+
+A few queries at a time: scores with all keys, their exponentials, and the weighted average of the
+values.
+"""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
@@ -9,16 +13,17 @@ from std.runtime import parallelism_level
 from .few_queries import add_up, divide, exponentials
 from .tile import PANEL, ROWS, Floats, multiply_tile, pack, zero
 
-comptime KEYS = 256  # values that are summed up before sums are written
+comptime KEYS = 256  # number of values that are summed in registers before the sums are written
 
 
 @always_inline
 def attend[
     n_queries: Int
 ](context: Floats, q: Floats, stride: Int, keys: Floats, v: Floats, n_kv: Int, head_dim: Int, weights: Floats):
-    """Put softmax(q @ k.T / sqrt(head_dim)) @ v into context, for n_queries rows of a head, which are `stride` apart, as are v's and q's.
+    """Write softmax(q @ k.T / sqrt(head_dim)) @ v to context, for n_queries rows of one head.
 
-    keys: k in panels. weights: room for [n_queries, n_kv rounded up to panels].
+    The rows of context, q and v are `stride` elements apart. keys is k packed into panels. weights
+    is memory for [n_queries, n_kv rounded up to a multiple of PANEL].
     """
     var n_weights = ceildiv(n_kv, PANEL) * PANEL
     for key in range(0, n_kv, PANEL):
@@ -51,7 +56,7 @@ def attend[
 
 @register("maxwhisper.attention")
 struct Attention:
-    """Each query sees all keys."""
+    """Attention in which each query attends to all keys."""
 
     @staticmethod
     def execute(
@@ -66,8 +71,8 @@ struct Attention:
         var head_dim = q.dim_size(3)
         var n_kv = k.dim_size(1)
         var n_state = n_head * head_dim
-        var n_heads = q.dim_size(0) * n_head  # of all sequences
-        var n_shares = ceildiv(2 * parallelism_level(), n_heads)  # of a head's queries
+        var n_heads = q.dim_size(0) * n_head  # number of heads of all sequences
+        var n_shares = ceildiv(2 * parallelism_level(), n_heads)  # number of parts of a head's queries
         var share = ceildiv(ceildiv(n, n_shares), ROWS) * ROWS
         var contexts = context.unsafe_ptr()
         var queries = q.unsafe_ptr()

@@ -1,4 +1,8 @@
-"""Attention of all to all on rounded numbers: queries and keys to 8 bits, each by its scale; values to 8, each column by one; weights to 16."""
+"""Attention without a mask on quantized inputs, with exact integer sums.
+
+Queries and keys are quantized to 8 bits per row, values to 8 bits per column, and the exponentials
+of the softmax to 16 bits.
+"""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
@@ -9,14 +13,17 @@ from std.runtime import parallelism_level
 from .linear_int8 import FOUR, Bytes, Sums, Words, add_products, multiply_tile, pack, quantize
 from .tile import PANEL, ROWS, VECTORS, WIDTH, Floats
 
-comptime HALF = ROWS // 2  # rows whose sums, of two digits each, stay in registers
-comptime LARGEST_WEIGHT = Float32(65535)
-comptime Digits = Pointer[UInt8, MutAnyOrigin]
+comptime HALF = ROWS // 2  # number of rows whose sums, two per output, stay in registers
+comptime LARGEST_WEIGHT = Float32(65535)  # the largest 16-bit number
+comptime Digits = Pointer[UInt8, MutAnyOrigin]  # high or low bytes of weights
 
 
 @always_inline
 def weigh(high: Digits, low: Digits, x: Floats, n: Int) -> Float32:
-    """Put exp(x - max), as a share of 65535 in two digits, into high and low [n]; returns the sum of these."""
+    """Quantize exp(x - max) to 16 bits, and return the sum of the quantized numbers.
+
+    The high and low bytes are written to high and low [n]. 65535 represents 1.
+    """
     var whole = n // WIDTH * WIDTH
     var all_largest = SIMD[DType.float32, WIDTH](Float32.MIN)
     for i in range(0, whole, WIDTH):
@@ -43,9 +50,21 @@ def weigh(high: Digits, low: Digits, x: Floats, n: Int) -> Float32:
 def average[
     n_rows: Int
 ](
-    context: Floats, stride: Int, here: Int, high: Words, low: Words, n_weights: Int, panel: Words, scale: Floats, sums: Floats, depth: Int
+    context: Floats,
+    stride: Int,
+    n_columns: Int,
+    high: Words,
+    low: Words,
+    n_weights: Int,
+    panel: Words,
+    scale: Floats,
+    sums: Floats,
+    depth: Int,
 ):
-    """Put weights [n_rows, n_keys] @ panel [n_keys, PANEL] * scale / sums, of which `here` columns are asked for, into context."""
+    """Write weights [n_rows, n_keys] @ panel [n_keys, PANEL] * scale / sums to context.
+
+    Only the first n_columns columns are written.
+    """
     var highs = Array[Sums, n_rows * VECTORS](fill=0)
     var lows = Array[Sums, n_rows * VECTORS](fill=0)
     for k in range(depth):
@@ -64,16 +83,18 @@ def average[
         comptime for j in range(VECTORS):
             comptime s = i * VECTORS + j
             var sum = highs[s].cast[DType.float32]().fma(256, lows[s].cast[DType.float32]())
-            if here >= (j + 1) * WIDTH:
+            if n_columns >= (j + 1) * WIDTH:
                 context.unsafe_store(i * stride + j * WIDTH, sum * (scale.unsafe_load[width=WIDTH](j * WIDTH) * share))
             else:
-                for d in range(j * WIDTH, here):
+                for d in range(j * WIDTH, n_columns):
                     context.unsafe_store(i * stride + d, sum[d - j * WIDTH] * (scale.unsafe_load(d) * share))
 
 
 def pack_values(panels: Words, scale: Floats, v: Floats, stride: Int, n_kv: Int, head_dim: Int):
-    """Round each column of v [n_kv, head_dim], whose rows are `stride` apart, by a scale of its own, and lay four keys side by side:
-    panels [ceil(head_dim / PANEL), ceil(n_kv / FOUR), PANEL], which are zero beforehand.
+    """Quantize each column of v [n_kv, head_dim], and pack four keys into one word.
+
+    The rows of v are `stride` elements apart. panels [ceil(head_dim / PANEL), ceil(n_kv / FOUR),
+    PANEL] must be zero before.
     """
     var whole = head_dim // WIDTH * WIDTH
     for d in range(0, whole, WIDTH):
@@ -84,27 +105,27 @@ def pack_values(panels: Words, scale: Floats, v: Floats, stride: Int, n_kv: Int,
 
 @always_inline
 def pack_columns[width: Int](panels: Words, scale: Floats, v: Floats, stride: Int, n_kv: Int, d: Int):
-    """`width` columns from d on."""
+    """Quantize and pack `width` columns, from column d on."""
     comptime Column = SIMD[DType.float32, width]
     var largest = Column(0)
     for key in range(n_kv):
         largest = max(largest, abs(v.unsafe_load[width=width](key * stride + d)))
-    var unit = largest.gt(0).select(largest, Column(127)) / 127
-    scale.unsafe_store(d, unit)
+    var column_scale = largest.gt(0).select(largest, Column(127)) / 127
+    scale.unsafe_store(d, column_scale)
     var depth = ceildiv(n_kv, FOUR)
     var p, column = divmod(d, PANEL)
     var panel = panels.unsafe_offset(p * depth * PANEL + column)
     for k in range(depth):
         var words = SIMD[DType.int32, width](0)
         for i in range(min(FOUR, n_kv - k * FOUR)):
-            var rounded = round(v.unsafe_load[width=width]((k * FOUR + i) * stride + d) / unit).cast[DType.int32]()
+            var rounded = round(v.unsafe_load[width=width]((k * FOUR + i) * stride + d) / column_scale).cast[DType.int32]()
             words |= (rounded & 255) << Int32(8 * i)
         panel.unsafe_store(k * PANEL, words)
 
 
 @register("maxwhisper.attention_int8")
 struct AttentionInt8:
-    """Each query sees all keys."""
+    """Attention of quantized inputs in which each query attends to all keys."""
 
     @staticmethod
     def execute(
@@ -119,8 +140,8 @@ struct AttentionInt8:
         var head_dim = q.dim_size(3)
         var n_kv = k.dim_size(1)
         var n_state = n_head * head_dim
-        var n_heads = q.dim_size(0) * n_head  # of all sequences
-        var n_shares = ceildiv(2 * parallelism_level(), n_heads)  # of a head's queries
+        var n_heads = q.dim_size(0) * n_head  # number of heads of all sequences
+        var n_shares = ceildiv(2 * parallelism_level(), n_heads)  # number of parts of a head's queries
         var share = ceildiv(ceildiv(n, n_shares), ROWS) * ROWS
         var contexts = rebind[Floats](context.unsafe_ptr())
         var queries = rebind[Floats](q.unsafe_ptr())
@@ -133,35 +154,37 @@ struct AttentionInt8:
         }:
             var head, part = divmod(task, n_shares)
             var sequence, h = divmod(head, n_head)
-            var depth = ceildiv(head_dim, FOUR)  # of queries and keys
-            var depth_kv = ceildiv(n_kv, FOUR)  # of weights and values
+            var depth = ceildiv(head_dim, FOUR)  # number of words in a row of queries or keys
+            var depth_kv = ceildiv(n_kv, FOUR)  # number of words in a row of weights or a column of values
             var n_panels = ceildiv(n_kv, PANEL)
             var n_columns = ceildiv(head_dim, PANEL) * PANEL
             var words_memory = List[Int32](length=n_panels * PANEL * depth + (PANEL + ROWS) * depth + n_columns * depth_kv + 2 * ROWS * depth_kv, fill=0)
             var keys = rebind[Words](words_memory.unsafe_ptr())
-            var some_keys = keys.unsafe_offset(n_panels * PANEL * depth)
-            var some_queries = some_keys.unsafe_offset(PANEL * depth)
-            var values = some_queries.unsafe_offset(ROWS * depth)
+            var quantized_keys = keys.unsafe_offset(n_panels * PANEL * depth)
+            var quantized_queries = quantized_keys.unsafe_offset(PANEL * depth)
+            var values = quantized_queries.unsafe_offset(ROWS * depth)
             var high = values.unsafe_offset(n_columns * depth_kv)
             var low = high.unsafe_offset(ROWS * depth_kv)
             var memory = List[Float32](length=n_panels * PANEL * (ROWS + 2) + n_columns + 3 * ROWS, fill=0)
             var scores = rebind[Floats](memory.unsafe_ptr())
             var key_scales = scores.unsafe_offset(n_panels * PANEL * ROWS)
-            var nothing = key_scales.unsafe_offset(n_panels * PANEL)
-            var value_scales = nothing.unsafe_offset(n_panels * PANEL)
+            var zeros = key_scales.unsafe_offset(n_panels * PANEL)
+            var value_scales = zeros.unsafe_offset(n_panels * PANEL)
             var query_scales = value_scales.unsafe_offset(n_columns)
             var sums = query_scales.unsafe_offset(ROWS)
             var query_sums = rebind[Words](sums.unsafe_offset(ROWS).bitcast[Int32]())
 
             var first_key = sequence * n_kv * n_state + h * head_dim
             for p in range(n_panels):
-                var here = min(PANEL, n_kv - p * PANEL)
-                var bytes = rebind[Bytes](some_keys.bitcast[Int8]())
-                for i in range(here):
+                var n_panel_keys = min(PANEL, n_kv - p * PANEL)
+                var bytes = rebind[Bytes](quantized_keys.bitcast[Int8]())
+                for i in range(n_panel_keys):
                     var key = p * PANEL + i
-                    var found = quantize(bytes.unsafe_offset(i * head_dim), all_keys.unsafe_offset(first_key + key * n_state), head_dim)
-                    key_scales.unsafe_store(key, found[0])
-                pack(keys.unsafe_offset(p * PANEL * depth), bytes, here, head_dim, depth)
+                    var scale_and_sum = quantize(
+                        bytes.unsafe_offset(i * head_dim), all_keys.unsafe_offset(first_key + key * n_state), head_dim
+                    )
+                    key_scales.unsafe_store(key, scale_and_sum[0])
+                pack(keys.unsafe_offset(p * PANEL * depth), bytes, n_panel_keys, head_dim, depth)
             pack_values(
                 values, value_scales, all_values.unsafe_offset(first_key), n_state, n_kv, head_dim
             )
@@ -172,15 +195,15 @@ struct AttentionInt8:
                 var n_rows = min(ROWS, end - first)
                 var at = (sequence * n + first) * n_state + h * head_dim
                 for i in range(n_rows):
-                    var bytes = rebind[Bytes](some_queries.unsafe_offset(i * depth).bitcast[Int8]())
-                    var found = quantize(bytes, queries.unsafe_offset(at + i * n_state), head_dim)
-                    query_scales.unsafe_store(i, found[0] * factor)
-                    query_sums.unsafe_store(i, found[1])
+                    var bytes = rebind[Bytes](quantized_queries.unsafe_offset(i * depth).bitcast[Int8]())
+                    var scale_and_sum = quantize(bytes, queries.unsafe_offset(at + i * n_state), head_dim)
+                    query_scales.unsafe_store(i, scale_and_sum[0] * factor)
+                    query_sums.unsafe_store(i, scale_and_sum[1])
                 for p in range(n_panels):
                     var key = p * PANEL
                     multiply_tile[ROWS](
-                        scores.unsafe_offset(key), n_panels * PANEL, PANEL, some_queries, query_scales, query_sums,
-                        keys.unsafe_offset(key * depth), key_scales.unsafe_offset(key), nothing, depth,
+                        scores.unsafe_offset(key), n_panels * PANEL, PANEL, quantized_queries, query_scales, query_sums,
+                        keys.unsafe_offset(key * depth), key_scales.unsafe_offset(key), zeros, depth,
                     )
                 for i in range(n_rows):
                     var sum = weigh(
@@ -191,18 +214,18 @@ struct AttentionInt8:
                     )
                     sums.unsafe_store(i, sum)
                 for p in range(n_columns // PANEL):
-                    var here = min(PANEL, head_dim - p * PANEL)
+                    var n_panel_columns = min(PANEL, head_dim - p * PANEL)
                     var panel = values.unsafe_offset(p * PANEL * depth_kv)
                     var i = 0
                     while i + HALF <= n_rows:
                         average[HALF](
-                            contexts.unsafe_offset(at + i * n_state + p * PANEL), n_state, here, high.unsafe_offset(i * depth_kv),
+                            contexts.unsafe_offset(at + i * n_state + p * PANEL), n_state, n_panel_columns, high.unsafe_offset(i * depth_kv),
                             low.unsafe_offset(i * depth_kv), depth_kv, panel, value_scales.unsafe_offset(p * PANEL), sums.unsafe_offset(i), depth_kv,
                         )
                         i += HALF
                     while i < n_rows:
                         average[1](
-                            contexts.unsafe_offset(at + i * n_state + p * PANEL), n_state, here, high.unsafe_offset(i * depth_kv),
+                            contexts.unsafe_offset(at + i * n_state + p * PANEL), n_state, n_panel_columns, high.unsafe_offset(i * depth_kv),
                             low.unsafe_offset(i * depth_kv), depth_kv, panel, value_scales.unsafe_offset(p * PANEL), sums.unsafe_offset(i), depth_kv,
                         )
                         i += 1

@@ -1,4 +1,4 @@
-"""Products of matrices on a GPU, by its vendor's library, in which float32 stays float32."""
+"""Matrix products on a GPU by the vendor's library, without rounding float32 to TF32."""
 
 from _cublas.cublas import (
     Algorithm,
@@ -21,7 +21,10 @@ comptime Output = Pointer[NoneType, MutAnyOrigin]
 
 @register("maxwhisper.matmul")
 struct Matmul:
-    """X [batch, n, n_in] @ y [batch, n_in, n_out], or, transposed, @ y [batch, n_out, n_in].T, for each of the batch, in one call."""
+    """Batched product x [batch, n, n_in] @ y [batch, n_in, n_out], in one call of the library.
+
+    If transposed, y is [batch, n_out, n_in].
+    """
 
     @staticmethod
     def execute[
@@ -37,7 +40,7 @@ struct Matmul:
         var n_in = Int64(x.dim_size(2))
         var one = Float32(1)
         var zero = Float32(0)
-        # Columns are the library's rows, so it is asked for y.T @ x.T, which is result.T.
+        # The library is column-major, so it computes y.T @ x.T, which is result.T.
         with ctx.push_context():
             var handle = _get_global_handle[dtype](ctx)._get_cublas()
             check_cublas_error(cublasSetMathMode(handle, cublasMath_t.CUBLAS_DEFAULT_MATH))

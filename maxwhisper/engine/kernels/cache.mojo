@@ -1,4 +1,4 @@
-"""Keys and values of a decoder's tokens, written and read wherever the graph runs; on the CPU `decoder_block` does so itself."""
+"""Writing and reading the decoder's KV cache on any device; `decoder_block` has its own code."""
 
 from extensibility import InputTensor, OutputTensor, register
 from extensibility import _MutableInputTensor as MutableInputTensor
@@ -9,7 +9,10 @@ from max.gpu.host import DeviceContext
 
 @register("maxwhisper.append_to_cache")
 struct AppendToCache:
-    """Each of `new` at its position, in its page. Both stay on the device: nothing waits for them."""
+    """Write new keys, or values, at their positions into the cache pages.
+
+    Positions and page table are on the device, so the host does not wait.
+    """
 
     @staticmethod
     def execute[
@@ -21,10 +24,10 @@ struct AppendToCache:
         page_table: InputTensor[dtype=DType.int64, rank=3, ...],  # [n_audio, n_group, n_ctx]
         ctx: DeviceContext,
     ) raises:
-        var to = cache.unsafe_ptr()
-        var come = new.unsafe_ptr()
-        var places = positions.unsafe_ptr()
-        var rows = page_table.unsafe_ptr()
+        var destination = cache.unsafe_ptr()
+        var source = new.unsafe_ptr()
+        var position_values = positions.unsafe_ptr()
+        var table = page_table.unsafe_ptr()
         var n_head = cache.dim_size(1)
         var n_ctx = cache.dim_size(2)
         var n = new.dim_size(2)
@@ -33,45 +36,47 @@ struct AppendToCache:
         @always_inline
         def write[
             width: Int, alignment: Int = 1
-        ](index: Coord) {var to, var come, var places, var rows, var n_head, var n_ctx, var n, var head_dim}:
+        ](index: Coord) {var destination, var source, var position_values, var table, var n_head, var n_ctx, var n, var head_dim}:
             var at = Int(index[0].value())
             var head_and_token, d = divmod(at, head_dim)
             var sequence_and_head, token = divmod(head_and_token, n)
             var sequence, head = divmod(sequence_and_head, n_head)
-            var place = Int(places.unsafe_load(token))
-            var page = Int(rows.unsafe_load(sequence * n_ctx + place))
-            to.unsafe_store(((page * n_head + head) * n_ctx + place) * head_dim + d, come.unsafe_load(at))
+            var position = Int(position_values.unsafe_load(token))
+            var page = Int(table.unsafe_load(sequence * n_ctx + position))
+            destination.unsafe_store(((page * n_head + head) * n_ctx + position) * head_dim + d, source.unsafe_load(at))
 
         elementwise[1, target=target](write, Coord(new.size()), ctx)
 
 
 @register("maxwhisper.read_cache")
 struct ReadCache:
-    """What each sequence has of all positions, from the pages that hold it."""
+    """Gather the keys, or values, of all positions of each sequence from the cache pages."""
 
     @staticmethod
     def execute[
         dtype: DType, //, target: StaticString
     ](
         result: OutputTensor[dtype=dtype, rank=4, ...],  # [n_seq, n_head, n_ctx, head_dim]
-        cache: InputTensor[dtype=dtype, rank=4, ...],  # as above
+        cache: InputTensor[dtype=dtype, rank=4, ...],  # as in `AppendToCache`
         page_table: InputTensor[dtype=DType.int64, rank=3, ...],
         ctx: DeviceContext,
     ) raises:
-        var to = result.unsafe_ptr()
-        var come = cache.unsafe_ptr()
-        var rows = page_table.unsafe_ptr()
+        var destination = result.unsafe_ptr()
+        var source = cache.unsafe_ptr()
+        var table = page_table.unsafe_ptr()
         var n_head = cache.dim_size(1)
         var n_ctx = cache.dim_size(2)
         var head_dim = cache.dim_size(3)
 
         @always_inline
-        def read[width: Int, alignment: Int = 1](index: Coord) {var to, var come, var rows, var n_head, var n_ctx, var head_dim}:
+        def read[
+            width: Int, alignment: Int = 1
+        ](index: Coord) {var destination, var source, var table, var n_head, var n_ctx, var head_dim}:
             var at = Int(index[0].value())
-            var head_and_place, d = divmod(at, head_dim)
-            var sequence_and_head, place = divmod(head_and_place, n_ctx)
+            var head_and_position, d = divmod(at, head_dim)
+            var sequence_and_head, position = divmod(head_and_position, n_ctx)
             var sequence, head = divmod(sequence_and_head, n_head)
-            var page = Int(rows.unsafe_load(sequence * n_ctx + place))
-            to.unsafe_store(at, come.unsafe_load(((page * n_head + head) * n_ctx + place) * head_dim + d))
+            var page = Int(table.unsafe_load(sequence * n_ctx + position))
+            destination.unsafe_store(at, source.unsafe_load(((page * n_head + head) * n_ctx + position) * head_dim + d))
 
         elementwise[1, target=target](read, Coord(result.size()), ctx)

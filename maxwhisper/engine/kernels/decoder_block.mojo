@@ -1,6 +1,7 @@
-"""A block of the decoder: self-attention to what is cached, cross-attention, and the MLP, for which the cores meet once.
+"""A decoder block in one kernel: cached self-attention, cross-attention and the MLP.
 
-What each of its layers computes is written out, under the names that these have in the model, so that all of it can be judged.
+One parallel call computes the whole block. The activations of all layers are outputs, under the
+names of the layers in the model, so that tests can judge each of them.
 """
 
 from extensibility import InputTensor, InputVariadicTensors, OutputVariadicTensors, register
@@ -18,7 +19,8 @@ from .tile import WIDTH, Floats
 comptime EPSILON = Float32(1e-5)
 comptime N_PHASES = 11
 
-# Places of activations, weights and vectors among the kernel's arguments: `maxwhisper/engine/decoder_block.py` lists them in this order.
+# Indices of activations, weights and vectors among the kernel's arguments, in the order of
+# `maxwhisper/engine/decoder_block.py`.
 comptime ATTN_LN = 0
 comptime ATTN_QUERY = 1
 comptime ATTN_KEY = 2
@@ -65,7 +67,7 @@ comptime N_VECTORS = 13
 
 @always_inline
 def normalise(y: Floats, x: Floats, weight: Floats, bias: Floats, n: Int):
-    """Layer norm of one row of n."""
+    """Compute the layer norm of a row of n elements."""
     var whole = n // WIDTH * WIDTH
     var sums = SIMD[DType.float32, WIDTH](0)
     for i in range(0, whole, WIDTH):
@@ -91,7 +93,7 @@ def normalise(y: Floats, x: Floats, weight: Floats, bias: Floats, n: Int):
 
 @always_inline
 def gelu(y: Floats, x: Floats, n: Int):
-    """The exact one, of n numbers."""
+    """Compute the exact GELU of n elements."""
     comptime ROOT = Float32(0.70710678118654752440)
     var i = 0
     while i + WIDTH <= n:
@@ -106,7 +108,7 @@ def gelu(y: Floats, x: Floats, n: Int):
 
 @always_inline
 def add(y: Floats, a: Floats, b: Floats, n: Int):
-    """Of n numbers."""
+    """Add n elements."""
     var i = 0
     while i + WIDTH <= n:
         y.unsafe_store(i, a.unsafe_load[width=WIDTH](i) + b.unsafe_load[width=WIDTH](i))
@@ -117,7 +119,7 @@ def add(y: Floats, a: Floats, b: Floats, n: Int):
 
 
 def layer_norm(mut phases: Phases, n_parts: Int, y: Floats, x: Floats, weight: Floats, bias: Floats, n_rows: Int, n: Int):
-    """Layer norm of x [n_rows, n], a phase."""
+    """Compute the layer norm of x [n_rows, n], as one phase."""
     var part = phases.first(n_parts)
     while part >= 0:
         for i in range(part * n_rows // n_parts, (part + 1) * n_rows // n_parts):
@@ -140,7 +142,7 @@ def linear_layer[
     n_in: Int,
     n_out: Int,
 ):
-    """A linear layer, a phase: y = x @ weight.T + bias, of [n_rows, n_out]; if activated, also its GELU."""
+    """Compute y = x @ weight.T + bias [n_rows, n_out], and if activated its GELU, as one phase."""
     var part = phases.first(n_parts)
     while part >= 0:
         var start = part * n_out // n_parts
@@ -168,7 +170,7 @@ def residual_layer[
     n_in: Int,
     n_out: Int,
 ):
-    """A linear layer and the residual around it, a phase: y = x @ weight.T + bias, sum = before + y, of [n_rows, n_out]."""
+    """Compute y = x @ weight.T + bias and sum = before + y [n_rows, n_out], as one phase."""
     var part = phases.first(n_parts)
     while part >= 0:
         var start = part * n_out // n_parts
@@ -197,7 +199,10 @@ def attend_to_cache(
     n_ctx: Int,
     head_dim: Int,
 ):
-    """Append the new keys and values to the cache, and attend causally, a phase with a part for each head of each sequence."""
+    """Append new keys and values to the cache, and attend causally, as one phase.
+
+    The phase has a part for each head of each sequence.
+    """
     var n_state = n_head * head_dim
     var page_size = n_state * n_ctx
     var part = phases.first(n_heads)
@@ -233,7 +238,10 @@ def attend_to_audio[
     n_head: Int,
     head_dim: Int,
 ):
-    """Attend to all of the audio, a few queries at a time, a phase with a part for each head of each audio."""
+    """Attend to all of the audio, a few queries at a time, as one phase.
+
+    The phase has a part for each head of each window.
+    """
     var n_state = n_head * head_dim
     var part = phases.first(n_audio_heads)
     while part >= 0:
@@ -255,13 +263,13 @@ def attend_to_audio[
 
 @register("maxwhisper.decoder_block")
 struct DecoderBlock:
-    """All of a block."""
+    """A whole decoder block."""
 
     @staticmethod
     def execute[
         dtype: DType, kv_dtype: DType, n_outputs: Int, n_vectors: Int
     ](
-        # in the order of the constants above, as are the matrices and the vectors
+        # outputs, matrices and vectors are in the order of the constants above
         outputs: OutputVariadicTensors[dtype=DType.float32, rank=3, size=n_outputs, ...],
         x: InputTensor[dtype=DType.float32, rank=3, ...],  # [n_seq, n, n_state]
         k_cache: MutableInputTensor[dtype=DType.float32, rank=4, ...],  # [n_pages, n_head, n_ctx, head_dim]
@@ -287,10 +295,10 @@ struct DecoderBlock:
         var n_head = k_cache.dim_size(1)
         var n_ctx = k_cache.dim_size(2)
         var head_dim = k_cache.dim_size(3)
-        var n_heads = x.dim_size(0) * n_head  # of all sequences
+        var n_heads = x.dim_size(0) * n_head  # number of heads of all sequences
         var n_audio_heads = cross_k.dim_size(0) * n_head
         var n_kv = cross_k.dim_size(2)
-        var n_queries = n_rows // cross_k.dim_size(0)  # of an audio
+        var n_queries = n_rows // cross_k.dim_size(0)  # number of queries per window
         var n_mlp = mlp_0.dim_size(0)
         var n_past = Int(positions.unsafe_ptr().unsafe_load(0))
         var keys = rebind[Floats](k_cache.unsafe_ptr())
@@ -336,7 +344,7 @@ struct DecoderBlock:
             var weights = rebind[Floats](memory.unsafe_ptr())
 
             layer_norm(phases, n_tasks, o[ATTN_LN], inputs, b[ATTN_LN_WEIGHT], b[ATTN_LN_BIAS], n_rows, n_state)
-            var part = phases.first(n_tasks)  # query, key and value are one phase
+            var part = phases.first(n_tasks)  # query, key and value are computed in one phase
             while part >= 0:
                 var start = part * n_state // n_tasks
                 var end = (part + 1) * n_state // n_tasks

@@ -1,17 +1,20 @@
-"""Attention of few queries: keys and values are read once, where they lie and as they are stored, and shared by a few queries."""
+"""Attention of few queries: each key and value is read once, in place and in its own dtype."""
 
 from std.math import exp, sqrt
 
 from .tile import WIDTH, Floats
 
-comptime QUERIES = 4  # that share what is read
-comptime VECTORS = 4  # of a value's columns that are averaged together
+comptime QUERIES = 4  # number of queries that share one read of the keys and values
+comptime VECTORS = 4  # number of vectors of a value's columns that are averaged together
 comptime Numbers[dtype: DType] = Pointer[Scalar[dtype], MutAnyOrigin]
 
 
 @always_inline
 def scores[n_queries: Int, dtype: DType](result: Floats, q: Floats, stride: Int, k: Numbers[dtype], n_kv: Int, head_dim: Int):
-    """Put q @ k.T into result [n_queries, n_kv]: queries lie `stride` apart, k is [n_kv, head_dim]."""
+    """Write q @ k.T to result [n_queries, n_kv], for k [n_kv, head_dim].
+
+    The rows of q are `stride` elements apart.
+    """
     var whole = head_dim // WIDTH * WIDTH
     for key in range(n_kv):
         var row = k.unsafe_offset(key * head_dim)
@@ -29,7 +32,7 @@ def scores[n_queries: Int, dtype: DType](result: Floats, q: Floats, stride: Int,
 
 @always_inline
 def exponentials(x: Floats, n: Int, head_dim: Int) -> Float32:
-    """Replace scores x [n] by exp((x - max) / sqrt(head_dim)), and return the sum of these."""
+    """Replace scores x [n] by exp((x - max) / sqrt(head_dim)), and return their sum."""
     var scale = 1 / sqrt(Float32(head_dim))
     var whole = n // WIDTH * WIDTH
     var all_largest = SIMD[DType.float32, WIDTH](Float32.MIN)
@@ -55,9 +58,10 @@ def exponentials(x: Floats, n: Int, head_dim: Int) -> Float32:
 def add_up[
     n_queries: Int, n_vectors: Int, width: Int, dtype: DType, more: Bool = False
 ](context: Floats, stride: Int, weights: Floats, n_weights: Int, v: Numbers[dtype], v_stride: Int, n_kv: Int):
-    """Put weights [n_queries, n_kv] @ v, of n_vectors * width columns of v [n_kv, ...], into context, or, more, add it to what is there.
+    """Write weights [n_queries, n_kv] @ v to context, or if `more` add it to context.
 
-    Rows are n_weights, v_stride, stride apart.
+    v is [n_kv, n_vectors * width]. Rows of weights, v and context are n_weights, v_stride and stride
+    elements apart.
     """
     var sums = Array[SIMD[DType.float32, width], n_queries * n_vectors](fill=0)
     comptime if more:
@@ -80,7 +84,7 @@ def add_up[
 def add_up_all[
     n_queries: Int, dtype: DType, more: Bool = False
 ](context: Floats, stride: Int, weights: Floats, v: Numbers[dtype], n_kv: Int, head_dim: Int):
-    """`add_up` of all columns of v [n_kv, head_dim]."""
+    """Do `add_up` for all columns of v [n_kv, head_dim]."""
     var d = 0
     while d + VECTORS * WIDTH <= head_dim:
         add_up[n_queries, VECTORS, WIDTH, more=more](context.unsafe_offset(d), stride, weights, n_kv, v.unsafe_offset(d), head_dim, n_kv)
@@ -94,9 +98,9 @@ def add_up_all[
 def attend[
     n_queries: Int, dtype: DType
 ](context: Floats, q: Floats, stride: Int, k: Numbers[dtype], v: Numbers[dtype], n_kv: Int, head_dim: Int, weights: Floats):
-    """Put softmax(q @ k.T / sqrt(head_dim)) @ v into context, for n_queries rows of q that see the same n_kv keys.
+    """Write softmax(q @ k.T / sqrt(head_dim)) @ v to context, for n_queries rows of q.
 
-    weights: room for [n_queries, n_kv].
+    They attend to the same n_kv keys. weights is memory for [n_queries, n_kv].
     """
     scores[n_queries](weights, q, stride, k, n_kv, head_dim)
     var sums = Array[Float32, n_queries](fill=0)
@@ -109,10 +113,10 @@ def attend[
 
 @always_inline
 def same_page(page_table: Pointer[Int64, MutAnyOrigin], start: Int, end: Int) -> Int:
-    """Up to where keys lie in the page that the one at `start` lies in, before `end`."""
-    var here = page_table.unsafe_load(start)
+    """Return the end of the run of positions from start on, at most end, that are in one page."""
+    var page = page_table.unsafe_load(start)
     var at = start + 1
-    while at < end and page_table.unsafe_load(at) == here:
+    while at < end and page_table.unsafe_load(at) == page:
         at += 1
     return at
 
@@ -129,14 +133,16 @@ def attend_to_pages(
     head_dim: Int,
     weights: Floats,
 ):
-    """`attend` of one query to keys and values of which each lies in a page of its own: page_table [n_kv] says in which, and they are page_size
-    apart. Neighbours mostly lie in one.
+    """Do `attend` for one query whose keys and values are in pages.
+
+    page_table [n_kv] has the page of each position; pages are page_size elements apart. Consecutive
+    positions are usually in the same page, and are processed together.
     """
     var start = 0
     while start < n_kv:
         var end = same_page(page_table, start, n_kv)
-        var here = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
-        scores[1](weights.unsafe_offset(start), q, 0, k.unsafe_offset(here), end - start, head_dim)
+        var offset = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
+        scores[1](weights.unsafe_offset(start), q, 0, k.unsafe_offset(offset), end - start, head_dim)
         start = end
     var sum = exponentials(weights, n_kv, head_dim)
     for d in range(head_dim):
@@ -144,20 +150,20 @@ def attend_to_pages(
     start = 0
     while start < n_kv:
         var end = same_page(page_table, start, n_kv)
-        var here = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
-        add_up_all[1, more=True](context, 0, weights.unsafe_offset(start), v.unsafe_offset(here), end - start, head_dim)
+        var offset = Int(page_table.unsafe_load(start)) * page_size + start * head_dim
+        add_up_all[1, more=True](context, 0, weights.unsafe_offset(start), v.unsafe_offset(offset), end - start, head_dim)
         start = end
     divide(context, head_dim, sum)
 
 
 @always_inline
 def divide(x: Floats, n: Int, divisor: Float32):
-    """Divide x [n]."""
+    """Divide x [n] by a number."""
     for i in range(n):
         x.unsafe_store(i, x.unsafe_load(i) / divisor)
 
 
 def copy(target: Floats, source: Floats, n: Int):
-    """Copy n numbers."""
+    """Copy n elements."""
     for i in range(n):
         target.unsafe_store(i, source.unsafe_load(i))

@@ -1,4 +1,7 @@
-"""Products of many rows with a matrix of weights, where multiply-adds are all that counts; a convolution is one of overlapping rows."""
+"""Products of many rows with a weight matrix, when multiply-adds take most of the time.
+
+A convolution is such a product with overlapping rows.
+"""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
@@ -7,15 +10,15 @@ from std.math import ceildiv
 
 from .tile import PANEL, ROWS, Floats, multiply_tile, multiply_tile_from_bias, pack, zero
 
-comptime DEPTH = 128  # inputs that are summed up before sums are written: a panel of so many stays in the nearest cache
-comptime BLOCK = 96  # rows that one core takes at a time
+comptime DEPTH = 128  # inputs that are summed before sums are written; such a panel stays in the L1 cache
+comptime BLOCK = 96  # rows that a core computes at a time
 
 
 @always_inline
 def add_tile[
     n_rows: Int
 ](y: Floats, stride: Int, x: Floats, x_stride: Int, panel: Floats, bias: Floats, depth: Int, k: Int):
-    """The first inputs' products and the bias into y, or further ones' to what is there."""
+    """Write the products of the first inputs plus the bias to y, or add further products to y."""
     if k == 0:
         multiply_tile_from_bias[n_rows](y, stride, x, x_stride, panel, bias, depth)
     else:
@@ -25,7 +28,10 @@ def add_tile[
 def multiply(
     y: Floats, x: Floats, x_stride: Int, panels: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, scratch: Floats
 ):
-    """Put x [n, n_in] @ panels + bias into y [n, n_out]; x's rows are `x_stride` apart. scratch [n, PANEL] serves the last panel."""
+    """Write x [n, n_in] @ panels + bias to y [n, n_out].
+
+    The rows of x are `x_stride` elements apart. scratch [n, PANEL] is memory for the last panel.
+    """
     var padded = Array[Float32, PANEL](fill=0)
     for o in range(0, n_out, PANEL):
         var width = min(PANEL, n_out - o)
@@ -56,7 +62,7 @@ def multiply(
 def pack_all[
     dtype: DType
 ](panels: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], n_in: Int, n_out: Int, n_taps: Int) raises:
-    """Lay weight [n_out, n_in, n_taps] out in panels, each by a core."""
+    """Pack weight [n_out, n_in, n_taps] into panels, in parallel."""
     var size = n_taps * n_in
 
     def one(p: Int) {imm panels, imm weight, imm n_in, imm n_out, imm n_taps, imm size}:
@@ -71,7 +77,10 @@ def pack_all[
 
 @register("maxwhisper.linear")
 struct Linear:
-    """X [n, n_in] @ weight [n_out, n_in].T + bias [n_out]; weights are widened as they are laid out."""
+    """Linear layer x [n, n_in] @ weight [n_out, n_in].T + bias [n_out].
+
+    Weights are widened to float32 when they are packed.
+    """
 
     @staticmethod
     def execute[
@@ -95,7 +104,7 @@ struct Linear:
 
         def block(b: Int) {imm results, imm rows, imm panels, imm biases, imm n, imm n_in, imm n_out}:
             var first = b * BLOCK
-            var here = min(BLOCK, n - first)
+            var n_block_rows = min(BLOCK, n - first)
             var scratch = Array[Float32, BLOCK * PANEL](uninitialized=True)
             multiply(
                 results.unsafe_offset(first * n_out),
@@ -103,7 +112,7 @@ struct Linear:
                 n_in,
                 panels,
                 biases,
-                here,
+                n_block_rows,
                 n_in,
                 n_out,
                 rebind[Floats](scratch.unsafe_ptr()),
@@ -116,7 +125,10 @@ struct Linear:
 
 @register("maxwhisper.conv1d")
 struct Conv1d:
-    """Three taps along time, a zero on either side: what an output frame sees lies side by side, so it is a row of 3 n_in inputs."""
+    """Convolution with three taps along time and one zero of padding at each end.
+
+    The inputs of an output frame are consecutive in memory, so they form a row of 3 * n_in inputs.
+    """
 
     @staticmethod
     def execute[
@@ -152,7 +164,7 @@ struct Conv1d:
             var edge = rebind[Floats](padded.unsafe_ptr())
             var first = b * BLOCK
             var end = min(first + BLOCK, n)
-            # Frames that see nothing but frames; those at the ends are done one by one.
+            # Output frames whose inputs include no padding. The others are computed one by one.
             var inner = min(max(first, 1), end)
             var inner_end = max(inner, min(end, (n_frames - 2) // stride + 1))
             if inner < inner_end:
@@ -170,10 +182,10 @@ struct Conv1d:
             for t in range(first, end):
                 if t < inner or t >= inner_end:
                     for tap in range(3):
-                        var seen = t * stride + tap - 1
+                        var frame = t * stride + tap - 1
                         for k in range(n_in):
-                            var there = 0 <= seen < n_frames
-                            edge.unsafe_store(tap * n_in + k, own_frames.unsafe_load(seen * n_in + k) if there else 0)
+                            var exists = 0 <= frame < n_frames
+                            edge.unsafe_store(tap * n_in + k, own_frames.unsafe_load(frame * n_in + k) if exists else 0)
                     multiply(own_results.unsafe_offset(t * n_out), edge, 0, panels, biases, 1, 3 * n_in, n_out, spare)
             _ = scratch^
             _ = padded^

@@ -1,4 +1,7 @@
-"""Products of many rows with a matrix of 8-bit weights: rows are rounded to 8 bits, too, each by a scale of its own, and sums are exact."""
+"""Products of many rows with an int8 weight matrix.
+
+Rows are also quantized to int8, each with its own scale. Sums are exact.
+"""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
@@ -11,10 +14,10 @@ from std.sys.info import CompilationTarget
 from .linear import BLOCK
 from .tile import PANEL, ROWS, TOGETHER, VECTORS, WIDTH, Floats
 
-comptime FOUR = 4  # products that are added up at once
-comptime LARGEST = Float32(127)
-comptime OFFSET = 128  # added to weights, for the processor multiplies what is signed with what is not
-comptime Words = Pointer[Int32, MutAnyOrigin]  # of four 8-bit numbers
+comptime FOUR = 4  # products that one instruction adds
+comptime LARGEST = Float32(127)  # the largest quantized value
+comptime OFFSET = 128  # added to weights, because the processor multiplies unsigned with signed numbers
+comptime Words = Pointer[Int32, MutAnyOrigin]  # four 8-bit numbers in each
 comptime Bytes = Pointer[Int8, MutAnyOrigin]
 comptime Sums = SIMD[DType.int32, WIDTH]
 
@@ -36,9 +39,12 @@ def add_products(sums: Sums, weights: Sums, x: Sums) -> Sums:
 def multiply_tile[
     n_rows: Int
 ](
-    y: Floats, n_out: Int, here: Int, x: Words, x_scales: Floats, x_sums: Words, panel: Words, scale: Floats, bias: Floats, depth: Int
+    y: Floats, n_out: Int, n_outputs: Int, x: Words, x_scales: Floats, x_sums: Words, panel: Words, scale: Floats, bias: Floats, depth: Int
 ):
-    """Put n_rows rows of x [n_rows, depth] @ panel [depth, PANEL], of which `here` outputs are asked for, into y."""
+    """Write the dequantized x [n_rows, depth] @ panel [depth, PANEL], plus the bias, to y.
+
+    Only the first n_outputs outputs are written.
+    """
     var sums = Array[Sums, n_rows * VECTORS](fill=0)
     for k in range(depth):
         var row = Array[Sums, VECTORS](fill=0)
@@ -55,17 +61,20 @@ def multiply_tile[
         comptime for j in range(VECTORS):
             var exact = (sums[i * VECTORS + j] - offset).cast[DType.float32]()
             var at = i * n_out + j * WIDTH
-            if here >= (j + 1) * WIDTH:
+            if n_outputs >= (j + 1) * WIDTH:
                 var wide = exact * (scale.unsafe_load[width=WIDTH](j * WIDTH) * factor)
                 y.unsafe_store(at, wide + bias.unsafe_load[width=WIDTH](j * WIDTH))
             else:
-                for o in range(j * WIDTH, here):
+                for o in range(j * WIDTH, n_outputs):
                     var one = exact[o - j * WIDTH] * (scale.unsafe_load(o) * factor)
                     y.unsafe_store(i * n_out + o, one + bias.unsafe_load(o))
 
 
 def quantize(q: Bytes, x: Floats, n: Int) -> Tuple[Float32, Int32]:
-    """Put a row of n numbers, divided by a scale, the largest by that to 127, and rounded, into q; returns the scale, and their sum."""
+    """Quantize a row of n elements to q, with scale max|x| / 127.
+
+    Returns the scale, and the sum of the quantized elements.
+    """
     var all_largest = SIMD[DType.float32, WIDTH](0)
     var whole = n // WIDTH * WIDTH
     for i in range(0, whole, WIDTH):
@@ -90,8 +99,11 @@ def quantize(q: Bytes, x: Floats, n: Int) -> Tuple[Float32, Int32]:
 
 
 def pack(panel: Words, weight: Bytes, n: Int, n_in: Int, depth: Int):
-    """Lay n rows of weight [n, n_in] side by side, in fours: panel [depth, PANEL]. Outputs that are missing are left as they are."""
-    comptime FLIPPED = Int32(-0x7F7F7F80)  # the first bit of each byte: 128 more
+    """Pack n rows of weight [n, n_in] into panel [depth, PANEL], four inputs in each word.
+
+    Missing outputs are left unchanged.
+    """
+    comptime FLIPPED = Int32(-0x7F7F7F80)  # the first bit of each byte; flipping it adds OFFSET
     var whole = n_in // FOUR
     for start in range(0, depth, TOGETHER):
         for o in range(n):
@@ -108,7 +120,10 @@ def pack(panel: Words, weight: Bytes, n: Int, n_in: Int, depth: Int):
 
 @register("maxwhisper.linear_int8")
 struct LinearInt8:
-    """X [n, n_in], rounded, @ (weight [n_out, n_in] * scale [n_out]).T + bias [n_out]."""
+    """Linear layer x @ (weight [n_out, n_in] * scale [n_out]).T + bias [n_out].
+
+    x [n, n_in] is quantized per row.
+    """
 
     @staticmethod
     def execute(
@@ -141,30 +156,30 @@ struct LinearInt8:
             imm results, imm rows, imm panels, imm scales, imm biases, imm n, imm n_in, imm n_out, imm depth, imm n_panels
         }:
             var first = b * BLOCK
-            var here = min(BLOCK, n - first)
+            var n_block_rows = min(BLOCK, n - first)
             var rounded = List[Int32](length=BLOCK * depth, fill=0)
             var words = rebind[Words](rounded.unsafe_ptr())
             var x_scales = Array[Float32, BLOCK](uninitialized=True)
             var x_sums = Array[Int32, BLOCK](uninitialized=True)
             var factors = rebind[Floats](x_scales.unsafe_ptr())
             var offsets = rebind[Words](x_sums.unsafe_ptr())
-            for i in range(here):
+            for i in range(n_block_rows):
                 var bytes = rebind[Bytes](words.unsafe_offset(i * depth).bitcast[Int8]())
-                var found = quantize(bytes, rows.unsafe_offset((first + i) * n_in), n_in)
-                factors.unsafe_store(i, found[0])
-                offsets.unsafe_store(i, found[1])
+                var scale_and_sum = quantize(bytes, rows.unsafe_offset((first + i) * n_in), n_in)
+                factors.unsafe_store(i, scale_and_sum[0])
+                offsets.unsafe_store(i, scale_and_sum[1])
             for p in range(n_panels):
                 var o = p * PANEL
                 var panel = panels.unsafe_offset(o * depth)
                 var width = min(PANEL, n_out - o)
                 var i = 0
-                while i + ROWS <= here:
+                while i + ROWS <= n_block_rows:
                     multiply_tile[ROWS](
                         results.unsafe_offset((first + i) * n_out + o), n_out, width, words.unsafe_offset(i * depth), factors.unsafe_offset(i),
                         offsets.unsafe_offset(i), panel, scales.unsafe_offset(o), biases.unsafe_offset(o), depth,
                     )
                     i += ROWS
-                while i < here:
+                while i < n_block_rows:
                     multiply_tile[1](
                         results.unsafe_offset((first + i) * n_out + o), n_out, width, words.unsafe_offset(i * depth), factors.unsafe_offset(i),
                         offsets.unsafe_offset(i), panel, scales.unsafe_offset(o), biases.unsafe_offset(o), depth,

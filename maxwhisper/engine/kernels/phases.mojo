@@ -1,23 +1,26 @@
-"""Phases of work for all cores: one parallel call runs them all, and a core waits only for the phase before."""
+"""Phases of work in one parallel call: cores wait only until all parts of a phase are done."""
 
 from std.atomic import Atomic
 from std.ffi import external_call
 
 comptime Counters = Pointer[Int64, MutUntrackedOrigin]
-comptime PATIENCE = 20_000  # looks, some tens of microseconds
-comptime APART = 8  # counters in a cache line, of which each has one for itself
+comptime PATIENCE = 20_000  # checks before a waiting core yields, some tens of microseconds
+comptime APART = 8  # counters that fit in a cache line; each counter has its own cache line
 
 
 struct Phases(Copyable, Movable):
-    """One core's view of the phases. Work comes in parts, and whoever is there takes the next, so that a phase ends even if nobody else came.
+    """A core's position in the phases.
 
-        var part = phases.first(n)
+    A phase has parts. Each core takes the next part that is left, so a phase ends even if the other
+    cores have not started.
+
+        var part = phases.first(n_parts)
         while part >= 0:
-            …
+            work(part)
             part = phases.next()
     """
 
-    var counters: Counters  # for each phase: parts taken, parts done
+    var counters: Counters  # for each phase the number of parts taken, and of parts done
     var n_parts: Int
 
     def __init__(out self, counters: Counters):
@@ -26,16 +29,16 @@ struct Phases(Copyable, Movable):
 
     @staticmethod
     def memory(n_phases: Int) -> List[Int64]:
-        """Return memory for the counters of n_phases."""
+        """Return memory for the counters of n_phases, all zero."""
         return List[Int64](length=2 * APART * n_phases, fill=0)
 
     def first(mut self, n_parts: Int) -> Int:
-        """Begin a phase of n_parts."""
+        """Begin a phase of n_parts, and take a part; -1 if the phase is done."""
         self.n_parts = n_parts
         return self._take()
 
     def next(mut self) -> Int:
-        """The part that was taken is done; the next one, or -1 when all of them are done."""
+        """Mark the part as done, and take the next one; -1 if the phase is done."""
         _ = Atomic[Int64].fetch_add(self.counters.unsafe_offset(APART), 1)
         return self._take()
 
@@ -46,7 +49,7 @@ struct Phases(Copyable, Movable):
         var n_looks = 0
         while Int(Atomic[Int64].load(self.counters.unsafe_offset(APART))) < self.n_parts:
             n_looks += 1
-            if n_looks > PATIENCE:  # whoever is awaited may be waiting for this core
+            if n_looks > PATIENCE:  # the other thread may be waiting for this core
                 _ = external_call["sched_yield", Int32]()
         self.counters = self.counters.unsafe_offset(2 * APART)
         return -1

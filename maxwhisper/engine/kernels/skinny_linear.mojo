@@ -1,7 +1,8 @@
-"""Products of few rows with a matrix of weights, which is read once, as it is stored, and widened in registers.
+"""Products of few rows with a weight matrix, which is read once and widened in registers.
 
-For a row or two, reading the weights is all that counts: one stream of them, fetched ahead. More rows share what is read, and then
-multiply-adds count: a tile of rows and outputs stays in registers.
+For one or two rows, reading the weights takes most of the time, so they are read as one stream and
+prefetched. For more rows, multiply-adds take most of the time, so the sums of a tile of rows and
+outputs stay in registers.
 """
 
 from extensibility import InputTensor, OutputTensor, register
@@ -14,17 +15,22 @@ from std.sys.intrinsics import PrefetchOptions, prefetch
 from .parallel import n_workers
 from .tile import WIDTH, Floats
 
-comptime ROWS = 4  # of x in a tile
-comptime BEAMS = 5  # as many as a beam search has by default, in a tile of their own: one alone would wait for each of its sums
+comptime ROWS = 4  # rows of x in a tile
+# The default number of beams, which has its own tile size. A tile of 4 rows and one of 1 would be
+# slower, because the additions of a single row wait for each other.
+comptime BEAMS = 5
 comptime LINE[dtype: DType] = max(1, 64 // (WIDTH * size_of[dtype]()))  # vectors in a cache line
-comptime AHEAD = 4096  # elements of the weights, fetched before they are needed
+comptime AHEAD = 4096  # distance of prefetching, in elements of the weights
 
 
 @always_inline
 def tile[
     n_rows: Int, n_outputs: Int, unroll: Int, biased: Bool, dtype: DType
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n_in: Int, n_out: Int):
-    """Multiply n_rows rows of x [n, n_in] with n_outputs rows of weight [n_out, n_in]; each sum has WIDTH * unroll parts."""
+    """Multiply n_rows rows of x [n, n_in] with n_outputs rows of weight [n_out, n_in].
+
+    Each sum is computed as WIDTH * unroll partial sums.
+    """
     comptime STEP = WIDTH * unroll
     var sums = Array[SIMD[DType.float32, WIDTH], n_rows * n_outputs * unroll](fill=0)
     var whole = n_in // STEP * STEP
@@ -74,7 +80,7 @@ def all_rows[
 def multiply[
     biased: Bool, dtype: DType
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, start: Int, end: Int):
-    """Outputs start to end of all rows."""
+    """Compute the outputs from start to end for all rows."""
     var o = start
     if n >= ROWS:
         while o + 2 <= end:
@@ -88,7 +94,7 @@ def multiply[
 def parallel_multiply[
     dtype: DType
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, n: Int, n_in: Int, n_out: Int) raises:
-    """Each core has its share of the outputs, and so of the weights."""
+    """Divide the outputs, and so the weights, among the cores."""
     var n_tasks = n_workers(n * n_in * n_out, n_out)
     var share = ceildiv(n_out, n_tasks)
 
@@ -100,7 +106,7 @@ def parallel_multiply[
 
 @register("maxwhisper.skinny_linear")
 struct SkinnyLinear:
-    """X [n, n_in] @ weight [n_out, n_in].T."""
+    """Product x [n, n_in] @ weight [n_out, n_in].T for few rows."""
 
     @staticmethod
     def execute(
@@ -116,7 +122,7 @@ struct SkinnyLinear:
 
 @register("maxwhisper.skinny_linear_int8")
 struct SkinnyLinearInt8:
-    """X [n, n_in] @ (weight [n_out, n_in] * scale [n_out]).T, of int8 weights."""
+    """Product x [n, n_in] @ (int8 weight [n_out, n_in] * scale [n_out]).T for few rows."""
 
     @staticmethod
     def execute(

@@ -1,12 +1,17 @@
-"""What products of large matrices are made of: a tile of rows and outputs that stays in registers while it is summed up."""
+"""Building blocks of products of large matrices.
+
+The sums of a tile of rows and outputs stay in registers.
+"""
 
 from std.sys import simd_width_of
 
 comptime WIDTH = simd_width_of[DType.float32]()
-comptime ROWS = 12 if WIDTH == 16 else 6  # of a tile, which takes all of a processor's registers but a few
-comptime VECTORS = 2  # of outputs
+comptime ROWS = 12 if WIDTH == 16 else 6  # rows of a tile; its sums take all registers except for a few
+comptime VECTORS = 2  # vectors of outputs of a tile
 comptime PANEL = VECTORS * WIDTH  # outputs of a tile
-comptime TOGETHER = 64  # inputs that are laid out for all outputs of a panel while these lines are in the nearest cache
+# Number of inputs that are packed for all outputs of a panel before the next inputs, so that their
+# cache lines in the panel stay in the L1 cache.
+comptime TOGETHER = 64
 comptime Floats = Pointer[Float32, MutAnyOrigin]
 
 
@@ -14,7 +19,10 @@ comptime Floats = Pointer[Float32, MutAnyOrigin]
 def multiply_tile[
     n_rows: Int, add: Bool
 ](y: Floats, y_stride: Int, x: Floats, x_stride: Int, panel: Floats, panel_stride: Int, depth: Int):
-    """Put x [n_rows, depth] @ panel [depth, PANEL] into y [n_rows, PANEL], or add it to what is there. Rows are so many numbers apart."""
+    """Write x [n_rows, depth] @ panel [depth, PANEL] to y [n_rows, PANEL], or if `add` add it to y.
+
+    Strides are in elements.
+    """
     var sums = Array[SIMD[DType.float32, WIDTH], n_rows * VECTORS](fill=0)
     sum_up[n_rows](sums, x, x_stride, panel, panel_stride, depth)
     comptime for i in range(n_rows):
@@ -29,7 +37,7 @@ def multiply_tile[
 def multiply_tile_from_bias[
     n_rows: Int
 ](y: Floats, y_stride: Int, x: Floats, x_stride: Int, panel: Floats, bias: Floats, depth: Int):
-    """Put x [n_rows, depth] @ panel [depth, PANEL] + bias [PANEL] into y [n_rows, PANEL]."""
+    """Write x [n_rows, depth] @ panel [depth, PANEL] + bias [PANEL] to y [n_rows, PANEL]."""
     var sums = Array[SIMD[DType.float32, WIDTH], n_rows * VECTORS](fill=0)
     sum_up[n_rows](sums, x, x_stride, panel, PANEL, depth)
     comptime for i in range(n_rows):
@@ -58,9 +66,10 @@ def sum_up[
 def pack[
     dtype: DType
 ](panels: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], stride: Int, n: Int, n_in: Int, n_taps: Int):
-    """Lay the rows of weight [n, n_in, n_taps], which are `stride` apart, side by side: panels [ceil(n / PANEL), n_taps * n_in, PANEL].
+    """Pack the rows of weight [n, n_in, n_taps] into panels [ceil(n / PANEL), n_taps * n_in, PANEL].
 
-    Outputs that are missing in the last panel are left as they are.
+    The rows of weight are `stride` elements apart. Missing outputs in the last panel are left
+    unchanged.
     """
     for start in range(0, n_in, TOGETHER):
         for o in range(n):
@@ -72,6 +81,6 @@ def pack[
 
 
 def zero(x: Floats, n: Int):
-    """Put n zeros."""
+    """Write n zeros."""
     for i in range(n):
         x.unsafe_store(i, 0)

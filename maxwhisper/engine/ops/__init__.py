@@ -1,7 +1,8 @@
 """The operations that graphs are built from, in two backends with equal signatures.
 
-`cpu` builds them from our own CPU kernels, `portable` from MAX's operations and from small kernels
-that run on any device. `backend_for` chooses one; nothing else asks which device it is on.
+`cpu` builds them from this package's CPU kernels. `portable` builds them from MAX's operations and
+from small kernels that run on any device. `backend_for` chooses one. Other code does not ask which
+device it is on.
 """
 
 import functools
@@ -22,7 +23,7 @@ def backend_for(device: DeviceRef) -> Backend:
 
 @functools.cache
 def kernels() -> list[Path]:
-    """Return the `custom_extensions` of every graph: our Mojo kernels, prepared once per process (seconds)."""
+    """Prepare the Mojo kernels, once per process (seconds), as `custom_extensions` of graphs."""
     library = KernelLibrary()
     library.load_paths([Path(__file__).parents[1] / "kernels"])
     return library.library_paths()

@@ -1,4 +1,7 @@
-"""Operations from our own CPU kernels, in `maxwhisper/engine/kernels`; signatures as in `portable`, which documents them."""
+"""Operations from the CPU kernels in `maxwhisper/engine/kernels`.
+
+Signatures are as in `portable`, which documents the arguments.
+"""
 
 from collections.abc import Sequence
 
@@ -17,10 +20,10 @@ from maxwhisper.engine.ops.portable import (
     gelu,
     in_heads,
     layer_norm,
-    like_rows_of,
     matmul,
     merge_heads,
     read_cache,
+    reshape_like,
     softmax,
     split_heads,
     token_embedding,
@@ -58,7 +61,7 @@ __all__ = [
 
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
-    """Compute `x @ weight.T + bias`; summed in float32, in registers, block by block."""
+    """Compute `x @ weight.T + bias`, summed in float32, block by block in registers."""
     bias = _zeros(x, weight) if bias is None else ops.cast(bias, DType.float32)
     return _rows("maxwhisper.linear", x, weight, bias)
 
@@ -66,19 +69,32 @@ def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None)
 def linear_int8(
     x: TensorValue, weight: TensorValue, scale: TensorValue, bias: TensorValue | None = None
 ) -> TensorValue:
-    """Compute an int8 linear layer: activations quantized per row, weights per output channel, exact int32 sums.
+    """Compute an int8 linear layer, with exact int32 sums.
 
-    x float32 [..., n_in], quantized with scale max|x| / 127 of its row; weight int8 [n_out, n_in]; scale float32
-    [n_out], the weight's dequantization scales; bias float32 [n_out]. Returns float32 [..., n_out].
+    Activations are quantized per row, with scale max|row| / 127; weights per output channel.
+
+    Args:
+        x: float32 [..., n_in].
+        weight: int8 [n_out, n_in].
+        scale: the weight's dequantization scales, float32 [n_out].
+        bias: float32 [n_out], or None for no bias.
+
+    Returns:
+        float32 [..., n_out].
     """
     return _rows("maxwhisper.linear_int8", x, weight, scale, _zeros(x, weight) if bias is None else bias)
 
 
 def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
-    """Compute `x @ weight.T` for few rows of x, where reading the weight takes most of the time.
+    """Compute `x @ weight.T` for few rows of x, when reading the weight takes most of the time.
 
-    x [n, n_state]; weight [n_vocab, n_state] of any dtype, widened in registers; scale float32 [n_vocab]:
-    dequantization scales of an int8 weight. Returns [n, n_vocab] of x's dtype, summed in float32.
+    Args:
+        x: [n, n_state].
+        weight: [n_vocab, n_state] of any dtype, widened in registers.
+        scale: dequantization scales of an int8 weight, float32 [n_vocab].
+
+    Returns:
+        [n, n_vocab] of x's dtype, summed in float32.
     """
     if scale is None:
         return _rows("maxwhisper.skinny_linear", x, weight)
@@ -90,11 +106,11 @@ def _rows(kernel: str, x: TensorValue, weight: TensorValue, *others: TensorValue
     rows = ops.cast(as_matrix(x), DType.float32)
     result = TensorType(DType.float32, [rows.shape[0], weight.shape[0]], x.device)
     (y,) = ops.custom(kernel, x.device, [rows, weight, *others], [result])
-    return like_rows_of(x, y.tensor)
+    return reshape_like(x, y.tensor)
 
 
 def _zeros(x: TensorValue, weight: TensorValue) -> TensorValue:
-    """Return a bias that adds nothing."""
+    """Return a bias of zeros."""
     return ops.broadcast_to(ops.constant(0, DType.float32, device=x.device), [weight.shape[0]])
 
 
@@ -108,7 +124,7 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
 
 
 def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Compute scaled dot-product attention without a mask, of float32."""
+    """Compute scaled dot-product attention without a mask, in float32."""
     (context,) = ops.custom("maxwhisper.attention", q.device, [q, k, v], [q.type])
     return context.tensor
 
@@ -116,7 +132,8 @@ def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
 def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Compute `attention` of quantized inputs, with exact integer sums.
 
-    Queries and keys are quantized to 8 bits per row, values to 8 bits per column, exponentials to 16 bits.
+    Queries and keys are quantized to 8 bits per row, values to 8 bits per column, and the
+    exponentials of the softmax to 16 bits.
     """
     (context,) = ops.custom("maxwhisper.attention_int8", q.device, [q, k, v], [q.type])
     return context.tensor
@@ -131,12 +148,20 @@ def decoder_block(
     matrices: Sequence[TensorValue],
     vectors: Sequence[TensorValue],
 ) -> list[TensorValue]:
-    """Compute a whole decoder block in one kernel; `maxwhisper.engine.decoder_block` lists its weights and outputs.
+    """Compute a whole decoder block in one kernel.
 
-    x float32 [n_audio * n_group, n, n_state]; self_kv, page_table, positions as in `portable.cached_attention`;
-    cross_kv as in `portable.cross_attention`; matrices [n_out, n_in] of one dtype; vectors float32. If the matrices
-    are int8, their dequantization scales [n_out] follow the other vectors.
-    Returns the block's activations, in order.
+    Args:
+        x: float32 [n_audio * n_group, n, n_state].
+        self_kv: the caches of keys and of values, as in `portable.cached_attention`.
+        page_table: as in `portable.cached_attention`.
+        positions: as in `portable.cached_attention`.
+        cross_kv: keys and values of the audio, as in `portable.cross_attention`.
+        matrices: [n_out, n_in] of one dtype, in the order of `decoder_block.LINEARS`.
+        vectors: float32, in the order of `decoder_block.VECTORS`. If the matrices are int8, their
+            dequantization scales [n_out] follow.
+
+    Returns:
+        The block's activations, in the order of `decoder_block.ACTIVATIONS`.
     """
     n_out = {"n_state": x.shape[2], "n_mlp": matrices[list(LINEARS).index("mlp.0")].shape[0]}
     types = [TensorType(x.dtype, [*x.shape[:-1], n_out[width]], x.device) for width in ACTIVATIONS.values()]
@@ -152,7 +177,7 @@ def next_token(
     rules: TensorValue,
     n_tokens: TensorValue,
 ) -> tuple[TensorValue, TensorValue]:
-    """Append to each sequence the token of the highest logit that the rules allow, in one pass over the logits."""
+    """Append to each sequence the allowed token of the highest logit, in one kernel."""
     types = [TensorType(DType.int64, [n], logits.device) for n in (logits.shape[0], 1)]
     values = [logits, tokens, sum_logprobs, mask, rules, n_tokens]
     chosen, n_unfinished = ops.inplace_custom("maxwhisper.next_token", logits.device, values, types)
@@ -160,10 +185,17 @@ def next_token(
 
 
 def top_k_tokens(logits: TensorValue, tokens: TensorValue, mask: TensorValue, rules: TensorValue) -> list[TensorValue]:
-    """Find, for each sequence, the k = n_group + 1 allowed tokens of the highest logits, and their log-probabilities.
+    """Find the k = n_group + 1 allowed tokens of the highest logits of each sequence.
 
-    logits, mask, rules as in `portable.next_token`; tokens int64 [n_audio, n_group, n], all so far. Returns int64
-    and float32 [n_seq, k], the highest first; if fewer tokens are allowed, others fill up at -inf.
+    Args:
+        logits: as in `portable.next_token`.
+        tokens: all so far, int64 [n_audio, n_group, n].
+        mask: as in `portable.next_token`.
+        rules: as in `portable.next_token`.
+
+    Returns:
+        The tokens, int64 [n_seq, k], the highest logit first, and their log-probabilities, float32
+        [n_seq, k]. If fewer tokens are allowed, forbidden ones follow, with -inf.
     """
     shape = [logits.shape[0], tokens.shape[1] + 1]
     types = [TensorType(dtype, shape, logits.device) for dtype in (DType.int64, DType.float32)]

@@ -1,7 +1,7 @@
-"""Operations from MAX's own, and from small kernels of ours that run on any device.
+"""Operations from MAX's own operations and from small kernels that run on any device.
 
-Each function builds one operation from graph values; it knows no weight names and no model.
-Shapes may be symbolic; `...` stands for any leading dimensions.
+Each function builds one operation from graph values, independently of any model and its weights'
+names. Shapes may be symbolic. In shapes, `...` stands for any leading dimensions.
 """
 
 import math
@@ -16,11 +16,16 @@ FUSES_DECODER_BLOCK = False
 
 
 def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
-    """Normalize the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias` (Ba et al., 2016).
+    """Normalize the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias`.
 
-    x [..., n_state]; weight, bias [n_state]. The variance is biased, as in `torch.nn.functional.layer_norm`.
-    Half precision is widened to float32, because MAX 26.7 rounds epsilon to x's dtype:
-    `tests/test_max_defects.py`, `layer_norm_rounds_epsilon`.
+    Layer normalization of Ba et al. (2016). The variance is biased, as in
+    `torch.nn.functional.layer_norm`. Half precision is widened to float32, because MAX 26.7 rounds
+    epsilon to x's dtype: `tests/test_max_defects.py`, `layer_norm_rounds_epsilon`.
+
+    Args:
+        x: [..., n_state].
+        weight: [n_state].
+        bias: [n_state].
     """
     wide = (ops.cast(value, DType.float32) for value in (x, weight, bias))
     return ops.cast(ops.layer_norm(*wide, LAYER_NORM_EPSILON), x.dtype)
@@ -29,19 +34,32 @@ def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> Tensor
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
     """Compute `x @ weight.T + bias`, as `torch.nn.functional.linear`, summed in float32.
 
-    x [..., n_in]; weight [n_out, n_in] and bias [n_out] of any dtype. Returns [..., n_out] of x's dtype.
+    Args:
+        x: [..., n_in].
+        weight: [n_out, n_in] of any dtype.
+        bias: [n_out] of any dtype.
+
+    Returns:
+        [..., n_out] of x's dtype.
     """
     y = matmul(as_matrix(x), ops.cast(weight, x.dtype), transposed=True)
-    return like_rows_of(x, y if bias is None else y + ops.cast(bias, DType.float32))
+    return reshape_like(x, y if bias is None else y + ops.cast(bias, DType.float32))
 
 
 def matmul(x: TensorValue, y: TensorValue, transposed: bool = False) -> TensorValue:
     """Compute `x @ y`, or `x @ y.T`, in float32.
 
-    x [..., n, n_in]; y [..., n_in, n_out], or transposed [..., n_out, n_in]. Returns float32 [..., n, n_out].
-    On a GPU, MAX 26.7's own products round float32 to TF32: `tests/test_max_defects.py`,
-    `float32_stays_float32`. On the CPU it sums half precision in half precision,
-    `batched_matmul_of_halves`, so the inputs are widened.
+    On a GPU, MAX 26.7's own products round float32 to TF32 (`tests/test_max_defects.py`,
+    `float32_stays_float32`), so a custom kernel is used. On the CPU MAX sums half precision in half
+    precision (`batched_matmul_of_halves`), so the inputs are widened.
+
+    Args:
+        x: [..., n, n_in].
+        y: [..., n_in, n_out], or [..., n_out, n_in] if transposed.
+        transposed: whether to transpose y.
+
+    Returns:
+        float32 [..., n, n_out].
     """
     if x.device.is_cpu():
         x, y = ops.cast(x, DType.float32), ops.cast(y, DType.float32)
@@ -61,21 +79,32 @@ def as_matrix(x: TensorValue) -> TensorValue:
     return ops.reshape(x, [math.prod(leading, start=Dim(1)), n_in])
 
 
-def like_rows_of(x: TensorValue, y: TensorValue) -> TensorValue:
+def reshape_like(x: TensorValue, y: TensorValue) -> TensorValue:
     """Give y [n, n_out] the leading dimensions and the dtype of x [..., n_in]."""
     return ops.reshape(ops.cast(y, x.dtype), [*x.shape[:-1], y.shape[1]])
 
 
 def gelu(x: TensorValue) -> TensorValue:
-    """Compute the exact GELU, `x * Phi(x)` (Hendrycks and Gimpel, 2016), in float32; not the tanh approximation."""
+    """Compute the exact GELU, `x * Phi(x)` (Hendrycks and Gimpel, 2016), in float32.
+
+    This is not the tanh approximation.
+    """
     return ops.cast(ops.gelu(ops.cast(x, DType.float32)), x.dtype)
 
 
 def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
-    """Cross-correlate along time with one zero of padding at each end, as `torch.nn.functional.conv1d(padding=1)`.
+    """Cross-correlate along time with one zero of padding at each end.
 
-    x [batch, n_frames, n_in] (channels last, unlike torch); weight [n_out, n_in, 3] as stored; bias [n_out]; all
-    of one dtype. Returns [batch, ceil(n_frames / stride), n_out] of that dtype, summed in float32.
+    As `torch.nn.functional.conv1d(padding=1)`. All arguments have one dtype.
+
+    Args:
+        x: [batch, n_frames, n_in], channels last, unlike in torch.
+        weight: [n_out, n_in, 3], as stored.
+        bias: [n_out].
+        stride: in frames.
+
+    Returns:
+        [batch, ceil(n_frames / stride), n_out] of the same dtype, summed in float32.
     """
     n_frames, n_in = x.shape[1:]
     n = (n_frames + (stride - 1)) // stride
@@ -90,18 +119,30 @@ def conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int =
 
 
 def token_embedding(tokens: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
-    """Look up the row of each token. tokens int64 [...]; weight [n_vocab, n_state]. Returns [..., n_state].
+    """Look up the embedding of each token.
 
-    scale float32 [n_vocab]: dequantization scales of an int8 weight; the result is float32 then.
+    Args:
+        tokens: int64 [...].
+        weight: [n_vocab, n_state].
+        scale: dequantization scales of an int8 weight, float32 [n_vocab].
+
+    Returns:
+        [..., n_state] of the weight's dtype, or float32 if the weight is int8.
     """
     rows = ops.gather(weight, tokens, axis=0)
     return rows if scale is None else ops.cast(rows, scale.dtype) * ops.unsqueeze(ops.gather(scale, tokens, axis=0), -1)
 
 
 def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
-    """Compute `x @ weight.T`, the logits of the vocabulary. x [n, n_state]; weight [n_vocab, n_state].
+    """Compute `x @ weight.T`, the logits of the vocabulary.
 
-    Returns [n, n_vocab] of x's dtype, summed in float32. scale: only the CPU backend takes one.
+    Args:
+        x: [n, n_state].
+        weight: [n_vocab, n_state].
+        scale: must be None; only the CPU backend has int8 weights.
+
+    Returns:
+        [n, n_vocab] of x's dtype, summed in float32.
     """
     assert scale is None
     return linear(x, weight)
@@ -125,9 +166,16 @@ def merge_heads(x: TensorValue) -> TensorValue:
 
 
 def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
-    """Compute `q @ k.T / sqrt(head_dim)` in float32 (Vaswani et al., 2017, equation 1, before the softmax).
+    """Compute `q @ k.T / sqrt(head_dim)` in float32.
 
-    q [batch, n_head, n, head_dim]; k [batch, n_head, n_kv, head_dim]. Returns [batch, n_head, n, n_kv].
+    Equation 1 of Vaswani et al. (2017), before the softmax.
+
+    Args:
+        q: [batch, n_head, n, head_dim].
+        k: [batch, n_head, n_kv, head_dim].
+
+    Returns:
+        float32 [batch, n_head, n, n_kv].
     """
     return matmul(q, k, transposed=True) * _inverse_sqrt(q.shape[-1], q.device)
 
@@ -139,10 +187,14 @@ def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:
 
 
 def apply_mask(scores: TensorValue, mask: TensorValue) -> TensorValue:
-    """Compute `scores + mask`; the mask is 0 where a query sees a key, -inf where not.
+    """Compute `scores + mask`.
 
-    scores float32 [batch, n_head, n, n_kv]; mask float32 [n, n_kv], an input, because MAX 26.7 miscomputes it
-    in the graph: `tests/test_max_defects.py`, `where_broadcasts_a_comparison`.
+    The mask is an argument, because MAX 26.7 miscomputes it in the graph:
+    `tests/test_max_defects.py`, `where_broadcasts_a_comparison`.
+
+    Args:
+        scores: float32 [batch, n_head, n, n_kv].
+        mask: float32 [n, n_kv], 0 if a query may attend to a key, otherwise -inf.
     """
     return scores + mask
 
@@ -155,8 +207,12 @@ def softmax(scores: TensorValue) -> TensorValue:
 def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
     """Compute `weights @ v`, with the weights rounded to v's dtype.
 
-    weights float32 [batch, n_head, n, n_kv]; v [batch, n_head, n_kv, head_dim].
-    Returns [batch, n_head, n, head_dim] of v's dtype, summed in float32.
+    Args:
+        weights: float32 [batch, n_head, n, n_kv].
+        v: [batch, n_head, n_kv, head_dim].
+
+    Returns:
+        [batch, n_head, n, head_dim] of v's dtype, summed in float32.
     """
     return ops.cast(matmul(ops.cast(weights, v.dtype), v), v.dtype)
 
@@ -164,24 +220,35 @@ def attention_context(weights: TensorValue, v: TensorValue) -> TensorValue:
 def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Compute scaled dot-product attention without a mask (Vaswani et al., 2017, equation 1).
 
-    q [batch, n, n_head, head_dim]; k, v [batch, n_kv, n_head, head_dim]; all of one dtype, float32 or half
-    precision. Returns [batch, n, n_head, head_dim]. bfloat16 on a GPU is one flash attention; MAX 26.7 has none
-    for float16: `tests/test_max_defects.py`, `flash_attention_of_float16`.
+    On a GPU, bfloat16 uses flash attention. MAX 26.7 has none for float16:
+    `tests/test_max_defects.py`, `flash_attention_of_float16`. All arguments have one dtype, float32
+    or half precision.
+
+    Args:
+        q: [batch, n, n_head, head_dim].
+        k: [batch, n_kv, n_head, head_dim].
+        v: [batch, n_kv, n_head, head_dim].
+
+    Returns:
+        [batch, n, n_head, head_dim] of the same dtype.
     """
     flash = q.dtype == DType.bfloat16 and not q.device.is_cpu()
     return flash_attention(q, k, v) if flash else attention_by_steps(q, k, v)
 
 
 def flash_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Compute `attention` of bfloat16 by MAX's GPU kernel (Dao et al., 2022); n_head and head_dim must be static."""
-    from max.nn.attention import MHAMaskVariant  # only here: all of max.nn takes 0.3 s
+    """Compute `attention` of bfloat16 with MAX's GPU kernel (Dao et al., 2022).
+
+    n_head and head_dim must be static.
+    """
+    from max.nn.attention import MHAMaskVariant  # imported here, because max.nn takes 0.3 s to import
     from max.nn.kernels import flash_attention_gpu
 
     return flash_attention_gpu(q, k, v, MHAMaskVariant.NULL_MASK, 1 / math.sqrt(int(q.shape[-1])))
 
 
 def attention_by_steps(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Compute `attention` as scores, softmax and context, which MAX's compiler may fuse."""
+    """Compute `attention` as scores, softmax and context; MAX's compiler may fuse these."""
     q, k, v = (ops.permute(x, [0, 2, 1, 3]) for x in (q, k, v))
     return ops.permute(attention_context(softmax(attention_scores(q, k)), v), [0, 2, 1, 3])
 
@@ -195,12 +262,23 @@ def cached_attention(
     page_table: TensorValue,
     positions: TensorValue,
 ) -> TensorValue:
-    """Attend causally to cached keys and values, and append those of the new tokens to the cache, in place.
+    """Append new keys and values to the cache in place, and attend causally to all cached ones.
 
-    q, k, v [n_seq, n, n_state], with n_seq = n_audio * n_group; caches [n_pages, n_head, n_ctx, head_dim]; all of
-    one dtype. page_table int64 [n_audio, n_group, n_ctx]: the page that holds each position of a sequence, so that
-    sequences share what they have in common. positions int64 [n]: of the new tokens, consecutive, below n_ctx.
-    Positions that are not cached yet are masked; they must be finite. Returns [n_seq, n, n_state].
+    All arrays but the page table and positions have one dtype. n_seq is n_audio * n_group.
+
+    Args:
+        q: of the new tokens, [n_seq, n, n_state].
+        k: of the new tokens, [n_seq, n, n_state].
+        v: of the new tokens, [n_seq, n, n_state].
+        k_cache: [n_pages, n_head, n_ctx, head_dim]. Positions that are not cached yet are masked,
+            but their values must be finite.
+        v_cache: as k_cache.
+        page_table: the page of each position of a sequence, int64 [n_audio, n_group, n_ctx].
+            Sequences with a common prefix share its pages.
+        positions: of the new tokens, int64 [n], consecutive, less than n_ctx.
+
+    Returns:
+        [n_seq, n, n_state].
     """
     _, n_head, n_ctx, head_dim = k_cache.shape
 
@@ -218,17 +296,23 @@ def cached_attention(
 def append_to_cache(
     cache: BufferValue, new: TensorValue, page_table: TensorValue, positions: TensorValue
 ) -> TensorValue:
-    """Write new keys, or values, at their positions, in place, and return those of all positions.
+    """Write new keys, or values, at their positions in place, and return those of all positions.
 
-    cache, page_table, positions as in `cached_attention`; new [n_seq, n_head, n, head_dim].
-    Returns [n_seq, n_head, n_ctx, head_dim].
+    Args:
+        cache: as in `cached_attention`.
+        new: [n_seq, n_head, n, head_dim].
+        page_table: as in `cached_attention`.
+        positions: as in `cached_attention`.
+
+    Returns:
+        [n_seq, n_head, n_ctx, head_dim].
     """
     ops.inplace_custom("maxwhisper.append_to_cache", cache.device, [cache, new, positions, page_table])
     return read_cache(cache, page_table)
 
 
 def read_cache(cache: BufferValue, page_table: TensorValue) -> TensorValue:
-    """Gather the keys, or values, of all positions of each sequence: [n_seq, n_head, n_ctx, head_dim]."""
+    """Gather the keys, or values, of all positions as [n_seq, n_head, n_ctx, head_dim]."""
     n_audio, n_group, n_ctx = page_table.shape
     all_positions = TensorType(cache.dtype, [n_audio * n_group, cache.shape[1], n_ctx, cache.shape[3]], cache.device)
     values = [ops.buffer_load(cache), page_table]
@@ -236,16 +320,24 @@ def read_cache(cache: BufferValue, page_table: TensorValue) -> TensorValue:
 
 
 def cross_attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Attend to all of the audio: `attention_context(softmax(attention_scores(q, k)), v)`, heads merged.
+    """Attend to all of the audio: `attention_context(softmax(attention_scores(q, k)), v)`.
 
-    q [n_audio, n, n_state]; k, v [n_audio, n_head, n_kv, head_dim]; all of one dtype. Returns [n_audio, n, n_state].
+    All arguments have one dtype.
+
+    Args:
+        q: [n_audio, n, n_state].
+        k: [n_audio, n_head, n_kv, head_dim].
+        v: [n_audio, n_head, n_kv, head_dim].
+
+    Returns:
+        [n_audio, n, n_state], with heads merged.
     """
     _, n_head, _, head_dim = k.shape
     return merge_heads(attention_context(softmax(attention_scores(_split_symbolic_heads(q, n_head, head_dim), k)), v))
 
 
 def _split_symbolic_heads(x: TensorValue, n_head: Dim, head_dim: Dim) -> TensorValue:
-    """Do what `split_heads` does, where sizes may be symbolic."""
+    """Do what `split_heads` does, for sizes that may be symbolic."""
     batch, n, _ = x.shape
     return ops.permute(ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
 
@@ -260,23 +352,29 @@ def next_token(
 ) -> tuple[TensorValue, TensorValue]:
     """Append to each sequence the token of the highest logit that the rules allow.
 
-    The rules are the filters of `maxwhisper.decoding.rules` after the first sampled token; the choice is
-    `GreedyDecoder`'s at temperature 0. logits float32 [n_seq, n_vocab]; tokens int64 [n_audio, n_group, n_ctx + 1],
-    written at index n_tokens, int64 [1]; sum_logprobs float64 [n_audio, n_group], added to in place; mask float32
-    [n_vocab], -inf where a token is never allowed; rules int64 [3]: the number of tokens that were not sampled, the
-    end token, and the first timestamp token (n_vocab if there are none).
-    Returns the tokens, int64 [n_seq], and how many are not the end token, int64 [1].
+    The rules are the filters of `maxwhisper.decoding.rules` after the first sampled token. The
+    choice is that of `GreedyDecoder` at temperature 0.
+
+    Args:
+        logits: float32 [n_seq, n_vocab].
+        tokens: int64 [n_audio, n_group, n_ctx + 1], written in place at index n_tokens.
+        sum_logprobs: float64 [n_audio, n_group]; log-probabilities are added in place.
+        mask: float32 [n_vocab], -inf for tokens that are never allowed, otherwise 0.
+        rules: int64 [3]: the number of tokens that were not sampled, the end token, and the first
+            timestamp token (n_vocab if there are none).
+        n_tokens: the number of tokens so far, int64 [1].
+
+    Returns:
+        The tokens, int64 [n_seq], and the number of those that are not the end token, int64 [1].
     """
     device, (n_seq, n_vocab) = logits.device, logits.shape
-    first_type = TensorType(
-        DType.int64, [2, n_seq], device
-    )  # the lowest allowed text token, and the lowest allowed timestamp
+    # The lowest allowed text token, and the lowest allowed timestamp token.
+    first_type = TensorType(DType.int64, [2, n_seq], device)
     (first,) = ops.custom(
         "maxwhisper.first_allowed", device, [logits, ops.buffer_load(tokens), rules, n_tokens], [first_type]
     )
-    kinds_type = TensorType(
-        DType.float32, [2, n_seq, n_vocab], device
-    )  # text and timestamp logits; the lowest float where not allowed
+    # Logits of text and of timestamps; the lowest finite float for tokens that are not allowed.
+    kinds_type = TensorType(DType.float32, [2, n_seq, n_vocab], device)
     (kinds,) = ops.custom("maxwhisper.allowed_logits", device, [logits, mask, rules, first.tensor], [kinds_type])
     best = ops.argmax(kinds.tensor)
     top = ops.max(kinds.tensor)
