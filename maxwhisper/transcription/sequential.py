@@ -86,7 +86,8 @@ def iter_segments(
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
         clip_timestamps: Parts to transcribe: `start,end,…` in seconds; the last end is optional.
-        hallucination_silence_threshold: With words: skip anomalous ones amid more silence (s).
+        hallucination_silence_threshold: With `word_timestamps`, skip anomalous words amid silence
+            longer than this, in seconds.
         hotwords: Words to expect in every window.
         multilingual: Detect the language of each window.
         language_detection_segments: Detect the language in at most this many windows.
