@@ -1,4 +1,4 @@
-"""Audio files to 16 kHz samples, and samples to log-mel spectrograms."""
+"""Reading audio files as 16 kHz samples, and log-mel spectrograms of samples."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +26,24 @@ Audio = str | os.PathLike[str] | BinaryIO | np.ndarray  # a file, or float sampl
 def load_audio(
     file: str | os.PathLike[str] | BinaryIO, sr: int = SAMPLE_RATE, *, track: int | None = None
 ) -> np.ndarray:
-    """Decode a file's audio: float32 [n_samples] in [-1, 1], mixed down to one channel, at `sr` Hz; as `whisper.load_audio`.
+    """Decode a file's audio and mix it down to one channel, as `whisper.load_audio`.
 
-    file: a path, a URL, or a file that is open, which is read to its end. track: which of its sound tracks, counted from 0; by default the
-    one that FFmpeg takes: the default one, or else that of most channels, or else the first.
+    FFmpeg's program decodes it: wav, flac, mp3, ogg, m4a, mp4, webm and many other formats. A file
+    that is damaged, looks truncated or contains NaN or infinite samples is read as far as possible,
+    with an AudioWarning.
 
-    Reads what FFmpeg reads (wav, flac, mp3, ogg, m4a, mp4, webm, …), by its program. A file without samples gives none. One that looks
-    cut short, is damaged or holds samples that are no finite number is read as far as it goes, with an AudioWarning.
+    Args:
+        file: A path, a URL, or an open binary file, which is read to its end.
+        sr: The sample rate of the result, in Hz.
+        track: The index of the file's sound track, counted from 0. By default FFmpeg chooses: the
+            track marked as default, else the one with the most channels, else the first.
 
-    Raises AudioError if the file is missing, holds no audio, or can't be decoded at all; OptionError for what is no track's number.
+    Returns:
+        float32 [n_samples] in [-1, 1]; empty for a file without samples.
+
+    Raises:
+        AudioError: The file is missing, contains no audio, or can't be decoded at all.
+        OptionError: `track` is not a track number.
     """
     from maxwhisper.audio_file import read_samples  # only here: samples in memory don't need it
 
@@ -43,35 +52,47 @@ def load_audio(
 
 
 def check_track(track: int | None) -> None:
-    """Raises OptionError for what can't be the number of a sound track."""
+    """Check that a sound track's index is None or an integer that is not negative.
+
+    Raises:
+        OptionError: It is neither.
+    """
     if track is not None and (isinstance(track, bool) or not isinstance(track, int | np.integer) or track < 0):
-        raise OptionError(f"audio_track {track!r} is no track's number; 0 is the first, and None takes the default one")
+        raise OptionError(f"audio_track {track!r} is not a track number; 0 is the first, None takes the default one")
 
 
 def as_samples(audio: Audio, track: int | None = None) -> np.ndarray:
-    """A file's samples, or an array's as float32 [n_samples]. track: as in `load_audio`.
+    """Return audio as float32 samples [n_samples].
 
-    Raises AudioError if the file can't be read, or the array is not one-dimensional, real and finite.
+    Args:
+        audio: A file, which is read, or float samples [n_samples].
+        track: The index of the file's sound track, as in `load_audio`.
+
+    Raises:
+        AudioError: The file can't be read, or the array is not one-dimensional, real and finite.
+        OptionError: `track` is not a track number.
     """
     if isinstance(audio, (str, os.PathLike)) or (not isinstance(audio, np.ndarray) and hasattr(audio, "read")):
         return load_audio(audio, track=track)
     samples = np.asarray(audio)
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise AudioError(
-            f"audio has shape {samples.shape} and type {samples.dtype}; give one channel of floating-point samples in [-1, 1]"
+            f"audio has shape {samples.shape} and type {samples.dtype}; "
+            "give one channel of floating-point samples in [-1, 1]"
         )
     samples = samples.astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(samples))
-    if len(bad):
+    not_finite = np.flatnonzero(~np.isfinite(samples))
+    if len(not_finite):
         raise AudioError(
-            f"audio has {len(bad)} samples that are no finite number, the first at {bad[0]}; repair the recording"
+            f"audio has {len(not_finite)} samples that are NaN or infinite, the first at {not_finite[0]}; "
+            "repair the recording"
         )
     return samples
 
 
 def pad_or_trim(array: np.ndarray, length: int = N_SAMPLES, *, axis: int = -1) -> np.ndarray:
-    """Cut `array` to `length` along `axis`, or fill it up with zeros, as `whisper.pad_or_trim`."""
-    array = np.asanyarray(array)  # of a tensor, too
+    """Cut `array` to `length` along `axis`, or pad it with zeros, as `whisper.pad_or_trim`."""
+    array = np.asanyarray(array)  # a tensor is accepted too
     array = array.take(range(min(length, array.shape[axis])), axis=axis)
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
@@ -80,10 +101,13 @@ def pad_or_trim(array: np.ndarray, length: int = N_SAMPLES, *, axis: int = -1) -
 
 @lru_cache
 def mel_filters(n_mels: int) -> np.ndarray:
-    """The filterbank that turns a power spectrum into mel bands: float32 [n_mels, N_FFT // 2 + 1].
+    """Return the filterbank that maps a power spectrum to mel bands.
 
-    Triangles evenly spaced on Slaney's mel scale, each of unit area, bit for bit those of `librosa.filters.mel(sr=16000, n_fft=400)`
-    and of OpenAI's `mel_filters.npz`.
+    The filters are triangles of unit area, evenly spaced on Slaney's mel scale. They equal those of
+    `librosa.filters.mel(sr=16000, n_fft=400)` and of OpenAI's `mel_filters.npz` bit for bit.
+
+    Returns:
+        float32 [n_mels, N_FFT // 2 + 1].
     """
     frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
     edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(SAMPLE_RATE / 2), n_mels + 2))
@@ -112,38 +136,61 @@ def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
 
 
 class HostArray(np.ndarray):
-    """An array with the method by which programs for OpenAI Whisper send tensors to the model's device; `maxwhisper` does so by itself."""
+    """An array with the method `to` of tensors, for programs written for OpenAI Whisper."""
 
     def to(self, *_: object, **__: object) -> "HostArray":
+        """Return the array itself: the model copies its input to its device."""
         return self
 
 
 def log_mel_spectrogram(audio: Audio, n_mels: int = 80, padding: int = 0, device: Any = None) -> HostArray:
-    """The log-mel spectrogram that Whisper hears: float32 [n_mels, n_frames], one frame each 10 ms.
+    """Compute the log-mel spectrogram that Whisper takes, as `whisper.log_mel_spectrogram`.
 
-    padding: zero samples appended; device: taken for compatibility. As `whisper.log_mel_spectrogram`: a short-time
-    Fourier transform with a periodic Hann window of 25 ms, centred and reflected at the ends; power; mel bands; log10, no lower than
-    1e-10 nor 8 below the maximum; then (x + 4) / 4.
+    The steps are: a short-time Fourier transform with a periodic Hann window of 25 ms, centred and
+    reflected at the ends; the power; mel bands, at least 1e-10; log10, at least the maximum less 8;
+    (x + 4) / 4.
 
-    Raises AudioError where the audio can't be read or is shorter, padding included, than the reflection needs.
+    Args:
+        audio: A file, or float samples [n_samples] at 16 kHz.
+        n_mels: The number of mel bands.
+        padding: The number of zero samples to append.
+        device: Accepted for compatibility and ignored.
+
+    Returns:
+        float32 [n_mels, n_frames], a frame for every 10 ms.
+
+    Raises:
+        AudioError: The audio can't be read, or has with its padding 200 samples or fewer, too few
+            to reflect.
     """
     return scaled(log_mel_bands(reflected(audio, padding), n_mels)).view(HostArray)
 
 
 def reflected(audio: Audio, padding: int) -> np.ndarray:
-    """The samples that frames are cut from, float32 [n_samples + padding + 400], reflected at the ends. Raises as `log_mel_spectrogram`."""
+    """Return the samples that frames are cut from, reflected at the ends.
+
+    Args:
+        audio: A file, or float samples [n_samples] at 16 kHz.
+        padding: The number of zero samples to append.
+
+    Returns:
+        float32 [n_samples + padding + 400].
+
+    Raises:
+        AudioError: As in `log_mel_spectrogram`.
+    """
     samples = as_samples(audio)
     half, n_samples = N_FFT // 2, len(samples) + padding
     if n_samples <= half:
         raise AudioError(f"{n_samples} samples are too few for a spectrogram; give at least {half + 1}, or padding")
-    padded = np.pad(samples, (half, padding + half))  # one copy of all samples; the ends are reflected in place
+    padded = np.pad(samples, (half, padding + half))  # copies once; the ends are then reflected in place
     padded[:half] = np.pad(padded[half : 2 * half + 1], (half, 0), mode="reflect")[:half]
     padded[-half:] = np.pad(padded[-2 * half - 1 : -half], (0, half), mode="reflect")[-half:]
     return padded
 
 
 def scaled(log_mel: np.ndarray) -> np.ndarray:
-    """`log_mel_bands` of all frames as Whisper hears them, in place: no lower than 8 below the maximum, then (x + 4) / 4."""
+    """Scale `log_mel_bands` of all frames, in place: at least the maximum less 8, (x + 4) / 4."""
     np.maximum(log_mel, log_mel.max() - 8.0, out=log_mel)
     log_mel += 4.0
     log_mel /= 4.0
@@ -151,11 +198,19 @@ def scaled(log_mel: np.ndarray) -> np.ndarray:
 
 
 def log_mel_bands(padded: np.ndarray, n_mels: int) -> np.ndarray:
-    """log10 of mel bands, no lower than 1e-10, of each frame but the last; padded float32 [n_samples + 400]; float32 [n_mels, n_frames]."""
+    """Compute log10 of the mel bands, at least 1e-10, of each frame except the last.
+
+    Args:
+        padded: Reflected samples, float32 [n_samples + 400].
+        n_mels: The number of mel bands.
+
+    Returns:
+        float32 [n_mels, n_frames].
+    """
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:-1]
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
     filters = mel_filters(n_mels)
-    n_alone = _SMALL_PRODUCT // filters.size  # frames
+    n_frames = _SMALL_PRODUCT // filters.size  # in one product
 
     log_mel = np.empty((n_mels, len(frames)), np.float32)
 
@@ -163,16 +218,16 @@ def log_mel_bands(padded: np.ndarray, n_mels: int) -> np.ndarray:
         spectrum = np.fft.rfft(frames[start : start + _BLOCK] * window)
         power = spectrum.real**2 + spectrum.imag**2
         mel = np.concatenate(
-            [filters @ some.T for some in np.split(power, range(n_alone, len(power), n_alone))], axis=1
+            [filters @ part.T for part in np.split(power, range(n_frames, len(power), n_frames))], axis=1
         )
         log_mel[:, start : start + _BLOCK] = np.log10(np.maximum(mel, 1e-10))
 
-    with ThreadPoolExecutor(n_cores()) as pool:  # NumPy lets go of the interpreter while it computes
+    with ThreadPoolExecutor(n_cores()) as pool:  # NumPy releases the interpreter lock while it computes
         list(pool.map(transform, range(0, len(frames), _BLOCK)))
     return log_mel
 
 
-_SMALL_PRODUCT = (
-    2**18
-)  # multiplications for which OpenBLAS starts no threads; its threads and ours would wait for each other
-_BLOCK = 100  # frames transformed at a time: what comes of them stays in the processor's cache
+# A product of at most so many multiplications: OpenBLAS computes it without threads of its own,
+# which would compete with those of the pool.
+_SMALL_PRODUCT = 2**18
+_BLOCK = 100  # frames to transform at a time; their results fit the CPU's cache

@@ -1,6 +1,6 @@
-"""Decode sound and video files with FFmpeg's own program, as OpenAI Whisper does.
+"""Decoding sound and video files with FFmpeg's program, as OpenAI Whisper does.
 
-It runs in a process of its own: a file that breaks a decoder can't break the process that asked for it.
+FFmpeg runs in its own process, so a file that crashes a decoder does not crash this process.
 """
 
 import os
@@ -20,13 +20,26 @@ import numpy as np
 from maxwhisper.errors import AudioError, AudioWarning
 from maxwhisper.wav_header import WavHeader, read_wav_header
 
-# Formats whose header states the duration, so that a file cut short differs from a short one.
+# Formats whose header states the duration, which tells a truncated file from a short one.
 _EXACT_DURATION = {"flac", "mov", "mp4", "matroska", "webm"}
-_CUT_SECONDS = 0.5  # how much less than the header says may come out: encoders pad and players trim
+# Audio may be so much shorter than its header says: encoders add padding, and decoders remove it.
+_CUT_SECONDS = 0.5
 
 
 def read_samples(source: str | BinaryIO, rate: int, track: int | None = None) -> np.ndarray:
-    """As `maxwhisper.load_audio`: float32 [n_samples] in [-1, 1], one channel, `rate` Hz."""
+    """Read a file's samples, as `maxwhisper.load_audio`.
+
+    Args:
+        source: A path, a URL, or an open binary file.
+        rate: The sample rate of the result, in Hz.
+        track: The index of the file's sound track; None to let FFmpeg choose.
+
+    Returns:
+        float32 [n_samples] in [-1, 1].
+
+    Raises:
+        AudioError: The file can't be read as audio.
+    """
     name = source if isinstance(source, str) else str(getattr(source, "name", "the audio"))
     with _on_disk(source, name) as path:
         header = read_wav_header(path)
@@ -41,16 +54,13 @@ def read_samples(source: str | BinaryIO, rate: int, track: int | None = None) ->
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What FFmpeg made of an input: int16 samples [n], its exit status, and what it said.
+    """The result of running FFmpeg on an input."""
 
-    source: the arguments that name the input; remedy: what had to be done to read it, for a warning.
-    """
-
-    source: Sequence[str]
-    samples: np.ndarray
-    status: int
-    log: str
-    remedy: str | None
+    source: Sequence[str]  # the arguments that select the input
+    samples: np.ndarray  # int16 [n_samples]
+    status: int  # the exit status
+    log: str  # the text that FFmpeg wrote to stderr
+    remedy: str | None  # how a problem of the input was worked around, for a warning
 
     @property
     def failed(self) -> bool:
@@ -58,19 +68,27 @@ class _Decoded:
 
     @property
     def header(self) -> str:
-        """What it said of the input, before it decoded anything."""
+        """The part of the log that describes the input."""
         return self.log.partition("\nStream mapping:")[0].partition("\nOutput #0")[0]
 
     @property
     def n_tracks(self) -> int:
-        """How many sound tracks the input has."""
+        """The number of the input's sound tracks."""
         return len(re.findall(r"^ {2,4}Stream #0:\d+.*?: Audio:", self.header, re.MULTILINE))
 
 
 def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | None) -> _Decoded:
-    """Run FFmpeg, and once more if it fails for a reason that can be mended.
+    """Decode a file, with other arguments if FFmpeg fails for a reason that they avoid.
 
-    Raises AudioError if nothing can be read.
+    Args:
+        name: The file's name in messages.
+        url: The file's name for FFmpeg.
+        rate: The sample rate of the result, in Hz.
+        track: The index of the file's sound track; None to let FFmpeg choose.
+        decoder: FFmpeg's decoder to use; None to let FFmpeg choose.
+
+    Raises:
+        AudioError: Nothing can be read.
     """
     source = [*(["-c:a", decoder] if decoder else []), "-i", url]
     chosen = [*source, *([] if track is None else ["-map", f"0:a:{track}"])]
@@ -78,88 +96,105 @@ def _decode(name: str, url: str, rate: int, track: int | None, decoder: str | No
     if decoded.failed and (unknown := re.search(r"Rematrix is needed between (\d+) channels", decoded.log)):
         n = int(unknown[1])
         mean = "aformat=fltp,pan=mono|c0=" + "+".join(f"{1 / n}*c{i}" for i in range(n))
-        decoded = _run([*chosen, "-af", mean], rate, f"has {n} channels of no known arrangement; their mean is read")
+        decoded = _run([*chosen, "-af", mean], rate, f"has {n} channels of unknown layout; their mean is used")
     if decoded.failed and track is None and "no decoder found" in decoded.log:
         for other in range(decoded.n_tracks):
-            remedy = f"has a sound track that can't be decoded; track {other} is read, --audio_track chooses another"
-            again = _run([*source, "-map", f"0:a:{other}"], rate, remedy)
-            if not again.failed:
-                return again
+            remedy = f"has a sound track that can't be decoded; track {other} is read, --audio_track selects one"
+            decoded_track = _run([*source, "-map", f"0:a:{other}"], rate, remedy)
+            if not decoded_track.failed:
+                return decoded_track
     if not decoded.failed:
         return decoded
     if "Input #0" in decoded.header and decoded.n_tracks == 0:
         raise AudioError(f"{name} holds no audio; give a sound or video file")
     if track is not None and track >= decoded.n_tracks > 0:
-        raise AudioError(f"{name} has no sound track {track}, only {decoded.n_tracks}, counted from 0; choose another")
+        raise AudioError(
+            f"{name} has no sound track {track}, only {decoded.n_tracks}, counted from 0; choose one of them"
+        )
     reasons = re.findall(r"^Error [^\n]*: ([^\n:]+)$", decoded.log, re.MULTILINE)
     reason = reasons[-1] if reasons else f"FFmpeg ended with status {decoded.status}"
     raise AudioError(f"{name} can't be read as audio ({reason}); give a sound or video file that plays")
 
 
 def _run(source: Sequence[str], rate: int, remedy: str | None = None) -> _Decoded:
-    """Decode with the arguments that OpenAI Whisper gives, behind those that name the input."""
-    done = _ffmpeg(*source, "-f", "s16le", "-ac", "1", "-acodec", "pcm_s16le", "-ar", str(rate), "-")
-    samples = np.frombuffer(done.stdout, np.int16, len(done.stdout) // 2)
-    return _Decoded(source, samples, done.returncode, done.stderr.decode(errors="replace"), remedy)
+    """Decode an input with OpenAI Whisper's arguments of FFmpeg.
+
+    Args:
+        source: The arguments that select the input.
+        rate: The sample rate of the result, in Hz.
+        remedy: How `source` works around a problem of the input.
+    """
+    process = _ffmpeg(*source, "-f", "s16le", "-ac", "1", "-acodec", "pcm_s16le", "-ar", str(rate), "-")
+    samples = np.frombuffer(process.stdout, np.int16, len(process.stdout) // 2)
+    return _Decoded(source, samples, process.returncode, process.stderr.decode(errors="replace"), remedy)
 
 
 def _ffmpeg(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run FFmpeg: the one that `IMAGEIO_FFMPEG_EXE` names, or else the one of the package imageio-ffmpeg."""
+    """Run FFmpeg: the program named by `IMAGEIO_FFMPEG_EXE`, else that of imageio-ffmpeg.
+
+    Raises:
+        AudioError: The program can't be started, or there is none.
+    """
     try:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-threads", "0", *arguments]
-        environment = {**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"}  # what it says is read here
+        environment = {**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"}  # the log is parsed
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
-    except (OSError, RuntimeError) as error:  # it can't be started; there is none
+    except (OSError, RuntimeError) as error:  # OSError: it can't be started; RuntimeError: there is none
         raise AudioError(
-            f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or name a program in IMAGEIO_FFMPEG_EXE"
+            f"FFmpeg can't be run ({error}); pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to a program"
         ) from error
 
 
 def _problems(decoded: _Decoded, header: WavHeader, rate: int) -> Iterator[str]:
-    """What somebody who gets these samples should know."""
+    """Yield a warning for each problem of the decoded samples."""
     if decoded.remedy:
         yield decoded.remedy
     seconds = len(decoded.samples) / rate
-    promised = seconds + header.missing_seconds if header.missing_seconds else _promised_seconds(decoded)
-    if seconds < promised - _CUT_SECONDS:
-        yield f"may be cut short: {promised:.1f} s by its header, {seconds:.1f} s are there"
+    expected = seconds + header.missing_seconds if header.missing_seconds else _header_seconds(decoded)
+    if seconds < expected - _CUT_SECONDS:
+        yield f"may be cut short: {expected:.1f} s by its header, {seconds:.1f} s are there"
     if decoded.status != 0:
         yield f"is damaged: FFmpeg gave up after {seconds:.1f} s"
     if _FLOATS.search(decoded.log) and (n := _count_not_finite(decoded.source)):
         yield f"has {n} samples that are NaN or infinite; they are clipped"
 
 
-_FLOATS = re.compile(
-    r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE
-)  # decoders that give whatever floats are stored
+# Decoders that return the stored floats, NaN and infinite ones too.
+_FLOATS = re.compile(r"^  Stream #0:\d+ -> #0:0 \((pcm_f|wavpack)", re.MULTILINE)
 
 
 def _count_not_finite(source: Sequence[str]) -> int:
-    """How many of the stored samples are no finite number."""
-    counted = "astats=measure_perchannel=none:measure_overall=Number_of_NaNs+Number_of_Infs"
-    log = _ffmpeg(*source, "-vn", "-sn", "-dn", "-af", counted, "-f", "null", "-").stderr.decode(errors="replace")
+    """Count the stored samples that are NaN or infinite."""
+    statistics = "astats=measure_perchannel=none:measure_overall=Number_of_NaNs+Number_of_Infs"
+    log = _ffmpeg(*source, "-vn", "-sn", "-dn", "-af", statistics, "-f", "null", "-").stderr.decode(errors="replace")
     return round(sum(map(float, re.findall(r"Number of (?:NaNs|Infs): ([\d.]+)", log))))
 
 
-def _promised_seconds(decoded: _Decoded) -> float:
-    """How long the audio is by the file's own header, or 0 if it doesn't say."""
+def _header_seconds(decoded: _Decoded) -> float:
+    """Return the duration of the audio by the file's header, in seconds; 0 if it is not there."""
     log = decoded.header
     kinds = re.search(r"^Input #0, (\S+), from", log, re.MULTILINE)
     times = re.search(r"^  Duration: (\d+):(\d\d):(\d\d\.\d+), start: ([-\d.]+)", log, re.MULTILINE)
     has_video = re.search(r"^ {2,4}Stream #0:\d+.*?: Video:(?!.*\(attached pic\))", log, re.MULTILINE)
-    alone = decoded.n_tracks == 1 and not has_video  # else the longest of all tracks has the file's duration
-    if not kinds or not times or not alone or _EXACT_DURATION.isdisjoint(kinds[1].split(",")):
+    is_only_track = decoded.n_tracks == 1 and not has_video  # else the duration is that of the longest track
+    if not kinds or not times or not is_only_track or _EXACT_DURATION.isdisjoint(kinds[1].split(",")):
         return 0.0
-    hours, minutes, rest, start = map(float, times.groups())
-    return 3600 * hours + 60 * minutes + rest - max(0.0, start)
+    hours, minutes, seconds, start = map(float, times.groups())
+    return 3600 * hours + 60 * minutes + seconds - max(0.0, start)
 
 
 @contextmanager
 def _on_disk(source: str | BinaryIO, name: str) -> Iterator[str]:
-    """The path of a file; what can only be read is written to a temporary one, as many formats must be read back and forth."""
+    """Provide the path of a file on disk, where FFmpeg can seek.
+
+    An open file is copied to a temporary one, since many formats can't be decoded without seeking.
+
+    Raises:
+        AudioError: The name can't be that of a file, or the open file can't be read.
+    """
     if isinstance(source, str):
         if "\0" in source:
-            raise AudioError(f"{source!r} can't be a file's name, for it holds a NUL; name the audio file")
+            raise AudioError(f"{source!r} can't be a file name, because it contains a NUL; name the audio file")
         if os.path.isdir(source):
             raise AudioError(f"{name} is a folder; name the audio files in it")
         yield source
@@ -168,12 +203,16 @@ def _on_disk(source: str | BinaryIO, name: str) -> Iterator[str]:
         try:
             shutil.copyfileobj(source, file)
             file.flush()
-        except (OSError, ValueError, TypeError) as error:  # a full disk; a closed file; one that gives text
+        except (OSError, ValueError, TypeError) as error:  # a full disk; a closed file; a file of text
             raise AudioError(f"{name} can't be read ({error}); give a file that is open for reading bytes") from error
         yield file.name
 
 
 def _url(path: str) -> str:
-    """How FFmpeg names a file: with a protocol, so that a colon or a dash in its name means nothing. Other protocols pass."""
+    """Return the name of a file for FFmpeg.
+
+    It starts with a protocol, so that FFmpeg does not interpret a colon or a dash. URLs of other
+    protocols are returned as they are.
+    """
     is_file = os.path.exists(path) or not re.match(r"[A-Za-z][A-Za-z0-9+.]*:", path)
     return f"file:{path}" if is_file else path

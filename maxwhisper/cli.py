@@ -36,9 +36,16 @@ from maxwhisper.writers import FORMATS, get_writer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0, 1 where a file or all of them could not be transcribed, or 130 after Ctrl-C."""
+    """Run the command line.
+
+    Args:
+        argv: The arguments; `sys.argv[1:]` by default.
+
+    Returns:
+        The exit status: 0 on success, 1 if any file or the command failed, 130 after Ctrl-C.
+    """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that can't show every language still shows the rest
+        sys.stdout.reconfigure(errors="replace")  # replaces characters that the terminal can't encode
     try:
         with console():
             return _run(**vars(_parser().parse_args(argv)))
@@ -55,7 +62,7 @@ def _run(command: str, debug: bool, **arguments: Any) -> int:
         return 1
 
 
-Report = Callable[..., None]  # tells of an exception, perhaps that of a file by this name
+Report = Callable[..., None]  # prints an exception; takes the name of the file that it concerns, if any
 
 
 def _report(error: Exception, name: str | None = None, *, debug: bool) -> None:
@@ -92,7 +99,7 @@ def _transcribe(
     if batch_size:
         _check_batch(arguments)
     if model.endswith(".en") and language not in (None, "en", "English"):
-        _warn(f"{model} knows only English; taking the audio as English, not {language}")
+        _warn(f"{model} knows only English; the audio is transcribed as English, not as {language}")
         language = "en"
     temperatures = [temperature]
     if temperature_increment_on_fallback is not None:
@@ -136,10 +143,10 @@ def _one_by_one(
 def _batched(
     model: Whisper, audio: list[str], options: TranscriptionOptions, verbose: bool, batch_size: int
 ) -> Iterator[Transcript | Exception]:
-    kept = cache(_opened)  # standard input can be read only once
+    open_once = cache(_opened)  # standard input can be read only once
 
     def opened(path: str) -> Audio:
-        file = kept(path)
+        file = open_once(path)
         if isinstance(file, io.BytesIO):
             file.seek(0)
         return file
@@ -152,59 +159,75 @@ def _batched(
 
 
 def _each(
-    audio: list[str], transcribed: Callable[[list[str]], Iterator[Transcript | Exception]]
+    audio: list[str], transcribe_files: Callable[[list[str]], Iterator[Transcript | Exception]]
 ) -> Iterator[Transcript | Exception]:
-    """What becomes of files that are transcribed together. Where that fails, nobody knows by which, so those left are done one by one."""
+    """Yield the transcript, or the error, of each of the files that are transcribed together.
+
+    If transcribing them fails, the error does not tell which file caused it. The remaining files
+    are then transcribed one by one.
+    """
     n_done = 0
     try:
-        for result in transcribed(audio):
+        for result in transcribe_files(audio):
             n_done += 1
             yield result
     except Exception as error:
-        left = audio[n_done:]
-        if not left:
+        remaining = audio[n_done:]
+        if not remaining:
             raise
-        if len(left) == 1:
+        if len(remaining) == 1:
             yield error
         else:
-            for path in left:
-                yield from _each([path], transcribed)
+            for path in remaining:
+                yield from _each([path], transcribe_files)
 
 
 def _opened(path: str) -> Audio:
-    """A file's path; what `-` stands for is read whole, as most formats can't be read otherwise."""
+    """Return a path; for `-`, all of standard input as a file, since most formats need seeking.
+
+    Raises:
+        AudioError: Standard input can't be read.
+    """
     if path != "-":
         return path
     try:
         file = io.BytesIO(sys.stdin.buffer.read())
-    except (AttributeError, OSError, ValueError) as error:  # none, a folder, or closed
+    except (AttributeError, OSError, ValueError) as error:  # there is none; it is a folder; it is closed
         reason = getattr(error, "strerror", None) or "it is closed"
         raise AudioError(f"standard input can't be read ({reason}); pipe a recording to it, or name a file") from error
     file.name = "standard input"
     return file
 
 
-# Options that need windows to be decoded one after the other.
+# Options that need each window to be decoded after the one before it.
 _SEQUENTIAL_ONLY = ("carry_initial_prompt", "hotwords", "multilingual", "hallucination_silence_threshold")
 
 
 def _check_batch(arguments: dict[str, Any]) -> None:
-    """Raise OptionError for options that a batch of independent windows can't have."""
+    """Check that no option needs windows to be decoded one by one.
+
+    Raises:
+        OptionError: One does.
+    """
     for name in _SEQUENTIAL_ONLY:
         if arguments[name] is not None and arguments[name] is not False:
             raise OptionError(
-                f"--{name} can't be had with --batch_size, which decodes windows apart; leave one of them out"
+                f"--{name} can't be used with --batch_size, which decodes windows independently; leave one of them out"
             )
 
 
 def _check_layout(layout: dict[str, Any], word_timestamps: bool) -> None:
-    """Find out before any work is done that subtitles can't be laid out so."""
-    if not word_timestamps and (asked := [name for name, value in layout.items() if value]):
-        raise OptionError(f"--{asked[0]} needs --word_timestamps True")
+    """Check the layout of subtitles before any work is done.
+
+    Raises:
+        OptionError: An option needs word timestamps, which are off.
+    """
+    if not word_timestamps and (layout_options := [name for name, value in layout.items() if value]):
+        raise OptionError(f"--{layout_options[0]} needs --word_timestamps True")
     if layout["max_line_count"] and not layout["max_line_width"]:
-        _warn("--max_line_count is without effect where there is no --max_line_width")
+        _warn("--max_line_count has no effect without --max_line_width")
     if layout["max_words_per_line"] and layout["max_line_width"]:
-        _warn("--max_words_per_line is without effect beside --max_line_width")
+        _warn("--max_words_per_line has no effect together with --max_line_width")
 
 
 def _warn(message: object) -> None:
@@ -221,38 +244,51 @@ def _compile(
     gpu: str | None,
     output_dir: Path | None,
 ) -> int:
-    where = output_dir or folder()
-    found = absent_gpu(gpu) if gpu else find_device(device)
-    target = Target.of(load_checkpoint(model, model_dir), found, cpu, compute_type)
-    path = find(target, where)
+    output_folder = output_dir or folder()
+    target_device = absent_gpu(gpu) if gpu else find_device(device)
+    target = Target.of(load_checkpoint(model, model_dir), target_device, cpu, compute_type)
+    path = find(target, output_folder)
     if path is None:
-        with writing_to(where):  # else it is said before any work is done
+        with writing_to(output_folder):  # fails before any work is done if the folder can't be written to
             pass
-        say(f"compiling {model} for {found.label} and {cpu}, which takes minutes…", "stderr")
+        say(f"compiling {model} for {target_device.label} and {cpu}, which takes minutes…", "stderr")
         compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
-        path = keep(compiled.export_mef, target, where)
+        path = keep(compiled.export_mef, target, output_folder)
     say(str(path))
     return 0
 
 
 def _check_outputs(audio: list[str], output_dir: str) -> None:
-    """Find out before any work is done that results could not be written, or would overwrite each other."""
+    """Check before any work is done that the results can be written.
+
+    Raises:
+        OutputError: The folder can't be created or written to.
+        OptionError: Transcripts would overwrite each other.
+    """
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{output_dir} can't be made a folder ({error.strerror}); choose another --output_dir"
+            f"{output_dir} can't be created as a folder ({error.strerror}); choose another --output_dir"
         ) from error
     if not os.access(output_dir, os.W_OK | os.X_OK):
         raise OutputError(f"{output_dir} can't be written to; choose another --output_dir")
     for stem, n in Counter(Path(path).stem for path in audio).items():
         if n > 1:
             raise OptionError(
-                f"{n} of the files are named {stem}, so their transcripts would overwrite each other; run them apart"
+                f"{n} of the files are named {stem}, so their transcripts would overwrite each other; "
+                "transcribe them separately"
             )
 
 
 COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile": _compile}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends the default to the help of each option; help texts themselves explain None."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,150 +299,166 @@ def _parser() -> argparse.ArgumentParser:
         "transcribe",
         help="transcribe audio files",
         description="Transcribe audio files, in any language the model knows.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     ).add_argument
 
     languages = sorted(LANGUAGES) + sorted(name.title() for name in TO_LANGUAGE_CODE)
-    add("audio", nargs="+", help="audio or video files; - reads one from standard input")
+    add("audio", nargs="+", help="audio or video files, or - for standard input")
     _add_model(add)
-    add("--output_dir", "-o", default=".", help="folder for the transcripts")
-    add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="format of the transcripts")
+    add("--output_dir", "-o", default=".", help="write the transcripts to this folder")
+    add("--output_format", "-f", default="all", choices=[*FORMATS, "all"], help="write the transcripts in this format")
     _add_switch(add, "--verbose", True, "print the text as it is recognised")
     add(
         "--task",
         default="transcribe",
         choices=["transcribe", "translate"],
-        help="write what was said, or translate it to English",
+        help="transcribe the speech in its own language, or translate it to English",
     )
     add(
         "--language",
         choices=languages,
         metavar="LANGUAGE",
-        help="what is spoken, by code or name; detected if not given",
+        help="language of the speech, by code or name (default: detected)",
     )
-    _add_switch(add, "--multilingual", False, "detect the language of each window anew")
+    _add_switch(add, "--multilingual", False, "detect the language of each window")
     add(
         "--language_detection_segments",
         type=_positive,
         default=1,
-        help="in how many windows to look for the language, if unclear",
+        help="detect the language in at most this many windows",
     )
-    add("--temperature", type=float, default=0, help="temperature to sample at; 0 searches with --beam_size")
-    add("--best_of", type=optional_int, default=5, help="number of samples to choose from, at temperatures above 0")
+    add("--temperature", type=float, default=0, help="sample tokens at this temperature; 0 uses beam search")
+    add("--best_of", type=optional_int, default=5, help="choose from this many samples at temperatures above 0")
     add(
         "--beam_size",
         type=optional_int,
         default=5,
-        help="number of sequences followed at once, at temperature 0; None takes the likeliest",
+        help="number of beams at temperature 0; None decodes greedily",
     )
     add(
         "--patience",
         type=optional_float,
-        help="how many times as many sequences as there are beams must end; 1 by default",
+        help="end beam search after this many finished sequences per beam (default: 1)",
     )
-    add("--length_penalty", type=optional_float, help="exponent of the length penalty; None divides by the length")
+    add(
+        "--length_penalty",
+        type=optional_float,
+        help="exponent of the length penalty, from 0 to 1 (default: divide by the length)",
+    )
     add(
         "--suppress_tokens",
         default="-1",
-        help="token ids never to be chosen; -1 stands for symbols that are not spoken",
+        help="never choose these comma-separated token ids; -1 means all non-speech symbols",
     )
-    add("--initial_prompt", help="text that sets the scene for the first window, such as names to be spelt right")
-    _add_switch(add, "--carry_initial_prompt", False, "put --initial_prompt before every window")
-    add("--hotwords", help="words to be expected in every window")
+    add("--initial_prompt", help="prompt for the first window, such as names to spell correctly (default: none)")
+    _add_switch(add, "--carry_initial_prompt", False, "prompt every window with --initial_prompt")
+    add("--hotwords", help="words to expect in every window (default: none)")
     _add_switch(add, "--condition_on_previous_text", True, "prompt each window with the text before it")
-    _add_switch(add, "--fp16", True, "taken for compatibility; see --compute_type")
+    _add_switch(add, "--fp16", True, "accepted for compatibility and ignored; see --compute_type")
     add(
         "--temperature_increment_on_fallback",
         type=optional_float,
         default=0.2,
-        help="how much hotter to try again; None never does",
+        help="increase the temperature by this for each further attempt; None makes only one",
     )
     add(
         "--compression_ratio_threshold",
         type=optional_float,
         default=2.4,
-        help="try again where the text repeats itself more than this",
+        help="decode a window again if zlib makes its text more times shorter than this",
     )
     add(
         "--logprob_threshold",
         type=optional_float,
         default=-1.0,
-        help="try again where tokens are on average less likely than this",
+        help="decode a window again if the mean log-probability of its tokens is below this",
     )
     add(
         "--no_speech_threshold",
         type=optional_float,
         default=0.6,
-        help="take it for silence above this, if also unlikely",
+        help="treat a window as silent if its no-speech probability is above this and its text improbable",
     )
-    _add_switch(add, "--word_timestamps", False, "say of each word when it was said, and how sure that is")
-    add("--prepend_punctuations", default=PREPEND_PUNCTUATIONS, help="marks that belong to the word behind them")
-    add("--append_punctuations", default=APPEND_PUNCTUATIONS, help="marks that belong to the word before them")
-    _add_switch(add, "--highlight_words", False, "with words: underline each in srt and vtt while it is said")
-    add("--max_line_width", type=_optional_positive, help="with words: most characters in a line of subtitles")
-    add("--max_line_count", type=_optional_positive, help="with words and --max_line_width: most lines in a subtitle")
+    _add_switch(add, "--word_timestamps", False, "give the start, the end and the probability of each word")
+    add("--prepend_punctuations", default=PREPEND_PUNCTUATIONS, help="join these marks to the word after them")
+    add("--append_punctuations", default=APPEND_PUNCTUATIONS, help="join these marks to the word before them")
+    _add_switch(
+        add, "--highlight_words", False, "with --word_timestamps: underline each word in srt and vtt as it is spoken"
+    )
+    add(
+        "--max_line_width",
+        type=_optional_positive,
+        help="with --word_timestamps: the most characters in a line of subtitles (default: no limit)",
+    )
+    add(
+        "--max_line_count",
+        type=_optional_positive,
+        help="with --max_line_width: the most lines in a subtitle (default: no limit)",
+    )
     add(
         "--max_words_per_line",
         type=_optional_positive,
-        help="with words, without --max_line_width: most words in a subtitle",
+        help="with --word_timestamps, without --max_line_width: the most words in a subtitle (default: no limit)",
     )
     add(
         "--clip_timestamps",
         default="0",
-        help="start,end,start,end,… in seconds of what to transcribe; the last end may be left out",
+        help="transcribe only these parts: start,end,start,end,… in seconds; the last end may be omitted",
     )
     add(
         "--hallucination_silence_threshold",
         type=optional_float,
-        help="with words: doubt strange ones amid silence longer than this, in s",
+        help="with --word_timestamps: skip improbable words amid more silence than this, in seconds (default: off)",
     )
-    _add_switch(add, "--vad_filter", False, "leave out what holds no speech, by Silero's detector")
+    _add_switch(add, "--vad_filter", False, "skip audio in which Silero's detector finds no speech")
     add(
         "--batch_size",
         type=_positive,
-        help="transcribe so many windows at once, cut at pauses: faster, but not OpenAI's algorithm",
+        help="decode this many windows at once, cut at pauses: faster, but not OpenAI's algorithm (default: off)",
     )
     add(
         "--audio_track",
         type=int,
-        help="which sound track of a file; 0 is the first; by default the one that FFmpeg takes",
+        help="sound track of each file, counted from 0 (default: chosen by FFmpeg)",
     )
     add("--threads", type=optional_int, default=0, help="number of CPU threads; 0 uses all cores")
 
     add = commands.add_parser(
         "compile",
         help="compile a model's graphs ahead of time",
-        description="Compile a model's graphs and keep them in a file, for this machine or others. Transcribing looks for it in"
-        " $MAXWHISPER_CACHE, ~/.cache/maxwhisper by default.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Compile a model's graphs to a file, for this machine or others. `maxwhisper transcribe` looks"
+        " for it in $MAXWHISPER_CACHE, or in ~/.cache/maxwhisper.",
+        formatter_class=_HelpFormatter,
     ).add_argument
     _add_model(add)
     add(
         "--cpu",
         default=cpu_level(),
         choices=CPU_LEVELS,
-        help="the least that the processor must be able to do; this machine's by default",
+        help="the lowest level of processor that the graphs must run on",
     )
     add(
         "--gpu",
         metavar="ARCHITECTURE",
-        help="compile for a GPU of this architecture, which need not be here: sm_90 is NVIDIA's H100",
+        help="compile for this GPU architecture, such as sm_90 (NVIDIA H100); no GPU is needed (default: none)",
     )
-    add("--output_dir", "-o", type=Path, help="folder for the file")
+    add("--output_dir", "-o", type=Path, help="write the file to this folder (default: the cache)")
     return parser
 
 
 def _add_model(add: Callable[..., object]) -> None:
-    add("--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder")
-    add("--model_dir", help="where OpenAI's model files are kept; ~/.cache/whisper by default")
-    add("--device", default="cpu", help="where to run the model: cpu, gpu, or one of several, as cuda:1")
+    add("--model", default="tiny.en", help=f"the model: {', '.join(available_models())}, or a path to a file or folder")
+    add("--model_dir", help="folder of OpenAI's model files (default: ~/.cache/whisper)")
+    add(
+        "--device", default="cpu", help="run the model on this device: cpu, gpu, or one of several GPUs, such as cuda:1"
+    )
     add(
         "--compute_type",
         default="float32",
         choices=COMPUTE_TYPES,
-        help="int8, on the CPU, and float16 or bfloat16, on a GPU: faster, now and then another word",
+        help="compute in this type; int8 (CPU), float16 and bfloat16 (GPU) are faster, and a few words may differ",
     )
-    add("--debug", action="store_true", help="show where in the program an error came up")
+    add("--debug", action="store_true", help="show the traceback of each error")
 
 
 def _add_switch(add: Callable[..., object], name: str, default: bool, help: str) -> None:

@@ -1,4 +1,4 @@
-"""What is printed, if there is anybody to read it, and Ctrl-C."""
+"""Printing to streams that may be missing or closed, and Ctrl-C."""
 
 import io
 import os
@@ -14,24 +14,24 @@ from tqdm import tqdm
 
 from maxwhisper.errors import WhisperWarning
 
-INTERRUPTED = 130  # the exit status, as of what a shell sees ended by Ctrl-C
+INTERRUPTED = 130  # the exit status after Ctrl-C, as in a shell
 
 
 def listens(stream: TextIO | None) -> bool:
-    """Whether a standard stream is there: a program without a console has none, which Python shows as None."""
+    """Tell whether a standard stream is open; it is None in a program without a console."""
     return stream is not None and not getattr(stream, "closed", False)
 
 
 def say(text: str, to: str = "stdout") -> None:
-    """Print a line to `sys.stdout` or `sys.stderr`, above progress bars, if it is there."""
+    """Print a line to `sys.stdout` or `sys.stderr`, if that is open, above any progress bars."""
     stream = getattr(sys, to)
     if listens(stream):
         tqdm.write(text, file=stream)
-        getattr(stream, "flush", bool)()  # for whoever reads along; a stream of somebody's own may have none
+        getattr(stream, "flush", bool)()  # a program's replacement for a standard stream may have no flush
 
 
 class Outlet(io.TextIOBase):
-    """A stream that never fails: what nobody reads, for there is no stream or its reader has gone, is dropped."""
+    """A stream that never fails: text is dropped if the stream is missing or closed."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream if listens(stream) else None
@@ -41,7 +41,8 @@ class Outlet(io.TextIOBase):
         return len(text)
 
     @property
-    def encoding(self) -> str | None:  # type: ignore[override]  # which says whether a progress bar may have blocks
+    def encoding(self) -> str | None:  # type: ignore[override]
+        """The stream's encoding, by which tqdm chooses the characters of its progress bar."""
         return getattr(self._stream, "encoding", None)
 
     def flush(self) -> None:
@@ -59,13 +60,14 @@ class Outlet(io.TextIOBase):
                 getattr(self._stream, method)(*arguments)
         except (OSError, ValueError):
             stream, self._stream = self._stream, None
-            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())  # type: ignore[union-attr]  # its buffer would fail again when Python ends
+            # Otherwise, writing the stream's buffer would fail again when Python exits.
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), stream.fileno())  # type: ignore[union-attr]
 
 
 @contextmanager
 def console() -> Iterator[None]:
-    """The streams, warnings and signals of a command line, for as long as it runs."""
+    """Set up the streams, warnings and signals of the command line while it runs."""
     _fill_descriptors()
     with ExitStack() as stack:
         stack.enter_context(_interruptible())
@@ -76,20 +78,25 @@ def console() -> Iterator[None]:
 
 
 def _fill_descriptors() -> None:
-    """Let no file that is opened later take the place of a standard stream that is closed, where a library would write into it."""
+    """Open the null device for each standard stream that is closed.
+
+    Otherwise a file that is opened later gets the stream's descriptor, and a library may write
+    messages to it.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
 @contextmanager
 def _short_warnings() -> Iterator[None]:
+    """Print each WhisperWarning in one line."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def show_in_a_line(
+        def show_in_one_line(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, *others: object
         ) -> None:
             if issubclass(category, WhisperWarning):
@@ -97,35 +104,39 @@ def _short_warnings() -> Iterator[None]:
             else:
                 show(message, category, filename, lineno, *others)  # type: ignore[arg-type]
 
-        warnings.showwarning = show_in_a_line  # type: ignore[assignment]
+        warnings.showwarning = show_in_one_line  # type: ignore[assignment]
         yield
 
 
 @contextmanager
 def _interruptible(patience: float = 1.0) -> Iterator[None]:
-    """Let Ctrl-C end the process whatever it does. Python raises KeyboardInterrupt only when it runs code of its own, and MAX compiles for
-    half a minute; meanwhile a thread hears of the signal.
+    """Let Ctrl-C end the process at any time.
 
-    patience: for how many seconds KeyboardInterrupt may do what it does. What is written elsewhere is there whole or not at all.
+    Python raises KeyboardInterrupt only while it runs Python code, but MAX may compile for half a
+    minute. A thread that waits for the signal ends the process in that case. Output files are
+    complete or missing even then.
+
+    Args:
+        patience: How many seconds the thread waits for KeyboardInterrupt to end the process.
     """
-    if threading.current_thread() is not threading.main_thread():  # which has the signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    heard, signalled = os.pipe()
-    os.set_blocking(signalled, False)
+    signal_reader, signal_writer = os.pipe()
+    os.set_blocking(signal_writer, False)
     ended = threading.Event()
 
     def watch() -> None:
-        with open(heard, "rb", buffering=0) as signals:
+        with open(signal_reader, "rb", buffering=0) as signals:
             while number := signals.read(1):
                 if number[0] == signal.SIGINT and not ended.wait(patience):
                     os._exit(INTERRUPTED)
 
-    before = signal.set_wakeup_fd(signalled)
+    previous_fd = signal.set_wakeup_fd(signal_writer)
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        signal.set_wakeup_fd(before)
-        os.close(signalled)
+        signal.set_wakeup_fd(previous_fd)
+        os.close(signal_writer)

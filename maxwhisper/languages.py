@@ -1,4 +1,4 @@
-"""The languages Whisper knows, in the order of their tokens, and other names that people use for them."""
+"""The languages that Whisper knows, in the order of their tokens, and other names for them."""
 
 LANGUAGES = {
     "en": "english",

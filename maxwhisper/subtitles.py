@@ -1,4 +1,7 @@
-"""Subtitles of a transcript: a segment each, or words in lines that fit a screen, as OpenAI Whisper's `utils.py` makes them."""
+"""Subtitles of a transcript, as in OpenAI Whisper's `utils.py`.
+
+Each segment is a subtitle. With word timestamps, words are laid out in lines that fit a screen.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,25 +9,21 @@ from dataclasses import dataclass
 
 from maxwhisper.transcript import Segment, Word
 
-_LONG_PAUSE = 3.0  # seconds; what follows stands in a subtitle of its own
+_LONG_PAUSE = 3.0  # seconds; a new subtitle starts after a longer pause
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How words are shared out among subtitles, where there are words.
+    """How words are distributed over subtitles, if there are words."""
 
-    max_line_width: characters in a line; max_line_count: lines in a subtitle, whatever the segments; max_words_per_line: words in a
-    subtitle, where max_line_width does not say; highlight_words: show a subtitle once for each word, that one underlined.
-    """
-
-    max_line_width: int | None = None
-    max_line_count: int | None = None
-    highlight_words: bool = False
-    max_words_per_line: int | None = None
+    max_line_width: int | None = None  # the most characters in a line
+    max_line_count: int | None = None  # the most lines in a subtitle; subtitles then ignore segments
+    highlight_words: bool = False  # repeat a subtitle for each of its words, which is underlined
+    max_words_per_line: int | None = None  # the most words in a subtitle, unless max_line_width is set
 
 
 def subtitles(segments: Sequence[Segment], layout: Layout) -> Iterator[tuple[float, float, str]]:
-    """Start and end in seconds, and text."""
+    """Yield the start and end in seconds, and the text, of each subtitle."""
     if not all("words" in segment for segment in segments):
         for segment in segments:
             yield segment["start"], segment["end"], segment["text"].strip().replace("-->", "->")
@@ -37,16 +36,16 @@ def subtitles(segments: Sequence[Segment], layout: Layout) -> Iterator[tuple[flo
 
 
 def _in_lines(segments: Sequence[Segment], layout: Layout) -> Iterator[list[Word]]:
-    """The words of each subtitle, with line breaks."""
+    """Yield the words of each subtitle; a word that starts a new line begins with a line break."""
     ends_with_segments = layout.max_line_count is None or layout.max_line_width is None
-    width, n_most = layout.max_line_width or 1000, layout.max_words_per_line or 1000
+    width, max_words = layout.max_line_width or 1000, layout.max_words_per_line or 1000
     subtitle, length, n_lines = list[Word](), 0, 1
     last = next((word["start"] for segment in segments for word in segment["words"]), 0.0)
     for segment in segments:
         for i, word in enumerate(segment["words"]):
             text = word["word"]
             after_pause = not ends_with_segments and word["start"] - last > _LONG_PAUSE
-            opens = ends_with_segments and i % n_most == 0 and bool(subtitle)
+            opens = ends_with_segments and i % max_words == 0 and bool(subtitle)
             if length > 0 and length + len(text) <= width and not after_pause and not opens:
                 length += len(text)
             else:
@@ -66,7 +65,7 @@ def _in_lines(segments: Sequence[Segment], layout: Layout) -> Iterator[list[Word
 
 
 def _word_by_word(words: Sequence[Word]) -> Iterator[tuple[float, float, str]]:
-    """A subtitle while each of its words is said, and between them."""
+    """Yield a subtitle for the time of each of its words, which is underlined, and for each gap."""
     texts, last = [word["word"] for word in words], words[0]["start"]
     for i, word in enumerate(words):
         if round(1000 * last) != round(1000 * word["start"]):

@@ -1,4 +1,4 @@
-"""Whisper's tokenizer: OpenAI's two vocabularies, their special tokens, and the prompts made of those."""
+"""Whisper's tokenizer: OpenAI's two vocabularies, their special tokens, and the prompts of them."""
 
 import binascii
 import string
@@ -18,7 +18,12 @@ _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!
 
 @lru_cache
 def get_encoding(name: str = "gpt2", num_languages: int = 99) -> tiktoken.Encoding:
-    """The byte-pair encoding `name` ("gpt2", for English-only models, or "multilingual") with Whisper's special tokens after it."""
+    """Return a byte-pair encoding, extended by Whisper's special tokens.
+
+    Args:
+        name: "gpt2", for English-only models, or "multilingual".
+        num_languages: The number of language tokens.
+    """
     lines = resources.files("maxwhisper").joinpath(f"assets/{name}.tiktoken").read_bytes().splitlines()
     ranks = {binascii.a2b_base64(token): int(rank) for token, rank in (line.split() for line in lines)}
     specials = [
@@ -44,29 +49,35 @@ def get_encoding(name: str = "gpt2", num_languages: int = 99) -> tiktoken.Encodi
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to token ids and back, and the ids of the special tokens by name, as `whisper.tokenizer.Tokenizer`.
-
-    `language` and `task` are None for English-only models, whose prompt has neither.
-    """
+    """Converts text to token ids and back, as `whisper.tokenizer.Tokenizer`."""
 
     encoding: tiktoken.Encoding
     num_languages: int
-    language: str | None = None
-    task: str | None = None
+    language: str | None = None  # its code; None for English-only models, whose prompt has none
+    task: str | None = None  # "transcribe", "translate" or "lang_id"; None for English-only models
 
     def encode(self, text: str, **kwargs: Any) -> list[int]:
-        """Raises OptionError where the text holds a special token, such as `<|endoftext|>`, that `kwargs` don't allow."""
+        """Return the tokens of a text.
+
+        Args:
+            text: The text.
+            kwargs: Further arguments of `tiktoken.Encoding.encode`.
+
+        Raises:
+            OptionError: The text contains a special token, such as `<|endoftext|>`, that `kwargs`
+                don't allow.
+        """
         try:
             return self.encoding.encode(text, **kwargs)
         except ValueError as error:
-            raise OptionError(f"{text!r} holds one of Whisper's special tokens; write it in another way") from error
+            raise OptionError(f"{text!r} contains one of Whisper's special tokens; write it differently") from error
 
     def decode(self, token_ids: list[int], **kwargs: Any) -> str:
-        """The text of the tokens; timestamps are left out."""
+        """Return the text of tokens without timestamps."""
         return self.encoding.decode([t for t in token_ids if t < self.timestamp_begin], **kwargs)
 
     def decode_with_timestamps(self, token_ids: list[int], **kwargs: Any) -> str:
-        """The text of the tokens, timestamps written as `<|1.08|>`."""
+        """Return the text of tokens, with timestamps as `<|1.08|>`."""
         return self.encoding.decode(token_ids, **kwargs)
 
     @cached_property
@@ -111,7 +122,11 @@ class Tokenizer:
 
     @cached_property
     def sot_sequence(self) -> tuple[int, ...]:
-        """What every transcript starts with: start, language, task; start alone for English-only models."""
+        """The tokens that every transcript starts with.
+
+        They are the start of the transcript, the language and the task. English-only models have
+        only the first.
+        """
         language = [] if self.language is None else [self.to_language_token(self.language)]
         task = [] if self.task is None else [self.transcribe if self.task == "transcribe" else self.translate]
         return (self.sot, *language, *task)
@@ -122,13 +137,21 @@ class Tokenizer:
 
     @cached_property
     def language_token(self) -> int:
-        """Raises OptionError for English-only models, whose prompt has none."""
+        """The token of the language.
+
+        Raises:
+            OptionError: The model is English-only.
+        """
         if self.language is None:
-            raise OptionError("an English-only model's prompt names no language")
+            raise OptionError("the prompt of an English-only model has no language token")
         return self.to_language_token(self.language)
 
     def to_language_token(self, language: str) -> int:
-        """Raises OptionError where the model's vocabulary lacks the language."""
+        """Return the token of a language, by its code.
+
+        Raises:
+            OptionError: The model's vocabulary lacks the language.
+        """
         if language not in self.all_language_codes:
             raise OptionError(
                 f"this model does not know language {language!r}, only {', '.join(self.all_language_codes)}"
@@ -145,42 +168,49 @@ class Tokenizer:
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
-        """Tokens that annotate instead of saying what was said: brackets, notes, speaker tags; suppressed by default.
+        """The tokens of annotations, which are suppressed: brackets, notes, speaker tags.
 
-        Hyphens and apostrophes are suppressed only at the start of a word. Symbols of several tokens are suppressed where they are
-        musical, by their first token: U+2640 to U+267F share it, and all of those may go.
+        Hyphens and apostrophes are suppressed only at the start of a word. Of symbols that take
+        several tokens only musical ones are suppressed, by their first token. U+2640 to U+267F
+        share that token and contain nothing that is spoken.
         """
         symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』']
-        symbols += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()  # noqa: SIM905 readable as it is
+        symbols += "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split()  # noqa: SIM905 a list would be harder to read
         musical = "♩♪♫♬♭♮♯"
-        encode = (
-            self.encoding.encode_ordinary
-        )  # none of these is special, and the search for those that are takes a while to start
-        found = {encode(" -")[0], encode(" '")[0]}
+        encode = self.encoding.encode_ordinary  # unlike `encode`, does not prepare a slow search for special tokens
+        suppressed = {encode(" -")[0], encode(" '")[0]}
         for symbol in [*symbols, *musical]:
             for tokens in (encode(symbol), encode(" " + symbol)):
                 if len(tokens) == 1 or symbol in musical:
-                    found.add(tokens[0])
-        return tuple(sorted(found))
+                    suppressed.add(tokens[0])
+        return tuple(sorted(suppressed))
 
     def split_to_word_tokens(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
-        """Words, and the tokens of each; characters in languages that don't part words by spaces."""
+        """Split tokens into words; into characters in languages without spaces between words.
+
+        Returns:
+            The words, and the tokens of each.
+        """
         if self.language in ("zh", "ja", "th", "lo", "my", "yue"):
             return self.split_tokens_on_unicode(tokens)
         return self.split_tokens_on_spaces(tokens)
 
     def split_tokens_on_unicode(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
-        """The shortest runs of tokens that are whole characters, as text and as tokens."""
-        whole = self.decode_with_timestamps(tokens)
+        """Split tokens into the shortest runs that decode to complete characters.
+
+        Returns:
+            The text of each run, and its tokens.
+        """
+        full_text = self.decode_with_timestamps(tokens)
         words, word_tokens, run = list[str](), list[list[int]](), list[int]()
         n_done = 0
         for token in tokens:
             run.append(token)
             text = self.decode_with_timestamps(run)
-            where = text.find(_REPLACEMENT)
-            if (
-                where < 0 or whole[n_done + where : n_done + where + 1] == _REPLACEMENT
-            ):  # what the model said may be no character, too
+            index = text.find(_REPLACEMENT)
+            # The run is complete if nothing is replaced, or if the full text has the same
+            # replacement, because the model chose bytes that are not a character.
+            if index < 0 or full_text[n_done + index : n_done + index + 1] == _REPLACEMENT:
                 words.append(text)
                 word_tokens.append(run)
                 n_done += len(text)
@@ -188,11 +218,17 @@ class Tokenizer:
         return words, word_tokens
 
     def split_tokens_on_spaces(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
-        """Words with the space before them; punctuation and special tokens stand alone."""
+        """Split tokens into words, each with the space before it.
+
+        Punctuation marks and special tokens are words of their own.
+
+        Returns:
+            The words, and the tokens of each.
+        """
         words, word_tokens = list[str](), list[list[int]]()
         for text, run in zip(*self.split_tokens_on_unicode(tokens)):
-            alone = run[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
-            if alone or not words:
+            starts_word = run[0] >= self.eot or text.startswith(" ") or text.strip() in string.punctuation
+            if starts_word or not words:
                 words.append(text)
                 word_tokens.append(run)
             else:
@@ -201,16 +237,23 @@ class Tokenizer:
         return words, word_tokens
 
 
-_REPLACEMENT = "\ufffd"  # what stands for bytes that are no character
+_REPLACEMENT = "\ufffd"  # the character that replaces invalid bytes
 
 
 @lru_cache
 def get_tokenizer(
     multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None
 ) -> Tokenizer:
-    """The tokenizer of a multilingual or an English-only model, set to a language (by code or name) and a task.
+    """Return the tokenizer of a model, for a language and a task.
 
-    Raises OptionError for a language or task that Whisper doesn't have.
+    Args:
+        multilingual: Whether the model is multilingual; otherwise it is English-only.
+        num_languages: The number of the model's languages.
+        language: The language, by code or name; English by default.
+        task: "transcribe", the default, "translate" or "lang_id".
+
+    Raises:
+        OptionError: Whisper has no such language or task.
     """
     if language is not None:
         language = language_code(language)
@@ -223,7 +266,14 @@ def get_tokenizer(
 
 
 def language_code(language: str) -> str:
-    """The code of a language given by code or English name, in any case. Raises OptionError where Whisper doesn't know it."""
+    """Return the code of a language.
+
+    Args:
+        language: Its code or English name, in upper or lower case.
+
+    Raises:
+        OptionError: Whisper does not know the language.
+    """
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     if code not in LANGUAGES:
         raise OptionError(f"Whisper does not know language {language!r}; give a code or name such as en, de or french")

@@ -23,12 +23,12 @@ class Segment(TypedDict):
     start: float  # in seconds
     end: float
     text: str
-    tokens: list[int]  # with timestamps
-    temperature: float  # at which the window was decoded
-    avg_logprob: float  # of the window's tokens
-    compression_ratio: float  # of the window's text
-    no_speech_prob: float  # that the window holds no speech
-    words: NotRequired[list[Word]]  # with the option `word_timestamps`
+    tokens: list[int]  # token ids, including timestamps
+    temperature: float  # the temperature that the window was decoded at
+    avg_logprob: float  # the mean over the window's tokens
+    compression_ratio: float  # how many times shorter zlib makes the window's text
+    no_speech_prob: float  # the probability that the window holds no speech
+    words: NotRequired[list[Word]]  # only with the option `word_timestamps`
 
 
 class Transcript(TypedDict):
@@ -67,7 +67,7 @@ def format_timestamp(seconds: float, always_include_hours: bool = False, decimal
     Args:
         seconds: 0 or more.
         always_include_hours: Write hours even if there are none.
-        decimal_marker: What stands before the milliseconds.
+        decimal_marker: The mark before the milliseconds.
 
     Raises:
         ValueError: The time is negative.
@@ -77,9 +77,9 @@ def format_timestamp(seconds: float, always_include_hours: bool = False, decimal
     milliseconds = round(seconds * 1000)
     hours, milliseconds = divmod(milliseconds, 3_600_000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
-    whole, milliseconds = divmod(milliseconds, 1_000)
+    full_seconds, milliseconds = divmod(milliseconds, 1_000)
     prefix = f"{hours:02d}:" if always_include_hours or hours > 0 else ""
-    return f"{prefix}{minutes:02d}:{whole:02d}{decimal_marker}{milliseconds:03d}"
+    return f"{prefix}{minutes:02d}:{full_seconds:02d}{decimal_marker}{milliseconds:03d}"
 
 
 def segment_line(segment: Segment) -> str:

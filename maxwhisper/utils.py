@@ -1,4 +1,4 @@
-"""What programs import from `whisper.utils`: small helpers, and the writers of transcripts."""
+"""The names that programs import from `whisper.utils`: small functions and transcript writers."""
 
 import sys
 
@@ -40,26 +40,34 @@ system_encoding = sys.getdefaultencoding()
 
 
 def make_safe(string: str) -> str:
-    """Replace characters that the system's encoding lacks; Python's is UTF-8, which lacks none."""
+    """Replace the characters that the system's encoding lacks; UTF-8, Python's default, has all."""
     return string.encode(system_encoding, errors="replace").decode(system_encoding)
 
 
 def exact_div(x: int, y: int) -> int:
-    """Return x / y. Raises ValueError if there is a remainder."""
+    """Return x / y.
+
+    Raises:
+        ValueError: There is a remainder.
+    """
     if x % y:
-        raise ValueError(f"{x} is no multiple of {y}")
+        raise ValueError(f"{x} is not a multiple of {y}")
     return x // y
 
 
 def str2bool(string: str) -> bool:
-    """Parse "True" or "False". Raises ValueError for everything else."""
+    """Parse "True" or "False".
+
+    Raises:
+        ValueError: The text is neither.
+    """
     if string not in ("True", "False"):
         raise ValueError(f"expected True or False, got {string}")
     return string == "True"
 
 
 def optional_int(string: str) -> int | None:
-    """Parse a number or "None"."""
+    """Parse an integer or "None"."""
     return None if string == "None" else int(string)
 
 

@@ -1,4 +1,4 @@
-"""Read what a WAV file's header promises, where FFmpeg doesn't say it or takes it for something else."""
+"""Reading from a WAV file's header what FFmpeg ignores or misreads."""
 
 import os
 import struct
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _EXTENSIBLE = 0xFFFE  # WAVE_FORMAT_EXTENSIBLE
-_PCM = 1  # WAVE_FORMAT_PCM, and how the sub-format of an extensible header begins
-_UNKNOWN_SIZE = 0x7FFFF000  # programs that write to pipes put this or more
-_CONTAINERS = {8: "pcm_u8", 16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_s32le"}  # bits: FFmpeg's decoder
+_PCM = 1  # WAVE_FORMAT_PCM; also the start of the sub-format of an extensible header
+_UNKNOWN_SIZE = 0x7FFFF000  # programs that write to a pipe write this size or a larger one
+_CONTAINERS = {8: "pcm_u8", 16: "pcm_s16le", 24: "pcm_s24le", 32: "pcm_s32le"}  # FFmpeg's decoders, by bits
 
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What a header says of the samples behind it.
+    """What a header says about the file's samples."""
 
-    missing_seconds: how much longer than what is there they are; 0 if the writer didn't know their size, as in a pipe.
-    decoder: FFmpeg's name of the decoder that reads them right; None if FFmpeg finds it by itself.
-    """
-
+    # The duration by the header less that of the samples in the file; 0 if the header has no valid
+    # size, as in a file written through a pipe.
     missing_seconds: float = 0.0
-    decoder: str | None = None
+    decoder: str | None = None  # FFmpeg's decoder to read them with; None if FFmpeg selects it correctly
 
 
 def read_wav_header(path: str) -> WavHeader:
-    """Read a file's header (Microsoft, *Multiple channel audio data and WAVE files*, 2007); of any other kind of file, an empty one."""
-    with suppress(OSError):  # FFmpeg says why a file can't be opened
+    """Read the header of a WAV file; return an empty one for any other file.
+
+    The format is that of Microsoft, *Multiple channel audio data and WAVE files*, 2007.
+    """
+    with suppress(OSError):  # FFmpeg will report why the file can't be opened
         if os.path.isfile(path):  # a pipe can be read only once
             with open(path, "rb") as file:
                 magic = file.read(12)
@@ -50,7 +51,10 @@ def _read_chunks(file: BinaryIO) -> WavHeader:
 
 
 def _decoder(fmt: bytes) -> str | None:
-    """The decoder of integers that don't fill their containers, as 24 bits in 32, which FFmpeg takes for another format."""
+    """Return the decoder of integers that don't fill their containers, such as 24 bits in 32.
+
+    FFmpeg would read them as a different format. None for all other samples.
+    """
     if len(fmt) < 40:
         return None
     tag, _channels, _rate, _byte_rate, _block, n_bits, _size, n_valid, _mask, sub_format = struct.unpack(

@@ -1,4 +1,4 @@
-"""Writers of transcripts to files, which are OpenAI Whisper's to the byte."""
+"""Writers of transcripts to files, which equal those of OpenAI Whisper byte for byte."""
 
 import io
 import json
@@ -34,7 +34,7 @@ class ResultWriter:
             result: The transcript.
             audio_path: The audio file, whose name the new file gets.
             options: Fields of `maxwhisper.subtitles.Layout`.
-            kwargs: The same as keywords.
+            kwargs: The same fields as keywords.
 
         Raises:
             OutputError: The file can't be written.
@@ -79,9 +79,9 @@ class SubtitlesWriter(ResultWriter):
         self, result: Transcript, options: dict[str, Any] | None = None, **kwargs: Any
     ) -> Iterator[tuple[str, str, str]]:
         """Yield the formatted start and end, and the text, of each subtitle."""
-        known = {field.name for field in fields(Layout)}
-        asked = {name: value for name, value in (options or {}).items() if name in known}
-        layout = Layout(**{**asked, **{name: value for name, value in kwargs.items() if value}})
+        names = {field.name for field in fields(Layout)}
+        layout_options = {name: value for name, value in (options or {}).items() if name in names}
+        layout = Layout(**{**layout_options, **{name: value for name, value in kwargs.items() if value}})
         for start, end, text in subtitles(result["segments"], layout):
             yield self.format_timestamp(start), self.format_timestamp(end), text
 
@@ -115,12 +115,12 @@ class WriteSRT(SubtitlesWriter):
     def write_result(
         self, result: Transcript, file: TextIO, options: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        found = enumerate(self.iterate_result(result, options, **kwargs), start=1)
-        file.writelines(f"{i}\n{start} --> {end}\n{text}\n\n" for i, (start, end, text) in found)
+        numbered = enumerate(self.iterate_result(result, options, **kwargs), start=1)
+        file.writelines(f"{i}\n{start} --> {end}\n{text}\n\n" for i, (start, end, text) in numbered)
 
 
 class WriteTSV(ResultWriter):
-    """Tab-separated values, with times in whole milliseconds."""
+    """Tab-separated values, with times in milliseconds, rounded to integers."""
 
     extension = "tsv"
 

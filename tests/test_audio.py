@@ -227,8 +227,8 @@ def test_damaged_packets_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "match"),
     [
-        (np.array([0, np.nan, 0]), "1 samples that are no finite number, the first at 1"),
-        (np.array([0, 0, np.inf, -np.inf]), "2 samples that are no finite number, the first at 2"),
+        (np.array([0, np.nan, 0]), "1 samples that are NaN or infinite, the first at 1"),
+        (np.array([0, 0, np.inf, -np.inf]), "2 samples that are NaN or infinite, the first at 2"),
         (np.zeros((2, 100), np.float32), r"shape \(2, 100\)"),
         (np.zeros(100, np.int16), "int16"),
         (np.zeros(100, complex), "complex"),

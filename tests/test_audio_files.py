@@ -129,7 +129,7 @@ def test_channels_of_no_known_arrangement_are_averaged(n: int, tmp_path: Path, r
     ffmpeg("-f", "s16le", "-ar", "16000", "-ac", str(n), "-i", "-", path, given=integers.T.astype("<i2").tobytes())
     with pytest.raises(RuntimeError, match="Rematrix is needed"):
         whisper.load_audio(str(path))
-    with pytest.warns(AudioWarning, match=rf"many\.wav has {n} channels of no known arrangement; their mean is read"):
+    with pytest.warns(AudioWarning, match=rf"many\.wav has {n} channels of unknown layout; their mean is used"):
         samples = load_audio(path)
     assert (
         np.abs(samples * 2**15 - integers.mean(axis=0)).max() <= 1.0
@@ -209,7 +209,7 @@ def test_another_track_can_be_asked_for(tmp_path: Path) -> None:
     path = write_tracks(tmp_path / "film.mkv", (400, 1, "default"), (800, 2, "0"), (1200, 1, "0"))
     for track, hz in enumerate((400, 800, 1200)):
         assert pitch(load_audio(path, track=track)) == pytest.approx(hz, abs=5)
-    with pytest.raises(AudioError, match=r"film\.mkv has no sound track 3, only 3, counted from 0; choose another"):
+    with pytest.raises(AudioError, match=r"film\.mkv has no sound track 3, only 3, counted from 0; choose one of them"):
         load_audio(path, track=3)
     silent = tmp_path / "mute.mp4"
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=1", silent)
@@ -224,7 +224,7 @@ def test_what_is_no_tracks_number_is_refused_before_any_work(track: Any, tiny_en
     transcribers: list[Callable[..., object]] = [transcribe, transcribe_batched]
     uses += [partial(one, tiny_en.model, [], audio_track=track) for one in transcribers]
     for use in uses:
-        with pytest.raises(OptionError, match=rf"audio_track {track!r} is no track's number"):
+        with pytest.raises(OptionError, match=rf"audio_track {track!r} is not a track number"):
             use()
 
 
@@ -235,7 +235,7 @@ def test_a_negative_track_is_refused_before_the_model_is_loaded(
     assert cli.main(["transcribe", "talk.mp3", "--audio_track", "-1", "-o", str(tmp_path)]) == 1
     assert (
         capsys.readouterr().err
-        == "maxwhisper: audio_track -1 is no track's number; 0 is the first, and None takes the default one\n"
+        == "maxwhisper: audio_track -1 is not a track number; 0 is the first, None takes the default one\n"
     )
 
 

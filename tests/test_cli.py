@@ -281,11 +281,11 @@ def test_standard_input_is_read(
 def test_subtitles_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--word_timestamps", "True", "-o", str(tmp_path), "-f", "srt"]
     assert run(BECKETT, *words, "--max_words_per_line", "1", "--max_line_width", "20", "--max_line_count", "1") == 0
-    assert "--max_words_per_line is without effect" in failure(capsys)
+    assert "--max_words_per_line has no effect" in failure(capsys)
     lines = (tmp_path / "beckett.srt").read_text().split("\n\n")
     assert max(len(line) for subtitle in lines for line in subtitle.split("\n")[2:]) <= 20
     assert run(BECKETT, *words, "--highlight_words", "True", "--max_line_count", "1") == 0
-    assert "--max_line_count is without effect" in failure(capsys)
+    assert "--max_line_count has no effect" in failure(capsys)
     assert "<u>" in (tmp_path / "beckett.srt").read_text()
 
 
@@ -314,17 +314,17 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["--temperature_increment_on_fallback", "0"], "is not between 0.01 and 1"),
         (["--temperature_increment_on_fallback", "nan"], "is not between 0.01 and 1"),
         (["--initial_prompt", "<|endoftext|>"], "special tokens"),
-        (["--suppress_tokens", "x"], "'x' is no comma-separated list"),
+        (["--suppress_tokens", "x"], "'x' is not a comma-separated list"),
         (["--suppress_tokens", "60000"], "tokens that the vocabulary of 51864 lacks"),
         (["--threads", "-1"], "-1 threads can't be used"),
-        (["--clip_timestamps", "3,x"], "'3,x' are no numbers"),
-        (["--clip_timestamps", "3,2"], "'3,2' are not start,end"),
+        (["--clip_timestamps", "3,x"], "'3,x' is not a list of numbers"),
+        (["--clip_timestamps", "3,2"], "'3,2' is not start,end"),
         (["--highlight_words", "True"], "--highlight_words needs --word_timestamps True"),
         (["--max_line_width", "10"], "--max_line_width needs --word_timestamps True"),
-        (["--hotwords", "Beckett", "--batch_size", "2"], "--hotwords can't be had with --batch_size"),
+        (["--hotwords", "Beckett", "--batch_size", "2"], "--hotwords can't be used with --batch_size"),
         (
             ["--hallucination_silence_threshold", "0", "--batch_size", "2"],
-            "--hallucination_silence_threshold can't be had",
+            "--hallucination_silence_threshold can't be used",
         ),
         (["missing.wav"], "missing.wav can't be read"),
         (["."], ". is a folder"),

@@ -134,7 +134,7 @@ def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: 
 
 
 def test_times_of_translated_words_are_doubted(tiny_en: Trio) -> None:
-    with pytest.warns(UserWarning, match="where speech is translated"):
+    with pytest.warns(UserWarning, match="if speech is translated"):
         iter_segments(tiny_en.model, LONG[:SAMPLE_RATE], task="translate", word_timestamps=True)
 
 

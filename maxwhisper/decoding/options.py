@@ -1,4 +1,4 @@
-"""What can be asked of decoding, and what it returns; as in OpenAI Whisper's `decoding.py`."""
+"""The options and the result of decoding a window, as in OpenAI Whisper's `decoding.py`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,25 +22,26 @@ class DecodingOptions:
     temperature: float = 0.0  # 0 takes the most probable token; above 0, tokens are sampled
     sample_len: int | None = None  # the most tokens to decode; half the context by default
     best_of: int | None = None  # independent samples to choose from, if temperature > 0
-    beam_size: int | None = None  # beam search with so many beams, at any temperature
-    # Beam search ends after `beam_size * patience` finished sequences; 1 by default (Kasai et al., 2022).
+    beam_size: int | None = None  # the number of beams of beam search, at any temperature
+    # Beam search ends after `beam_size * patience` finished sequences (Kasai et al., 2022); None
+    # means 1.
     patience: float | None = None
     length_penalty: float | None = None  # Google NMT's alpha; None divides by the length
-    prompt: str | list[int] | None = None  # text or tokens of what was said before the window
+    prompt: str | list[int] | None = None  # text or tokens before the window
     prefix: str | list[int] | None = None  # text or tokens that the window's transcript starts with
     suppress_tokens: str | Iterable[int] | None = "-1"  # token ids, or a comma-separated text; -1: non-speech symbols
-    suppress_blank: bool = True
-    without_timestamps: bool = False
-    max_initial_timestamp: float | None = 1.0
+    suppress_blank: bool = True  # forbid a blank or the end of text as the first token
+    without_timestamps: bool = False  # decode text only
+    max_initial_timestamp: float | None = 1.0  # the latest first timestamp, in seconds; None or 0 allow any
     fp16: bool = True  # accepted for compatibility and ignored: a model computes in its `compute_type`
 
     def __post_init__(self) -> None:
         if self.beam_size is not None and self.beam_size < 1:
             raise OptionError(f"beam_size {self.beam_size} follows no sequence; give 1 or more")
         if self.beam_size is not None and self.best_of is not None:
-            raise OptionError("beam_size and best_of can't be given together: one searches, the other samples")
+            raise OptionError("beam_size and best_of can't be used together: one searches, the other samples")
         if self.patience is not None and self.beam_size is None:
-            raise OptionError("patience needs a beam_size, for it says how many sequences of a beam may end")
+            raise OptionError("patience needs a beam_size: it sets how many finished sequences per beam end the search")
         if self.beam_size is not None and not 0.5 < self.beam_size * (self.patience or 1.0) < np.inf:
             raise OptionError(f"patience {self.patience} lets none of {self.beam_size} sequences end; give about 1")
         if not 0 <= self.temperature < np.inf:
@@ -49,7 +50,7 @@ class DecodingOptions:
             raise OptionError(f"best_of {self.best_of} leaves nothing to choose from; give 1 or more")
         if self.best_of is not None and self.temperature == 0:
             raise OptionError(
-                "best_of needs a temperature above 0, for greedy decoding gives the same tokens each time"
+                "best_of needs a temperature above 0, because greedy decoding gives the same tokens each time"
             )
         if self.length_penalty is not None and not 0 <= self.length_penalty <= 1:
             raise OptionError(f"length_penalty {self.length_penalty} is not between 0 and 1")

@@ -76,9 +76,8 @@ class BeamSearchDecoder:
         self.sources: np.ndarray | None = None  # of the last step: the beam that each beam continues
         self.max_candidates = round(beam_size * (patience or 1.0))
         self.finished: list[dict[tuple[int, ...], float]] = []
-        self.left: dict[
-            int, tuple[np.ndarray, np.ndarray]
-        ] = {}  # by finished window: tokens and sums of its unfinished beams
+        # For each finished window: the tokens and sums of its unfinished beams.
+        self.left: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def update(self, tokens: np.ndarray, logits: np.ndarray, sum_logprobs: np.ndarray) -> tuple[np.ndarray, bool]:
         """Extend the beams [n_audio * beam_size, n] as `GreedyDecoder.update`."""
@@ -106,7 +105,7 @@ class BeamSearchDecoder:
         sources = np.empty((n_audio, self.beam_size), np.int64)
         next_tokens = np.empty((n_audio, self.beam_size), np.int64)
 
-        # Step 1: choose the most probable continuations of each window, and set aside those that have ended.
+        # Step 1: choose each window's most probable continuations, and set aside finished ones.
         for i in range(n_audio):
             group = slice(i * self.beam_size, (i + 1) * self.beam_size)
             n_chosen = 0
@@ -142,23 +141,23 @@ class BeamSearchDecoder:
 
         Duplicates are left out: at the first step all beams are equal.
         """
-        known = set[tuple[int, ...]]()
+        seen = set[tuple[int, ...]]()
         for at in np.argsort(-totals, axis=None, kind="stable"):
             row, place = divmod(int(at), totals.shape[1])
             sequence = (*tokens[row].tolist(), int(top_tokens[row, place]))
-            if sequence not in known:
-                known.add(sequence)
+            if sequence not in seen:
+                seen.add(sequence)
                 yield float(totals[row, place]), row, sequence[-1]
 
     def finalize(self, tokens: np.ndarray, sum_logprobs: np.ndarray, sample_begin: int) -> list[list[Candidate]]:
         """Return each window's finished sequences, and if they are too few, its best beams."""
-        for i, found in enumerate(self.finished):
+        for i, finished in enumerate(self.finished):
             group, sums = self.left.get(i, (tokens[i], sum_logprobs[i]))
-            for j in np.argsort(-sums, kind="stable")[: max(0, self.beam_size - len(found))]:
-                found[(*group[j].tolist(), self.eot)] = float(sums[j])
+            for j in np.argsort(-sums, kind="stable")[: max(0, self.beam_size - len(finished))]:
+                finished[(*group[j].tolist(), self.eot)] = float(sums[j])
         return [
-            [_candidate(list(tokens), total, sample_begin, self.eot) for tokens, total in found.items()]
-            for found in self.finished
+            [_candidate(list(tokens), total, sample_begin, self.eot) for tokens, total in finished.items()]
+            for finished in self.finished
         ]
 
 

@@ -58,7 +58,8 @@ class DecodingTask:
         self.logit_filters = self._logit_filters()
         if self.sample_begin > self.n_ctx:
             raise OptionError(
-                f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; shorten them"
+                f"prompt and prefix make {self.sample_begin} tokens, more than the context of {self.n_ctx}; "
+                "shorten them"
             )
 
     def _initial_tokens(self) -> list[int]:
@@ -71,7 +72,8 @@ class DecodingTask:
             tokenizer.sot_sequence_including_notimestamps if options.without_timestamps else tokenizer.sot_sequence
         )
         if options.prefix:
-            # As in OpenAI Whisper: with the default sample_len this limit is 0, which keeps the whole prefix.
+            # As in OpenAI Whisper, the limit is 0 with the default sample_len, so that the slice
+            # keeps the whole prefix.
             tokens += as_tokens(options.prefix)[-(self.n_ctx // 2 - self.sample_len) :]
         if options.prompt:
             tokens = [tokenizer.sot_prev, *as_tokens(options.prompt)[-(self.n_ctx // 2 - 1) :], *tokens]
@@ -90,15 +92,22 @@ class DecodingTask:
             filters.append(ApplyTimestampRules(self.tokenizer, self.sample_begin, index))
         return filters
 
-    def _suppressed(self, asked: str | Iterable[int]) -> list[int]:
+    def _suppressed(self, suppress_tokens: str | Iterable[int]) -> list[int]:
         """Resolve the option `suppress_tokens`, and add special tokens that no text contains."""
         tokenizer, n_vocab = self.tokenizer, self.model.dims.n_vocab
         try:
-            tokens = {int(token) for token in (asked.split(",") if isinstance(asked, str) else asked)}
+            tokens = {
+                int(token)
+                for token in (suppress_tokens.split(",") if isinstance(suppress_tokens, str) else suppress_tokens)
+            }
         except ValueError as error:
-            raise OptionError(f"suppress_tokens {asked!r} is no comma-separated list of token ids") from error
+            raise OptionError(
+                f"suppress_tokens {suppress_tokens!r} is not a comma-separated list of token ids"
+            ) from error
         if tokens and not -1 <= min(tokens) <= max(tokens) < n_vocab:
-            raise OptionError(f"suppress_tokens {asked!r} names tokens that the vocabulary of {n_vocab} lacks")
+            raise OptionError(
+                f"suppress_tokens {suppress_tokens!r} contains tokens that the vocabulary of {n_vocab} lacks"
+            )
         if -1 in tokens:
             tokens = tokens - {-1} | set(tokenizer.non_speech_tokens)
         never = (
@@ -209,14 +218,14 @@ class DecodingTask:
         None if decoding must run on the host: with sampling, custom filters, captured activations
         or a trace.
         """
-        known = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # SuppressBlank affects only the first token
+        supported = (SuppressBlank, SuppressTokens, ApplyTimestampRules)  # SuppressBlank affects only the first token
         in_graph = self.model.decodes_in_graph if self.options.beam_size is None else self.model.searches_in_graph
         sampled = self.options.temperature > 0 and self.options.beam_size is None
         if (
             self.trace is not None
             or not in_graph
             or sampled
-            or not all(isinstance(f, known) for f in self.logit_filters)
+            or not all(isinstance(f, supported) for f in self.logit_filters)
         ):
             return None
         mask, timestamp_begin = np.zeros(self.model.dims.n_vocab, np.float32), self.model.dims.n_vocab

@@ -13,7 +13,7 @@ from maxwhisper.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class DecodingStep:
-    """A token chosen for each sequence, and what it was chosen by."""
+    """The choice of a token for each sequence, and its inputs."""
 
     tokens: np.ndarray  # int64 [n_seq, n], all tokens before the step
     logits: np.ndarray  # float32 [n_seq, n_vocab], of the model
@@ -28,7 +28,7 @@ class DecodingTrace(Protocol):
     """Receives the steps of a decoding task, and makes it choose tokens on the host."""
 
     def begin(self, options: DecodingOptions, tokenizer: Tokenizer) -> None:
-        """Receive what the task decodes with, before its first step."""
+        """Receive the task's options and tokenizer, before its first step."""
         ...
 
     def step(self, step: DecodingStep) -> None:

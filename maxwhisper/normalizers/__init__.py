@@ -1,4 +1,7 @@
-"""Text as it is compared word by word, as `whisper.normalizers`: by the package whisper-normalizer, which is made of that."""
+"""Normalization of texts that are compared word by word, as `whisper.normalizers`.
+
+The package whisper-normalizer, which is derived from that module, does the work.
+"""
 
 try:
     from maxwhisper.normalizers.basic import BasicTextNormalizer

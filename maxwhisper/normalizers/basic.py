@@ -1,4 +1,4 @@
-"""Rules for any language, as `whisper.normalizers.basic`."""
+"""Normalization of text in any language, as `whisper.normalizers.basic`."""
 
 from whisper_normalizer.basic import (
     ADDITIONAL_DIACRITICS,

@@ -1,4 +1,4 @@
-"""Rules for English, as `whisper.normalizers.english`."""
+"""Normalization of English text, as `whisper.normalizers.english`."""
 
 from whisper_normalizer import english
 from whisper_normalizer.english import EnglishNumberNormalizer, EnglishSpellingNormalizer
@@ -7,9 +7,13 @@ __all__ = ["EnglishNumberNormalizer", "EnglishSpellingNormalizer", "EnglishTextN
 
 
 class EnglishTextNormalizer(english.EnglishTextNormalizer):
-    """English in American spelling, without punctuation, numbers in digits; as `whisper.normalizers.EnglishTextNormalizer`."""
+    """Normalizes English text, as `whisper.normalizers.EnglishTextNormalizer`.
+
+    The result has American spelling, numbers in digits, and no punctuation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        for added in (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b"):  # which OpenAI's leaves as they are
-            del self.replacers[added]
+        # OpenAI's normalizer does not have these rules.
+        for rule in (r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b"):
+            del self.replacers[rule]

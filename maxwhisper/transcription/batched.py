@@ -58,29 +58,23 @@ def transcribe_batched(
         model: The model.
         recordings: Files, or float samples [n_samples] at 16 kHz.
         batch_size: The number of windows to decode at once.
-        temperature: Temperatures to decode at, tried in this order until the text of a window is
-            acceptable.
-        compression_ratio_threshold: Text that zlib makes more times shorter than this is
-            repetitive: try again.
-        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
-            try again.
-        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
-            is improbable.
+        temperature: Temperatures to try in order, until the text of a window is acceptable.
+        compression_ratio_threshold: Try again if zlib makes the text more times shorter than this.
+        logprob_threshold: Try again if the mean log-probability of the tokens is below this.
+        no_speech_threshold: Drop improbable text if its no-speech probability is above this.
         initial_prompt: Text to prompt every window with.
         word_timestamps: Give each segment its `words`.
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
-        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
-            be left out.
-        vad_filter: Leave out what Silero's voice activity detector takes for silence.
-        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`.
-        audio_track: The index of each file's sound track; by default, FFmpeg chooses.
-        rng: The source of random draws; by default, the same sequence each time.
+        clip_timestamps: Parts to transcribe: `start,end,…` in seconds; the last end is optional.
+        vad_filter: Skip audio in which Silero's voice activity detector finds no speech.
+        vad_parameters: Fields of `transcription.silence.VadOptions`, as a mapping or an object.
+        audio_track: The index of each file's sound track, from 0; by default FFmpeg chooses.
+        rng: The source of random draws; by default the same sequence each time.
         decode_options: Fields of `maxwhisper.DecodingOptions`.
 
     Returns:
-        An iterator of transcripts, with an AudioError in place of that of a recording that can't be
-        used.
+        An iterator with the transcript of each recording, or an AudioError if it can't be used.
 
     Raises:
         OptionError: An option can't be used.
@@ -126,7 +120,7 @@ class Recording:
 
     audio: AudioInput
     language: str
-    n_left: int = 0  # pieces that are still to be decoded
+    n_left: int = 0  # the number of pieces that are not decoded yet
     decoded: list["DecodedPiece"] = field(default_factory=list)
 
 
@@ -159,7 +153,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class DecodedPiece:
-    """A piece with the segments that it begins with, and their words if they are asked for."""
+    """A decoded piece: the segments at its start, and their words with `word_timestamps`."""
 
     piece: Piece
     segments: list[Segment]
@@ -176,7 +170,7 @@ class _BatchedTranscription:
         self.pending = deque[Recording | AudioError]()  # begun and not yielded yet, in order
 
     def run(self, recordings: Iterable[Audio], batch_size: int) -> Iterator[Transcript | AudioError]:
-        """Yield the transcript of each recording, or the error that it can't be used for."""
+        """Yield the transcript of each recording, or the error if it can't be used."""
         new, rests = self._pieces(recordings), list[Piece]()
         while batch := [*rests, *islice(new, max(0, batch_size - len(rests)))]:
             batch, rests = batch[:batch_size], batch[batch_size:]
@@ -206,7 +200,7 @@ class _BatchedTranscription:
             yield from pieces
 
     def _decode(self, batch: Sequence[Piece]) -> list[Piece]:
-        """Decode pieces together, and return the rests of those that did not reach their end."""
+        """Decode pieces together, and return the rest of each piece that is not complete."""
         mel = np.stack([pad_or_trim(piece.mel, N_FRAMES) for piece in batch])
         features = self.model.embed_audio(mel)
         languages, prompt = [piece.recording.language for piece in batch], self.options.initial_prompt
@@ -215,17 +209,17 @@ class _BatchedTranscription:
         n_audio_ctx, tokenizers = self.model.dims.n_audio_ctx, [self._tokenizer(language) for language in languages]
         segments, advances = list[list[Segment]](), list[int]()
         for piece, result, tokenizer in zip(batch, results, tokenizers):
-            found, advance = segments_from_result(
+            piece_segments, advance = segments_from_result(
                 result, piece.seek, piece.n_frames, tokenizer, n_audio_ctx, self.options
             )
-            segments.append(found)
+            segments.append(piece_segments)
             advances.append(advance)
 
         alignments = list[list[WordTiming]]([] for _ in batch)
         if self.options.word_timestamps:
             inputs = [
-                AlignmentInput(tokenizer, text_tokens(some, tokenizer.eot), piece.n_frames)
-                for piece, some, tokenizer in zip(batch, segments, tokenizers)
+                AlignmentInput(tokenizer, text_tokens(piece_segments, tokenizer.eot), piece.n_frames)
+                for piece, piece_segments, tokenizer in zip(batch, segments, tokenizers)
             ]
             alignments = find_alignments(self.model, inputs, features)
 
@@ -246,7 +240,7 @@ class _BatchedTranscription:
         )
 
     def _finished(self) -> Iterator[Transcript | AudioError]:
-        """Yield what is complete, up to the first recording that is not."""
+        """Yield the transcripts of complete recordings, up to the first incomplete one."""
         while self.pending and (isinstance(self.pending[0], AudioError) or not self.pending[0].n_left):
             first = self.pending.popleft()
             yield first if isinstance(first, AudioError) else self._transcript(first)
@@ -257,14 +251,14 @@ class _BatchedTranscription:
         segments, last_speech_timestamp = list[Segment](), 0.0
         in_order = sorted(recording.decoded, key=lambda decoded: (decoded.piece.clip, decoded.piece.seek))
         for decoded, following in zip_longest(in_order, in_order[1:]):
-            piece, some = decoded.piece, decoded.segments
-            if timed and some:
+            piece, piece_segments = decoded.piece, decoded.segments
+            if timed and piece_segments:
                 punctuations = self.options.punctuations
-                assign_words(some, decoded.alignment, tokenizer.eot, punctuations, last_speech_timestamp)
-                last_speech_timestamp = get_end(some) or last_speech_timestamp
+                assign_words(piece_segments, decoded.alignment, tokenizer.eot, punctuations, last_speech_timestamp)
+                last_speech_timestamp = get_end(piece_segments) or last_speech_timestamp
             end = following.piece.start if following and following.piece.follows(piece) else np.inf
-            keep_within(some, piece.start, end)
-            segments += (s for s in some if s["text"].strip() and s["start"] < s["end"])
+            keep_within(piece_segments, piece.start, end)
+            segments += (s for s in piece_segments if s["text"].strip() and s["start"] < s["end"])
         segments = [{"id": i, **recording.audio.to_recording_time(segment)} for i, segment in enumerate(segments)]
         return {"text": text_of(segments, tokenizer), "segments": segments, "language": recording.language}
 

@@ -1,4 +1,4 @@
-"""Detection of hallucinated text: strange words amid silence, as in OpenAI Whisper."""
+"""Detection of hallucinated text: anomalous words amid silence, as in OpenAI Whisper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,13 +72,16 @@ def skip_hallucinations(
 
 
 def is_anomalous(segment: Segment) -> bool:
-    """Tell whether the first words of a segment are so strange that it may be hallucinated."""
+    """Tell whether the first words of a segment suggest that it is hallucinated.
+
+    Such words are improbable, very short or very long.
+    """
     words = [word for word in segment["words"] if word["word"] not in PREPEND_PUNCTUATIONS + APPEND_PUNCTUATIONS][:8]
-    score = sum(map(_strangeness, words))
+    score = sum(map(_anomaly_score, words))
     return bool(segment["words"]) and (score >= 3 or score + 0.01 >= len(words))
 
 
-def _strangeness(word: Word) -> float:
+def _anomaly_score(word: Word) -> float:
     duration = word["end"] - word["start"]
     return (word["probability"] < 0.15) + 15 * max(0.0, 0.133 - duration) + max(0.0, duration - 2.0)
 

@@ -1,4 +1,4 @@
-"""The options of a transcription, checked where they are made."""
+"""The options of a transcription, checked when they are created."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -43,7 +43,7 @@ class TranscriptionOptions:
     decode_options: Mapping[str, Any] = field(default_factory=dict)  # fields of `DecodingOptions`
 
     def __post_init__(self) -> None:
-        _ = self.fallback_options, self.clips, self.vad  # each raises OptionError for values that it can't use
+        _ = self.fallback_options, self.clips, self.vad  # each raises OptionError if a value can't be used
         check_track(self.audio_track)
         silence = self.hallucination_silence_threshold
         if silence is not None and not silence >= 0:

@@ -43,7 +43,7 @@ class AudioInput:
             track: The index of the file's sound track.
 
         Raises:
-            AudioError: The audio can't be used.
+            AudioError: The audio can't be read or used.
         """
         samples, speech = as_samples(audio, track), None
         duration = len(samples) / SAMPLE_RATE
@@ -91,13 +91,13 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
             else [0.0]
         )
     except ValueError as error:
-        raise OptionError(f"clip_timestamps {timestamps!r} are no numbers with commas between") from error
+        raise OptionError(f"clip_timestamps {timestamps!r} is not a list of numbers separated by commas") from error
     if len(times) % 2:
         times.append(np.inf)
     clips = list(zip(times[::2], times[1::2]))
     if not all(0 <= start < end for start, end in clips):
         raise OptionError(
-            f"clip_timestamps {timestamps!r} are not start,end,start,end,… in seconds, each end later than its start"
+            f"clip_timestamps {timestamps!r} is not start,end,start,end,… in seconds, each end later than its start"
         )
     return clips
 
@@ -105,7 +105,7 @@ def clips_of(timestamps: str | Sequence[float]) -> list[Clip]:
 def language_of(
     model: SpeechModel,
     audio: AudioInput,
-    asked: str | None,
+    requested: str | None,
     verbose: bool | None = None,
     n_windows: int = 1,
     threshold: float = 0.5,
@@ -115,7 +115,7 @@ def language_of(
     Args:
         model: The model.
         audio: The recording.
-        asked: The language, by code or name; None to detect it.
+        requested: The language, by code or name; None to detect it.
         verbose: Unless None, print the detected language.
         n_windows: The number of windows to detect it in, at most.
         threshold: Take the language of the first window in which it is more probable than this; if
@@ -125,23 +125,23 @@ def language_of(
         OptionError: The model does not know the language.
     """
     if not model.is_multilingual:
-        if asked is not None and language_code(asked) != "en":
-            raise OptionError(f"this model knows only English, not {asked!r}; use a multilingual one, such as base")
-        return asked or "en", 1.0
-    if asked is not None:
-        get_tokenizer(True, num_languages=model.num_languages).to_language_token(language_code(asked))
-        return asked, 1.0
-    found = list[tuple[str, float]]()
+        if requested is not None and language_code(requested) != "en":
+            raise OptionError(f"this model knows only English, not {requested!r}; use a multilingual one, such as base")
+        return requested or "en", 1.0
+    if requested is not None:
+        get_tokenizer(True, num_languages=model.num_languages).to_language_token(language_code(requested))
+        return requested, 1.0
+    detected = list[tuple[str, float]]()
     for seek in range(0, max(1, min(audio.content_frames, n_windows * N_FRAMES)), N_FRAMES):
         _, probs = detect_language(model, audio.window(seek, N_FRAMES))
         language = most_probable_language(probs)
         probability = probs[language]
         if probability > threshold:
             break
-        found.append((language, probability))
+        detected.append((language, probability))
     else:
-        language = Counter(language for language, _ in found).most_common(1)[0][0]
-        probability = max(probability for one, probability in found if one == language)
+        language = Counter(language for language, _ in detected).most_common(1)[0][0]
+        probability = max(probability for code, probability in detected if code == language)
     if verbose is not None:
         say(f"Detected language: {LANGUAGES[language].title()}")
     return language, probability

@@ -28,16 +28,16 @@ from maxwhisper.transcription.timing import AlignmentInput, assign_words, find_a
 from maxwhisper.transcription.trace import Trace
 from maxwhisper.transcription.window import decode_with_fallback, segments_from_result
 
-# Above this temperature, the text of a window is no good prompt for the next one.
+# Above this temperature, the text of a window is not reliable enough to prompt the next one.
 _MAX_PROMPT_TEMPERATURE = 0.5
 
 
 @dataclass(frozen=True)
 class TranscriptionInfo:
-    """What is known of a recording before its text."""
+    """The language and the duration of a recording."""
 
     language: str
-    language_probability: float  # 1 if the language was given
+    language_probability: float  # 1 if the language was not detected but requested
     duration: float  # in seconds
     duration_after_vad: float  # without the silence that `vad_filter` leaves out
 
@@ -74,41 +74,33 @@ def iter_segments(
     Args:
         model: The model.
         audio: A file, or float samples [n_samples] at 16 kHz.
-        verbose: True prints each segment, False shows only a progress bar, None neither.
-        temperature: Temperatures to decode at, tried in this order until the text of a window is
-            acceptable.
-        compression_ratio_threshold: Text that zlib makes more times shorter than this is
-            repetitive: try again.
-        logprob_threshold: Text whose tokens are on average less probable than this is improbable:
-            try again.
-        no_speech_threshold: A window whose no-speech probability exceeds this is silent if its text
-            is improbable.
+        verbose: True prints each segment, False shows a progress bar, None prints nothing.
+        temperature: Temperatures to try in order, until the text of a window is acceptable.
+        compression_ratio_threshold: Try again if zlib makes the text more times shorter than this.
+        logprob_threshold: Try again if the mean log-probability of the tokens is below this.
+        no_speech_threshold: Drop improbable text if its no-speech probability is above this.
         condition_on_previous_text: Prompt each window with the text before it.
         initial_prompt: Text to prompt the first window with.
         carry_initial_prompt: Prompt every window with `initial_prompt`.
-        word_timestamps: Give each segment its `words`, and move on from the last word's end.
+        word_timestamps: Give each segment its `words`, and continue at the last word's end.
         prepend_punctuations: Marks to join to the word after them.
         append_punctuations: Marks to join to the word before them.
-        clip_timestamps: `start,end,start,end,…` in seconds of what to transcribe; the last end may
-            be left out.
-        hallucination_silence_threshold: With words: leave out strange ones amid silence longer than
-            this, in seconds.
+        clip_timestamps: Parts to transcribe: `start,end,…` in seconds; the last end is optional.
+        hallucination_silence_threshold: With `word_timestamps`, skip anomalous words amid silence
+            longer than this, in seconds.
         hotwords: Words to expect in every window.
         multilingual: Detect the language of each window.
-        language_detection_segments: Detect the recording's language in at most so many windows.
-        language_detection_threshold: Stop at a window whose language is more probable than this; if
-            there is none, take the most frequent language.
-        vad_filter: Leave out what Silero's voice activity detector takes for silence.
-        vad_parameters: Fields of `maxwhisper.transcription.silence.VadOptions`, as a mapping or as
-            an object that has them, such as faster-whisper's own.
-        audio_track: The index of a file's sound track; by default, FFmpeg chooses
-            (`maxwhisper.load_audio`).
-        rng: The source of random draws; by default, the same sequence each time.
+        language_detection_segments: Detect the language in at most this many windows.
+        language_detection_threshold: Stop at a more probable language, else take the commonest one.
+        vad_filter: Skip audio in which Silero's voice activity detector finds no speech.
+        vad_parameters: Fields of `transcription.silence.VadOptions`, as a mapping or an object.
+        audio_track: The index of the file's sound track, from 0; by default FFmpeg chooses.
+        rng: The source of random draws; by default the same sequence each time.
         decode_options: Fields of `maxwhisper.DecodingOptions`.
 
     Returns:
-        An iterator of segments (`maxwhisper.transcript.Segment`), and what is known of the
-        recording beforehand.
+        An iterator of segments (`maxwhisper.transcript.Segment`), and the language and the duration
+        of the recording.
 
     Raises:
         AudioError: The audio can't be used.
@@ -150,7 +142,7 @@ def iter_segments_with(
 ) -> tuple[Iterator[Segment], TranscriptionInfo]:
     """Transcribe a recording as `iter_segments`, with options made beforehand."""
     if options.word_timestamps and options.task == "translate":
-        warnings.warn("times of words may be wrong where speech is translated", WhisperWarning, stacklevel=3)
+        warnings.warn("word timestamps may be wrong if speech is translated", WhisperWarning, stacklevel=3)
     audio_input = AudioInput.of(model, audio, options.clips, options.vad, options.audio_track)
     language, probability = language_of(
         model,
@@ -184,7 +176,8 @@ def transcribe(model: SpeechModel, audio: Audio, **options: Any) -> Transcript:
     return _transcript(model, *iter_segments(model, audio, **options))
 
 
-# Programs and editors look up the signature for the list of options; mypy does not know this attribute of functions.
+# Programs and editors look up the signature for the list of options; mypy does not know this
+# attribute of functions.
 transcribe.__signature__ = inspect.signature(iter_segments).replace(return_annotation=Transcript)  # type: ignore[attr-defined]
 
 
@@ -202,12 +195,12 @@ def transcribe_with(
 
 
 def _transcript(model: SpeechModel, segments: Iterator[Segment], info: TranscriptionInfo) -> Transcript:
-    tokenizer, found = get_tokenizer(model.is_multilingual, num_languages=model.num_languages), list(segments)
-    return {"text": text_of(found, tokenizer), "segments": found, "language": info.language}
+    tokenizer, all_segments = get_tokenizer(model.is_multilingual, num_languages=model.num_languages), list(segments)
+    return {"text": text_of(all_segments, tokenizer), "segments": all_segments, "language": info.language}
 
 
 class _Transcription:
-    """The state of a transcription: the text before the next window, and when it ended."""
+    """The state of a transcription: the text before the next window, and the end of its speech."""
 
     def __init__(
         self,
@@ -242,9 +235,9 @@ class _Transcription:
         return [] if text is None else self.tokenizer.encode(" " + text.strip())
 
     def segments(self, verbose: bool | None) -> Iterator[Segment]:
-        """Yield segments; windows are decoded as they are asked for."""
+        """Yield segments; a window is decoded when its first segment is requested."""
         n_frames, n_segments = sum(end - start for start, end in self.audio.clips), 0
-        hidden = None if verbose is not None and listens(sys.stderr) else True  # None: unless it is a terminal
+        hidden = None if verbose is not None and listens(sys.stderr) else True  # None shows it only in a terminal
         with tqdm(total=n_frames, unit="frames", disable=hidden) as progress:
             show = progress.write if verbose and listens(sys.stdout) else None
             for start, end in self.audio.clips:
@@ -263,7 +256,7 @@ class _Transcription:
         Args:
             seek: Its first frame.
             size: The number of its frames that hold audio.
-            show: Called with a line for each segment; None if nobody wants to see them.
+            show: Called with a line for each segment; None to show nothing.
 
         Returns:
             Its segments, and the frame to continue at.
@@ -289,10 +282,10 @@ class _Transcription:
         if self.options.word_timestamps:
             position = WindowPosition(seek, size, self.audio.content_frames)
             is_fixed = single_timestamp_ending(result.tokens, tokenizer.timestamp_begin)
-            kept, after = self._time_words(segments, features, tokenizer, position, after, is_fixed)
-            if kept is None:
+            timed_segments, after = self._time_words(segments, features, tokenizer, position, after, is_fixed)
+            if timed_segments is None:
                 return [], after
-            segments = kept
+            segments = timed_segments
         for segment in segments:
             if show:
                 show(segment_line(self.audio.to_recording_time(segment)))
@@ -350,9 +343,9 @@ class _Transcription:
             after = round(end * FRAMES_PER_SECOND)
             if threshold is not None and position.end - end <= threshold:
                 after = position.seek + position.segment_size
-        kept: list[Segment] | None = segments
+        remaining: list[Segment] | None = segments
         if threshold is not None:
-            kept, after = skip_hallucinations(segments, position, after, threshold, last_speech_timestamp)
-        if kept:
-            self.last_speech_timestamp = get_end(kept) or last_speech_timestamp
-        return kept, after
+            remaining, after = skip_hallucinations(segments, position, after, threshold, last_speech_timestamp)
+        if remaining:
+            self.last_speech_timestamp = get_end(remaining) or last_speech_timestamp
+        return remaining, after

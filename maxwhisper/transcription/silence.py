@@ -1,4 +1,7 @@
-"""Which parts of a recording hold speech, by Silero's voice activity detector, with parameters and defaults of faster-whisper 1.2.1."""
+"""Finding speech in a recording with Silero's voice activity detector, to leave out silence.
+
+Parameters and defaults are those of faster-whisper 1.2.1.
+"""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +19,18 @@ from maxwhisper.transcription.silero import WINDOW, speech_probabilities
 
 @dataclass(frozen=True)
 class VadOptions:
-    """What counts as speech; names, order, meaning and defaults as faster-whisper's. Raises OptionError for values that can't be used."""
+    """Options of voice activity detection; names, order, meaning and defaults are faster-whisper's.
 
-    threshold: float = 0.5  # speech begins where it is at least as likely as this
-    neg_threshold: float | None = None  # and ends where it is less likely than this, 0.15 below by default
+    Raises:
+        OptionError: A value can't be used.
+    """
+
+    threshold: float = 0.5  # speech begins when its probability reaches this
+    neg_threshold: float | None = None  # and ends when it falls below this; `threshold` less 0.15 by default
     min_speech_duration_ms: float = 0  # shorter speech is dropped
-    max_speech_duration_s: float = np.inf  # longer speech is cut, in its last pause of more than 98 ms if it has one
-    min_silence_duration_ms: float = 2000  # shorter pauses stay
-    speech_pad_ms: float = 400  # is kept around speech
+    max_speech_duration_s: float = np.inf  # longer speech is cut, in its last pause above 98 ms if there is one
+    min_silence_duration_ms: float = 2000  # shorter pauses are kept
+    speech_pad_ms: float = 400  # this much audio around speech is kept
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -33,15 +40,20 @@ class VadOptions:
 
     @classmethod
     def of(cls, parameters: object) -> "VadOptions":
-        """Options of a mapping, or of an object with such fields, faster-whisper's own for example; of None the defaults.
+        """Make options from the argument `vad_parameters`.
 
-        Raises OptionError for names and values that can't be used.
+        Args:
+            parameters: A mapping, or an object with some of the fields, such as faster-whisper's
+                own; None for the defaults.
+
+        Raises:
+            OptionError: A name or a value can't be used.
         """
-        known = [field.name for field in fields(cls)]
-        values = parameters if isinstance(parameters, Mapping) else _fields_of(parameters, known)
+        names = [field.name for field in fields(cls)]
+        values = parameters if isinstance(parameters, Mapping) else _fields_of(parameters, names)
         for name in values:
-            if name not in known:
-                raise OptionError(f"vad_parameters has no {name!r}, only {', '.join(known)}")
+            if name not in names:
+                raise OptionError(f"vad_parameters has no {name!r}, only {', '.join(names)}")
         return cls(**values)
 
 
@@ -58,7 +70,7 @@ _ALLOWED = {  # the highest value of each field; the lowest is 0
 
 
 def _number(value: object) -> float:
-    """As a float; NaN for what is no number."""
+    """Convert a value to float; return NaN if it is not a number."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsFloat):
         return np.nan
     try:
@@ -67,52 +79,66 @@ def _number(value: object) -> float:
         return np.nan
 
 
-def _fields_of(parameters: object, known: Sequence[str]) -> dict[str, Any]:
-    """What an object has of the known fields, and what else it declares."""
+def _fields_of(parameters: object, option_names: Sequence[str]) -> dict[str, Any]:
+    """Return the options that an object has, and any other public fields that it declares."""
     if parameters is None:
         return {}
     declared = (name for kind in ("_fields", "__slots__", "__dict__") for name in getattr(parameters, kind, ()))
     names = dict.fromkeys(
-        name for name in (*known, *declared) if not name.startswith("_") and hasattr(parameters, name)
+        name for name in (*option_names, *declared) if not name.startswith("_") and hasattr(parameters, name)
     )
     if isinstance(parameters, type) or not names:
         raise OptionError(
-            f"vad_parameters {parameters!r} is neither a mapping nor an object with any of {', '.join(known)}"
+            f"vad_parameters {parameters!r} is neither a mapping nor an object with any of {', '.join(option_names)}"
         )
     return {name: getattr(parameters, name) for name in names}
 
 
-Part = tuple[int, int]  # the first sample, and the one behind the last
+Part = tuple[int, int]  # the first sample, and the one after the last
 
 
 @dataclass(frozen=True)
 class Speech:
-    """The parts of a recording that are kept, in order; joined, they are what is transcribed."""
+    """The parts of a recording that hold speech; they are joined and transcribed."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Part]  # in order
 
     def within(self, clips: Sequence[Part]) -> "Speech":
-        """What of it lies in these parts of the recording."""
+        """Return the speech that lies within clips of the recording."""
         return Speech([(max(a, c), min(b, d)) for c, d in clips for a, b in self.parts if max(a, c) < min(b, d)])
 
     def joined(self, samples: np.ndarray) -> np.ndarray:
-        """What lies in the parts, float32 [n]."""
+        """Return the samples of all parts, joined, float32 [n].
+
+        Args:
+            samples: The recording, float32 [n_samples].
+        """
         return np.concatenate([np.empty(0, np.float32), *(samples[start:end] for start, end in self.parts)])
 
     def part_of(self, seconds: float, is_end: bool = False) -> int:
-        """In which part a time of the joined samples lies. Where two meet it is the earlier one's end, or the later one's start."""
+        """Return the index of the part in which a time of the joined samples lies.
+
+        Args:
+            seconds: The time.
+            is_end: Where two parts meet, choose the earlier one instead of the later one.
+        """
         ends = np.cumsum([end - start for start, end in self.parts])
-        found = np.searchsorted(ends, round(seconds * SAMPLE_RATE), side="left" if is_end else "right")
-        return min(int(found), len(self.parts) - 1)
+        index = np.searchsorted(ends, round(seconds * SAMPLE_RATE), side="left" if is_end else "right")
+        return min(int(index), len(self.parts) - 1)
 
     def original(self, seconds: float, part: int) -> float:
-        """When in the recording that was, in seconds, by the part it lies in; what reaches beyond that is cut there."""
+        """Convert a time of the joined samples to one of the recording, limited to a part.
+
+        Args:
+            seconds: The time.
+            part: The index of the part in which it lies.
+        """
         before = sum(end - start for start, end in self.parts[:part])
         start, end = self.parts[part]
         return round(min(max(seconds + (start - before) / SAMPLE_RATE, start / SAMPLE_RATE), end / SAMPLE_RATE), 2)
 
     def restore(self, segment: Segment) -> Segment:
-        """A segment of the joined samples at the times of the recording."""
+        """Return a segment of the joined samples with the times of the recording."""
         words = list[Word]()
         for word in segment.get("words", []):
             part = self.part_of((word["start"] + word["end"]) / 2)
@@ -125,12 +151,18 @@ class Speech:
 
 
 def find_speech(samples: np.ndarray, options: VadOptions) -> Speech:
-    """The parts of float32 samples [n_samples] at 16 kHz that hold speech."""
+    """Find the speech in samples, float32 [n_samples] at 16 kHz."""
     return Speech(speech_parts(speech_probabilities(samples), len(samples), options))
 
 
 def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOptions) -> list[Part]:
-    """Where speech begins and ends, by the likelihood of each 512 samples; as `faster_whisper.vad.get_speech_timestamps`."""
+    """Find where speech begins and ends, as `faster_whisper.vad.get_speech_timestamps`.
+
+    Args:
+        probabilities: The probability of speech for each 512 samples.
+        n_samples: The number of samples.
+        options: The options.
+    """
     threshold = float(options.threshold)
     low = max(threshold - 0.15, 0.01) if options.neg_threshold is None else float(options.neg_threshold)
     shortest, pause, pad = (
@@ -138,11 +170,11 @@ def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOpt
         for ms in (options.min_speech_duration_ms, options.min_silence_duration_ms, options.speech_pad_ms)
     )
     longest = float(options.max_speech_duration_s) * SAMPLE_RATE - WINDOW - 2 * pad
-    found = list[Part]()
-    start: int | None = None  # of the speech that is under way
-    quiet: int | None = None  # since when it is, perhaps, over
-    gap: int | None = None  # where its last pause begins that it may be cut in
-    resumed: int | None = None  # and where that ends
+    parts = list[Part]()
+    start: int | None = None  # the start of the current speech
+    quiet: int | None = None  # the start of the silence that may end it
+    gap: int | None = None  # the start of its last pause in which it may be cut
+    resumed: int | None = None  # the end of that pause
     for at, probability in zip(count(0, WINDOW), probabilities):
         if probability >= threshold:
             if quiet is not None and gap is not None and resumed is None:
@@ -152,7 +184,7 @@ def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOpt
                 start = at
                 continue
         if start is not None and at - start > longest:
-            found.append((start, at if gap is None else gap))
+            parts.append((start, at if gap is None else gap))
             start, quiet, gap, resumed, uncut = resumed, None, None, None, gap is None
             if uncut:
                 continue
@@ -162,21 +194,21 @@ def speech_parts(probabilities: Iterable[float], n_samples: int, options: VadOpt
                 gap, resumed = quiet, None
             if at - quiet >= pause:
                 if quiet - start > shortest:
-                    found.append((start, quiet))
+                    parts.append((start, quiet))
                 start = quiet = gap = resumed = None
     if start is not None and n_samples - start > shortest:
-        found.append((start, n_samples))
-    return _padded(found, n_samples, pad)
+        parts.append((start, n_samples))
+    return _padded(parts, n_samples, pad)
 
 
 def _padded(parts: Sequence[Part], n_samples: int, pad: float) -> list[Part]:
-    """Parts with so many samples around them, or half the pause where that is short."""
+    """Extend parts by `pad` samples on both sides, but at most by half the pause between them."""
     if not parts:
         return []
     between = [min(pad, (start - end) / 2) for (_, end), (start, _) in pairwise(parts)]
     before = [min(pad, parts[0][0]), *between]
-    behind = [*between, min(pad, n_samples - parts[-1][1])]
-    return [(int(start - earlier), int(end + later)) for (start, end), earlier, later in zip(parts, before, behind)]
+    after = [*between, min(pad, n_samples - parts[-1][1])]
+    return [(int(start - earlier), int(end + later)) for (start, end), earlier, later in zip(parts, before, after)]
 
 
-_CUT_PAUSE = 0.098 * SAMPLE_RATE  # samples; speech that is too long is cut in pauses longer than this
+_CUT_PAUSE = 0.098 * SAMPLE_RATE  # samples; speech that is too long is cut in a longer pause

@@ -235,8 +235,8 @@ def dtw(x: np.ndarray) -> np.ndarray:
     skewed = np.zeros((n, n + m))  # row i is shifted by i, so that the elements of a column don't depend on each other
     skewed[:, :m] = x
     diagonals = np.ascontiguousarray(skewed.ravel()[:-n].reshape(n, n + m - 1).T)
-    # cost[i + j, i] is that of the first i rows and j columns. OpenAI Whisper's reads as float32, but numba makes it
-    # float64 (`ones(float32) * inf`).
+    # cost[i + j, i] is the cost of the first i rows and j columns. It looks like float32 in OpenAI
+    # Whisper, but numba makes it float64 (`ones(float32) * inf`).
     cost = np.full((n + m + 1, n + 1), np.inf)
     trace = np.zeros((n + m + 1, n + 1), np.int8)
     cost[0, 0] = 0
@@ -248,10 +248,9 @@ def dtw(x: np.ndarray) -> np.ndarray:
         step = np.where(is_both, both, np.where(is_down, down, right))
         cost[d, first : last + 1] = diagonals[d - 2, first - 1 : last] + step
         trace[d, first : last + 1] = np.where(is_both, _BOTH, np.where(is_down, _DOWN, _RIGHT))
-    of_rows = as_strided(
-        trace, (n + 1, m + 1), (sum(trace.strides), trace.strides[0])
-    )  # [i, j] is [i + j, i] of the diagonals
-    return backtrace(of_rows)
+    # Element [i, j] of the view is [i + j, i] of the diagonals.
+    trace_by_rows = as_strided(trace, (n + 1, m + 1), (sum(trace.strides), trace.strides[0]))
+    return backtrace(trace_by_rows)
 
 
 dtw_cpu = dtw_cuda = dtw
@@ -269,8 +268,8 @@ def backtrace(trace: np.ndarray) -> np.ndarray:
     i, j = trace.shape[0] - 1, trace.shape[1] - 1
     path = [(i, j)]
     while (i, j) != (1, 1):
-        way = _DOWN if j == 1 else _RIGHT if i == 1 else trace[i, j]
-        i, j = i - (way != _RIGHT), j - (way != _DOWN)
+        step = _DOWN if j == 1 else _RIGHT if i == 1 else trace[i, j]
+        i, j = i - (step != _RIGHT), j - (step != _DOWN)
         path.append((i, j))
     return np.array(path[::-1]).T - 1
 
@@ -279,7 +278,7 @@ _BOTH, _DOWN, _RIGHT = range(3)
 
 
 def token_probabilities(logits: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
-    """Return the probability of each token given those before it.
+    """Return the probability of each token after those before it.
 
     Args:
         logits: float32 [at least n, n_vocab].

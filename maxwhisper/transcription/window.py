@@ -32,7 +32,7 @@ def decode_with_fallback(
         mel: Log-mel windows, float32 [n_audio, n_mels, 3000].
         audio: Their audio features.
         languages: The language of each window.
-        prompt: Text or tokens of what was said before the windows.
+        prompt: Text or tokens before the windows.
         options: The options, with a temperature for each attempt.
         rng: The source of random draws.
         trace: Receives each attempt at each window.
