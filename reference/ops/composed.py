@@ -231,7 +231,7 @@ class DecoderBlockInt8(DecoderBlock, row="decoder_block_int8"):
     devices = ("cpu",)
     inputs = {
         **DecoderBlock.inputs,
-        **_decoder_block_weights(("whole",), "int8"),
+        **_decoder_block_weights(("int8",), "int8"),
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | whisper_flow.int8(DecoderBlock.parts)

@@ -95,7 +95,7 @@ class Example:
             rng = np.random.default_rng([self.seed, *hashlib.sha256(name.encode()).digest()[:4]])
             if kind == "index":
                 arrays.append(rng.integers(self.dims[str(spec.below)], size=shape))
-            elif kind == "whole":
+            elif kind == "int8":
                 arrays.append(rng.integers(-127, 128, size=shape, dtype=np.int8))
             elif kind == "slots":  # a page table [n_seq, 1, n_ctx]: at each position a permutation of the pages
                 arrays.append(rng.permuted(np.tile(np.arange(shape[0])[:, None, None], (1, 1, shape[2])), axis=0))

@@ -133,7 +133,7 @@ class LinearScaled(Op, row="linear_scaled"):
     devices = ("cpu",)
     inputs = {
         "x": Input("n n_in", SUMMANDS),
-        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "weight": Input("n_out n_in", ("int8",), dtype="int8"),
         "scale": Input("n_out", ("scales",)),
     }
     build = "ops.lm_head"
@@ -163,7 +163,7 @@ class LinearInt8(Op, row="linear_int8"):
     devices = ("cpu",)
     inputs = {
         "x": Input("batch n n_in", ("normal", "sparse", "one_hot", "zeros", "constant", "large")),
-        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "weight": Input("n_out n_in", ("int8",), dtype="int8"),
         "scale": Input("n_out", ("scales",)),
         "bias": Input("n_out", ("normal", "zeros")),
     }
