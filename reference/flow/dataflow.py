@@ -1,5 +1,8 @@
-"""Which op computes each activation, and from what. The same few lines are the float64 truth, when definitions are evaluated along them,
-and the judge, when each activation of another implementation is held against its definition on that implementation's own inputs.
+"""A data flow: which op computes each activation, and from which inputs.
+
+The same few lines serve two purposes. The float64 truth evaluates the definitions along them. The
+judge compares each activation of a different implementation with its definition on that
+implementation's own inputs.
 """
 
 import re
@@ -14,11 +17,12 @@ from reference.numerics import definitions as define
 
 
 class Step(NamedTuple):
-    """An op of the table, and the names of its inputs: activations before it, weights, or what the model is given.
+    """An op of the table, and the names of its inputs.
 
-    A name may be followed by a view of the array: `:transposed`; `:6 heads` for its last dimension
-    split into heads; `:at positions` for its rows at the indices that the array `positions` holds.
-    A step whose own name ends in `heads` computes that view of the activation.
+    An input is an earlier activation, a weight, or an input of the model. A view of the array may
+    follow the name: `:transposed`; `:6 heads`, the last dimension split into heads; `:at
+    positions`, the rows at the indices in the array `positions`. A step whose own name ends in
+    `heads` computes that view of the activation.
     """
 
     op: str
@@ -33,7 +37,10 @@ _ROWS = re.compile(r"at (.+)")
 
 
 class Ref(NamedTuple):
-    """A name with a view, as a step has it: `attn.query:6 heads` is Ref("attn.query", "6 heads")."""
+    """A name with a view, as a step has it.
+
+    `attn.query:6 heads` is Ref("attn.query", "6 heads").
+    """
 
     name: str
     view: str
@@ -41,14 +48,14 @@ class Ref(NamedTuple):
     @property
     def n_head(self) -> int:
         """Heads that the view splits the last dimension into; 0 if it splits none."""
-        found = _HEADS.fullmatch(self.view)
-        return int(found[1]) if found else 0
+        match = _HEADS.fullmatch(self.view)
+        return int(match[1]) if match else 0
 
     @property
     def rows(self) -> str:
         """The name of the array whose indices the view takes rows at; "" if it takes all."""
-        found = _ROWS.fullmatch(self.view)
-        return found[1] if found else ""
+        match = _ROWS.fullmatch(self.view)
+        return match[1] if match else ""
 
 
 def parse(reference: str) -> Ref:
@@ -58,59 +65,72 @@ def parse(reference: str) -> Ref:
 
 
 class DataflowError(ValueError):
-    """A data flow that can't be followed, or arrays that it can't be followed on: the step, what is wrong with it, and what there is."""
+    """An invalid data flow, or arrays that do not fit it.
 
-
-def look_up(known: Arrays, name: str) -> np.ndarray:
-    """An activation, or a view of it.
-
-    Raises DataflowError for a name that is not known, a view that there is not, or one that can't be taken of this shape.
+    The message names the step, says what is wrong with it, and lists the alternatives.
     """
-    check_name(name, known)
+
+
+def look_up(arrays: Arrays, name: str) -> np.ndarray:
+    """Return an activation, or a view of it.
+
+    Raises:
+        DataflowError: The name is unknown, or there is no such view, or an array of this shape does
+            not have it.
+    """
+    check_name(name, arrays)
     ref = parse(name)
-    array = known[ref.name]
+    array = arrays[ref.name]
     try:
         if ref.rows:
-            return array[known[ref.rows]]
+            return array[arrays[ref.rows]]
         if ref.n_head:
-            _batch, _n, _n_state = array.shape  # of anything else heads would be made, too
+            _batch, _n, _n_state = array.shape  # because `split_heads` takes other shapes, too
             return define.split_heads(array, ref.n_head)
         return array.swapaxes(1, 2) if ref.view else array
     except (ValueError, IndexError) as error:
         raise DataflowError(f"{name!r} can't be taken of shape {list(array.shape)}: {error}") from error
 
 
-def check_name(name: str, known: Collection[str]) -> None:
-    """Raise DataflowError where a name, or the view in it, is none of an array that is known."""
+def check_name(name: str, arrays: Collection[str]) -> None:
+    """Check that a name, and the view in it, refer to an array.
+
+    Raises:
+        DataflowError: The array is missing, or there is no such view.
+    """
     ref = parse(name)
-    if ref.name not in known:
-        raise DataflowError(f"{ref.name!r} is neither given nor computed before{nearest(ref.name, known)}")
+    if ref.name not in arrays:
+        raise DataflowError(f"{ref.name!r} is neither given nor computed before{nearest(ref.name, arrays)}")
     if not (ref.view in ("", "transposed") or ref.n_head or ref.rows):
         raise DataflowError(f"{name!r} is no view; there are {VIEWS}")
-    if ref.rows and ref.rows not in known:
+    if ref.rows and ref.rows not in arrays:
         raise DataflowError(f"{name!r} needs {ref.rows!r}, which is not given")
 
 
-def store(known: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
-    """Keep what a step computed, under the activation's own name and shape."""
+def store(arrays: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:
+    """Store the result of a step under the activation's own name and shape."""
     ref = parse(name)
-    known[ref.name] = define.merge_heads(array) if ref.view else array
+    arrays[ref.name] = define.merge_heads(array) if ref.view else array
 
 
 def names(dataflow: Dataflow) -> list[str]:
-    """The activations that a data flow computes, in order."""
+    """Return the names of the activations that a data flow computes, in order."""
     return [parse(key).name for key in dataflow]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that there is not: up to three that are spelt alike."""
-    found = ", ".join(map(repr, get_close_matches(name, known)))
-    return f"; nearest: {found}" if found else ""
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Suggest up to three names with a similar spelling.
+
+    Returns:
+        The end of an error message about an unknown name; "" if no name is similar.
+    """
+    similar = ", ".join(map(repr, get_close_matches(name, candidates)))
+    return f"; nearest: {similar}" if similar else ""
 
 
 @contextmanager
 def naming(step: str) -> Iterator[None]:
-    """What goes wrong in the block is said of a step."""
+    """Name the step in a DataflowError that is raised in the block."""
     try:
         yield
     except DataflowError as error:
@@ -118,19 +138,25 @@ def naming(step: str) -> Iterator[None]:
 
 
 def evaluate(
-    dataflow: Dataflow, given: Arrays, compute: Callable[[str, list[np.ndarray]], np.ndarray]
+    dataflow: Dataflow, arrays: Arrays, compute: Callable[[str, list[np.ndarray]], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All activations in order, each computed by `compute(op, inputs)` from those before it and from what is given.
+    """Compute all activations in order.
 
-    Raises DataflowError where an array is missing, or where an op can't be computed from arrays of these shapes.
+    Args:
+        dataflow: The steps.
+        arrays: Weights and the model's inputs, by name.
+        compute: Called as `compute(op, inputs)` for each step; returns the activation.
+
+    Raises:
+        DataflowError: An array is missing, or an op can't be computed from arrays of these shapes.
     """
-    known = dict(given)
+    computed = dict(arrays)
     for name, (op, sources) in dataflow.items():
         with naming(name):
-            inputs = [look_up(known, source) for source in sources]
+            inputs = [look_up(computed, source) for source in sources]
             try:
-                store(known, name, compute(op, inputs))
+                store(computed, name, compute(op, inputs))
             except (ValueError, IndexError) as error:
                 shapes = ", ".join(str(list(array.shape)) for array in inputs)
                 raise DataflowError(f"{op} of shapes {shapes}: {error}") from error
-    return {name: known[name] for name in names(dataflow)}
+    return {name: computed[name] for name in names(dataflow)}

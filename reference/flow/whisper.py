@@ -1,4 +1,7 @@
-"""Whisper's data flow: the op that computes each activation, and what from; by OpenAI Whisper's module paths, carried down to ops."""
+"""Whisper's data flow: the op that computes each activation, and its inputs.
+
+Activations are named by OpenAI Whisper's module paths, continued down to single ops.
+"""
 
 import re
 from collections.abc import Container, Mapping
@@ -6,8 +9,8 @@ from typing import Protocol
 
 from reference.flow.dataflow import Step
 
-LM_HEAD = "decoder.proj_out.weight"  # of a model whose LM head is not its token embedding
-CROSS_KV = re.compile(r"cross_attn\.(key|value)")  # the decoder's layers that a window goes through once
+LM_HEAD = "decoder.proj_out.weight"  # exists if the LM head is not the token embedding
+CROSS_KV = re.compile(r"cross_attn\.(key|value)")  # the decoder's layers that run once per window
 
 
 class Dimensions(Protocol):
@@ -24,18 +27,28 @@ class Dimensions(Protocol):
 
 
 def whole(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
-    """All three graphs, one after the other."""
+    """Return the steps of encoder, cross-attention keys and values, and decoder, in order."""
     return encoder(dims, fused) | cross_kv(dims) | decoder(dims, fused)
 
 
 def of_max(dims: Dimensions, compute_type: str = "float32") -> dict[str, Step]:
-    """The same, as MAX's graphs compute it: attention is one op, which swallows `scores` and `weights`."""
+    """Return the steps of MAX's graphs.
+
+    Attention is one op there, without `scores` and `weights`.
+
+    Args:
+        dims: The model's dimensions.
+        compute_type: "float32" or "int8".
+    """
     flow = whole(dims, fused=True)
     return int8(flow) if compute_type == "int8" else flow
 
 
 def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
-    """With the compute type "int8": of rounded weights, and, where there are many rows, of rounded rows."""
+    """Return the steps of a flow with the compute type "int8".
+
+    Weights are quantized. If an op has many rows, its input is quantized row by row as well.
+    """
     steps = dict[str, Step]()
     for name, (op, (x, *weights)) in flow.items():
         if op == "attention" and name.startswith("encoder."):
@@ -57,7 +70,10 @@ def int8(flow: Mapping[str, Step]) -> dict[str, Step]:
 
 
 def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[str, Step]:
-    """The same with the LM head that these weights have: where it isn't the token embedding, it is one of them."""
+    """Return the flow with the LM head of these weights.
+
+    If the LM head is not the token embedding, it is a weight of its own, `LM_HEAD`.
+    """
     if LM_HEAD not in weights or "decoder.logits" not in flow:
         return flow
     op, sources = flow["decoder.logits"]
@@ -68,14 +84,16 @@ def for_weights(flow: Mapping[str, Step], weights: Container[str]) -> Mapping[st
 
 
 def _scale_of(weight: str) -> str:
-    """The name of a quantized weight's scales: `….scale` for `….weight`."""
+    """Return the name of a quantized weight's scales: `NAME.scale` for `NAME.weight`."""
     return weight.removesuffix("weight") + "scale"
 
 
 def encoder(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
-    """The encoder, from `log_mel` [n_audio, n_mels, n_frames] on.
+    """Return the steps of the encoder, from `log_mel` [n_audio, n_mels, n_frames] on.
 
-    fused: attention is one op, which swallows `scores` and `weights`, as in MAX's graphs.
+    Args:
+        dims: The model's dimensions.
+        fused: Whether attention is one op, without `scores` and `weights`, as in MAX's graphs.
     """
     flow = {
         "encoder.conv1": Step("conv1d_stride1", ("log_mel:transposed", *_weights("encoder.conv1"))),
@@ -94,7 +112,10 @@ def encoder(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
 
 
 def cross_kv(dims: Dimensions) -> dict[str, Step]:
-    """Every decoder layer's keys and values of the audio, from `encoder.ln_post` on, their heads side by side."""
+    """Return the steps for every decoder layer's keys and values of the audio.
+
+    They start at `encoder.ln_post`. The heads of the results are side by side.
+    """
     flow = dict[str, Step]()
     for i in range(dims.n_text_layer):
         flow |= keys_and_values(f"decoder.blocks.{i}.cross_attn", "encoder.ln_post")
@@ -102,7 +123,14 @@ def cross_kv(dims: Dimensions) -> dict[str, Step]:
 
 
 def decoder(dims: Dimensions, fused: bool = False) -> dict[str, Step]:
-    """The decoder, from `tokens` [n_audio, n], their `positions` [n] and the causal `mask` [n, n] on."""
+    """Return the steps of the decoder.
+
+    They start at `tokens` [n_audio, n], their `positions` [n] and the causal `mask` [n, n].
+
+    Args:
+        dims: The model's dimensions.
+        fused: Whether attention is one op, without `scores` and `weights`, as in MAX's graphs.
+    """
     flow = {
         "decoder.embedding": Step("token_embedding", ("tokens", "decoder.token_embedding.weight")),
         "decoder.positions": Step("residual", ("decoder.embedding", "decoder.positional_embedding:at positions")),
@@ -123,27 +151,27 @@ def _weights(path: str) -> tuple[str, str]:
 
 
 def layer_norm(path: str, x: str) -> dict[str, Step]:
-    """Layer norm with the weights of a path."""
+    """Return the step of a layer norm with the weights of a path."""
     return {path: Step("layer_norm", (x, *_weights(path)))}
 
 
 def linear(path: str, x: str) -> dict[str, Step]:
-    """A linear layer with the weights and the bias of a path."""
+    """Return the step of a linear layer with the weights and the bias of a path."""
     return {path: Step("linear", (x, *_weights(path)))}
 
 
 def keys_and_values(attn: str, x: str) -> dict[str, Step]:
-    """Projections to keys and to values; keys have no bias."""
+    """Return the projections to keys and to values; keys have no bias."""
     return {f"{attn}.key": Step("linear", (x, f"{attn}.key.weight"))} | linear(f"{attn}.value", x)
 
 
 def projections(attn: str, queries: str, keys: str) -> dict[str, Step]:
-    """Projections to queries, keys and values, which attention is computed from."""
+    """Return the projections to queries, keys and values, the inputs of attention."""
     return linear(f"{attn}.query", queries) | keys_and_values(attn, keys)
 
 
 def attention(attn: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
-    """Attention from the projections on, and the linear layer after it."""
+    """Return attention from the projections on, and the linear layer after it."""
     q, k, v, context = (f"{attn}.{name}:{n_head} heads" for name in ("query", "key", "value", "context"))
     if fused:
         steps = {context: Step("masked_attention" if mask else "attention", (q, k, v, *mask))}
@@ -157,21 +185,29 @@ def attention(attn: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -
 
 
 def self_attention(block: str, x: str, n_head: int, fused: bool, mask: tuple[str, ...] = ()) -> dict[str, Step]:
-    """Layer norm, self-attention (in the decoder, with a mask) and the residual around them."""
+    """Return layer norm, self-attention and the residual around them.
+
+    Args:
+        block: The path of the block.
+        x: The name of the block's input.
+        n_head: Number of heads.
+        fused: Whether attention is one op, without `scores` and `weights`, as in MAX's graphs.
+        mask: The name of the causal mask in the decoder; empty in the encoder.
+    """
     attn, ln = f"{block}.attn", f"{block}.attn_ln"
     steps = layer_norm(ln, x) | projections(attn, ln, ln) | attention(attn, n_head, fused, mask)
     return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
 
 
 def cross_attention(block: str, x: str, n_head: int, fused: bool) -> dict[str, Step]:
-    """Layer norm, attention to keys and values that are there already, and the residual around them."""
+    """Return layer norm, attention to stored keys and values, and the residual around them."""
     attn, ln = f"{block}.cross_attn", f"{block}.cross_attn_ln"
     steps = layer_norm(ln, x) | linear(f"{attn}.query", ln) | attention(attn, n_head, fused)
     return steps | {f"{attn}.residual": Step("residual", (x, f"{attn}.out"))}
 
 
 def mlp(block: str, x: str) -> dict[str, Step]:
-    """Layer norm, two linear layers with a GELU between them, and the residual around them."""
+    """Return layer norm, two linear layers with a GELU in between, and the residual around them."""
     steps = layer_norm(f"{block}.mlp_ln", x) | linear(f"{block}.mlp.0", f"{block}.mlp_ln")
     steps |= {f"{block}.mlp.gelu": Step("gelu", (f"{block}.mlp.0",))} | linear(f"{block}.mlp.2", f"{block}.mlp.gelu")
     return steps | {f"{block}.mlp.residual": Step("residual", (x, f"{block}.mlp.2"))}

@@ -23,7 +23,7 @@ class NumpyWhisper:
         ]
 
     def decoder(self, tokens: np.ndarray, audio_features: np.ndarray) -> np.ndarray:
-        """tokens [n_batch, n] and their audio's features to logits [n_batch, n, n_vocab]."""
+        """Tokens [n_batch, n] and their audio's features to logits [n_batch, n, n_vocab]."""
         flow = whisper_flow.cross_kv(self.dims) | whisper_flow.decoder(self.dims, fused=True)
         return self.evaluate(flow, {"encoder.ln_post": audio_features, **decoder_inputs(tokens)})["decoder.logits"]
 

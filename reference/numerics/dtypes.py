@@ -1,4 +1,4 @@
-"""The dtypes that ops are proven in, and what rounding does in them."""
+"""The dtypes that ops are tested in, and the limits of their rounding."""
 
 import ml_dtypes
 import numpy as np
@@ -7,22 +7,28 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 
 
 def unit_roundoff(dtype: np.dtype) -> float:
-    """Half the distance from 1 to the next larger number: the largest relative error of one rounding to nearest."""
+    """Return the largest relative error of one rounding to nearest.
+
+    It is half the distance from 1 to the next larger number.
+    """
     return float(ml_dtypes.finfo(dtype).eps) / 2
 
 
 def smallest_subnormal(dtype: np.dtype) -> float:
-    """The smallest number above 0."""
+    """Return the smallest number above 0."""
     return float(ml_dtypes.finfo(dtype).smallest_subnormal)
 
 
 def flushed_below(dtype: np.dtype) -> float:
-    """Below this a number may be taken for 0. Fast code lets the processor flush subnormal numbers, and MAX's does: those of float32 and
-    bfloat16, but not float16's, which are normal numbers of the float32 that it computes in.
+    """Return the magnitude below which a number may be flushed to 0.
+
+    Fast code lets the processor flush subnormal numbers, and MAX's code does. This affects the
+    subnormal numbers of float32 and bfloat16. Those of float16 are normal numbers of float32, which
+    MAX computes in.
     """
     return max(float(np.finfo(np.float32).tiny), smallest_subnormal(dtype))
 
 
 def largest(dtype: np.dtype) -> float:
-    """The largest finite number."""
+    """Return the largest finite number."""
     return float(ml_dtypes.finfo(dtype).max)

@@ -1,4 +1,4 @@
-"""Rows: attention whole and in its steps, the causal mask, and the cache of keys and values."""
+"""Rows: attention, fused and by steps, the causal mask, and the KV cache."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -14,14 +14,18 @@ from reference.numerics.bounds import (
     exp_of_difference,
     gamma,
     matmul,
-    whole,
+    quantized,
 )
 from reference.numerics.dtypes import DTYPES
 from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 
 
 def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
-    """exp(s - max) / Σ exp(s - max): the argument's rounding u |s - max| and the function's, a sum of n, a division."""
+    """Bound exp(s - max) / Σ exp(s - max).
+
+    The argument has the rounding u |s - max|, the exponential the function's own. Then follow a sum
+    of n terms and a division.
+    """
     u = roundings.accumulate
     top = scores.value.max(-1, keepdims=True)
     has_any = np.isfinite(top)
@@ -36,14 +40,15 @@ def softmax_bound(scores: Approx, roundings: Roundings) -> Approx:
         worst = np.where(low > 0, (e.value + e.worst) / np.where(low > 0, low, 1) - value, np.inf)
         result = Approx(value, worst, np.hypot(e.typical, value * total_typical) / np.where(has_any, total, 1))
         result = result.rounded(roundings.functions.quotient * u)
-    nothing = np.full_like(value, np.nan)
-    return Approx(
-        np.where(has_any, result.value, nothing), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0)
-    )
+    nan = np.full_like(value, np.nan)
+    return Approx(np.where(has_any, result.value, nan), np.minimum(result.worst, 1.0), np.minimum(result.typical, 1.0))
 
 
 class Softmax(Op, row="softmax"):
-    """exp(x - max) / Σ exp(x - max). A row of nothing but -inf gives NaN, as in PyTorch; the bound is `softmax_bound`'s."""
+    """exp(x - max) / Σ exp(x - max), bounded by `softmax_bound`.
+
+    A row that contains only -inf gives NaN, as in PyTorch.
+    """
 
     sensitivity_case = ("x", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 5}, {"x": "integers"})
     inputs = {
@@ -64,25 +69,29 @@ KEYS = "batch n_head n_kv head_dim"
 
 
 def scores_bound(q: np.ndarray, k: np.ndarray, u: float) -> Approx:
-    """q @ k.T / √head_dim: the scale is a function's result, its product with q rounded, the sum γ_n."""
+    """Bound q @ k.T / √head_dim.
+
+    The scale is the result of a function. Its product with q is rounded, and the sum is within γ_n.
+    """
     scale = 1 / np.sqrt(q.shape[-1])
     scaled = (
-        Approx.given(q) * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))
+        Approx.from_input(q)
+        * Approx(np.asarray(scale), np.asarray(2 * FUNCTION_ULPS * u * scale), np.asarray(u * scale))
     ).rounded(u, SINGLE_TINY)
-    return matmul(scaled, Approx.given(k.swapaxes(-1, -2)), u)
+    return matmul(scaled, Approx.from_input(k.swapaxes(-1, -2)), u)
 
 
 class AttentionScores(Op, row="attention_scores"):
-    """q @ k.T / √head_dim, in float32: `scores_bound`."""
+    """q @ k.T / √head_dim in float32, bounded by `scores_bound`."""
 
     sensitivity_case = ("q", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 4}, {"q": "one_hot"})
     inputs = {"q": Input(HEADS, SUMMANDS), "k": Input(KEYS, FACTORS)}
     build = "ops.attention_scores"
     define = staticmethod(definitions.attention_scores)
     torch = "attention_scores"
-    dtypes = (
-        "float32",
-    )  # alone only where it is asked for, and graphs are built in float32; halves are proven in `Attention`
+    # Scores alone are computed only on request, by graphs in float32. `Attention` tests half
+    # precision.
+    dtypes = ("float32",)
     large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
@@ -92,7 +101,7 @@ class AttentionScores(Op, row="attention_scores"):
 
 
 class CausalMask(Op, row="causal_mask"):
-    """scores + mask, where the mask is 0 or -inf: nothing is rounded."""
+    """scores + mask, with a mask of 0 and -inf. Nothing is rounded."""
 
     sensitivity_case = ("scores", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3}, {})
     inputs = {"scores": Input("batch n_head n n_kv", ("normal", "large", "tiny")), "mask": Input("n n_kv", ("causal",))}
@@ -103,37 +112,43 @@ class CausalMask(Op, row="causal_mask"):
 
     @staticmethod
     def bound(roundings: Roundings, scores: np.ndarray, mask: np.ndarray) -> Approx:
-        return Approx.given(scores + mask)
+        return Approx.from_input(scores + mask)
 
 
 class AttentionContext(Op, row="attention_context"):
-    """weights @ v, summed in float32: γ_n |weights| |v|."""
+    """weights @ v, summed in float32. The bound is γ_n |weights| |v|."""
 
     sensitivity_case = ("v", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 1, "head_dim": 3}, {"weights": "one_hot"})
     inputs = {"weights": Input("batch n_head n n_kv", ("weights", "one_hot", "integers")), "v": Input(KEYS, FACTORS)}
     build = "ops.attention_context"
     define = staticmethod(np.matmul)
     torch = "attention_context"
-    dtypes = ("float32",)  # as `AttentionScores`
+    dtypes = ("float32",)  # see `AttentionScores`
     exact_sums = True
     large_shape = {"batch": 1, "n_head": 1, "n": 3, "n_kv": 1500, "head_dim": 64}
 
     @staticmethod
     def bound(roundings: Roundings, weights: np.ndarray, v: np.ndarray) -> Approx:
-        product = matmul(Approx.given(weights), Approx.given(v), roundings.accumulate)
+        product = matmul(Approx.from_input(weights), Approx.from_input(v), roundings.accumulate)
         return product.rounded(roundings.output, roundings.tiny)
 
 
 def attention_bound(
     roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | float = 0.0
 ) -> Approx:
-    """softmax(scores) @ v, whole or block by block (Dao et al., *FlashAttention*, 2022).
+    """Bound softmax(scores) @ v, computed at once or by blocks.
 
-    A block's weights are rescaled by exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to the
-    range of the row's scores, so their roundings add u (range) to the exponent, and each factor `FUNCTION_ULPS` and a product; there is
-    one for each block of 8 keys or more, or for each key where these are few. A mean lies among what it averages, which caps the bound:
-    the hull of v, and the roundings of both sums, of weights and of weighted values, and of the factors. Weights are rounded to v's dtype,
-    whether they have been divided by their sum, or are e^(s - m) still: of the same relative error.
+    By blocks (Dao et al., *FlashAttention*, 2022), the weights of earlier blocks are rescaled by
+    exp(m - m') whenever a later block raises the maximum. The arguments of these factors add up to
+    at most the range of the row's scores, so their roundings add u (range) to the exponent. Each
+    factor also adds `FUNCTION_ULPS` and a product. There is one factor for each block of 8 or more
+    keys, or for each key if there are few.
+
+    A mean lies between the values that it averages, which caps the bound. The cap is the hull of v,
+    plus the roundings of both sums (of weights and of weighted values) and of the factors.
+
+    Weights are rounded to v's dtype either after the division by their sum or before, as e^(s - m).
+    The relative error is the same.
     """
     u = roundings.accumulate
     scores = scores_bound(q, k, u)
@@ -151,7 +166,7 @@ def attention_bound(
     weights = softmax_bound(rescaled, roundings)
     if roundings.store > u:
         weights = weights.rounded(roundings.store, roundings.tiny)
-    context = matmul(weights, Approx.given(v), u)
+    context = matmul(weights, Approx.from_input(v), u)
     sums = gamma(2 * v.shape[-2] + (2 * FUNCTION_ULPS + 1) * blocks + 4, u)
     hull = np.ptp(v, axis=-2, keepdims=True) * (1 + sums) + np.abs(v).max(-2, keepdims=True) * sums
     capped = Approx(context.value, np.minimum(context.worst, hull), np.minimum(context.typical, hull))
@@ -159,7 +174,10 @@ def attention_bound(
 
 
 class Attention(Op, row="attention"):
-    """Scaled dot-product attention without a mask, as the encoder uses it: `attention_bound`."""
+    """Scaled dot-product attention without a mask, as in the encoder.
+
+    It is bounded by `attention_bound`.
+    """
 
     sensitivity_case = (
         "v",
@@ -172,7 +190,7 @@ class Attention(Op, row="attention"):
         "v": Input(KEYS, ("normal", "one_hot", "constant")),
     }
     build = "adapters.attention"
-    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # which graphs are built in
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)  # the dtype of graphs
     intermediates_in_dtype = True
     define = staticmethod(definitions.attention)
     torch = "attention"
@@ -181,9 +199,14 @@ class Attention(Op, row="attention"):
 
 
 class AttentionInt8(Op, row="attention_int8"):
-    """`Attention` of rounded numbers. Which whole number one becomes is not certain near the middle between two (`whole`), of queries, keys
-    and values as of exponentials, whose own error is `exp_of_difference`'s. Sums of whole numbers are exact; behind them a sum of two
-    digits, two products and a division. A mean lies among what it averages, which caps the bound.
+    """`Attention` with quantized operands.
+
+    Near the middle between two integers a number may be quantized to either of them (`quantized`).
+    This applies to queries, keys and values, and to exponentials, whose own error is
+    `exp_of_difference`'s. Sums of integers are exact. After them: the sum of the two digits of
+    16-bit exponentials, two products and a division.
+
+    A mean lies between the values that it averages, which caps the bound.
     """
 
     sensitivity_case = (
@@ -206,42 +229,47 @@ class AttentionInt8(Op, row="attention_int8"):
     @staticmethod
     def bound(roundings: Roundings, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Approx:
         u = roundings.accumulate
-        (q, q_unit), (k, k_unit), (v, v_unit) = map(definitions.rounded_rows, (q, k, v.swapaxes(-1, -2)))
-        products = matmul(whole(q, roundings), whole(k, roundings).transposed(), 0.0)
-        units = q_unit * k_unit.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-        scores = (products * Approx.exact(units)).rounded(5 * u)
-        at = scores.value.argmax(
-            -1, keepdims=True
-        )  # the largest is off as well, and where others round to depends on it
-        top, off, typical = (
-            np.take_along_axis(array, at, -1) for array in (scores.value, scores.worst, scores.typical)
+        (q, q_scale), (k, k_scale), (v, v_scale) = map(definitions.scaled_rows, (q, k, v.swapaxes(-1, -2)))
+        products = matmul(quantized(q, roundings), quantized(k, roundings).transposed(), 0.0)
+        scales = q_scale * k_scale.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+        scores = (products * Approx.exact(scales)).rounded(5 * u)
+        # The largest score has an error, too, and all exponentials depend on it.
+        index = scores.value.argmax(-1, keepdims=True)
+        top, error, typical = (
+            np.take_along_axis(array, index, -1) for array in (scores.value, scores.worst, scores.typical)
         )
-        below = Approx(scores.value, scores.worst + off, np.hypot(scores.typical, typical))
+        below = Approx(scores.value, scores.worst + error, np.hypot(scores.typical, typical))
         shares = exp_of_difference(below, top, roundings) * Approx.exact(np.asarray(65535.0))
-        weights, values = shares.rounded(u).whole(), whole(v, roundings).transposed()
+        weights, values = shares.rounded(u).rounded_to_integers(), quantized(v, roundings).transposed()
         sums, total = matmul(weights, values, 0.0), weights.value.sum(-1, keepdims=True)
-        off = weights.worst.sum(-1, keepdims=True)
+        error = weights.worst.sum(-1, keepdims=True)
         typical = np.sqrt((weights.typical**2).sum(-1, keepdims=True))
         mean = sums.value / total
-        worst = (np.abs(sums.value) + sums.worst) / np.maximum(total - off, 1) - np.abs(mean)
+        worst = (np.abs(sums.value) + sums.worst) / np.maximum(total - error, 1) - np.abs(mean)
         averaged = Approx(mean, worst, np.hypot(sums.typical, mean * typical) / total) * Approx.exact(
-            v_unit.swapaxes(-1, -2)
+            v_scale.swapaxes(-1, -2)
         )
-        rounded = values.value * v_unit.swapaxes(-1, -2)
+        rounded = values.value * v_scale.swapaxes(-1, -2)
         hull = np.ptp(rounded, axis=-2, keepdims=True) + np.abs(rounded).max(-2, keepdims=True) / 127
         capped = Approx(averaged.value, np.minimum(averaged.worst, hull), np.minimum(averaged.typical, hull))
         return capped.rounded(5 * u, SINGLE_TINY)
 
 
 class AttentionBySteps(Attention, row="attention_by_steps"):
-    """The same of MAX's own operations, which its compiler fuses: `portable.attention_by_steps`."""
+    """`Attention` built from MAX's own operations, which its compiler fuses.
+
+    See `portable.attention_by_steps`.
+    """
 
     build = "adapters.attention_by_steps"
     dtypes = tuple(DTYPES)
 
 
 class FlashAttention(Attention, row="flash_attention"):
-    """The same of bfloat16 by MAX's kernel for GPUs, `portable.flash_attention`, in the heads of tiny.en."""
+    """`Attention` in bfloat16 by MAX's GPU kernel, with the heads of tiny.en.
+
+    See `portable.flash_attention`.
+    """
 
     inputs = {
         name: replace(spec, shape=spec.shape.replace("n_head", "6").replace("head_dim", "64"))
@@ -255,7 +283,10 @@ class FlashAttention(Attention, row="flash_attention"):
 
 
 class MaskedAttention(Op, row="masked_attention"):
-    """Self-attention under a causal mask: a prefill, or, with fewer queries than keys, tokens that follow others: `attention_bound`."""
+    """Self-attention under a causal mask, bounded by `attention_bound`.
+
+    It is a prefill. If there are fewer queries than keys, the new tokens follow earlier ones.
+    """
 
     sensitivity_case = (
         "v",
@@ -277,19 +308,22 @@ class MaskedAttention(Op, row="masked_attention"):
 
 
 class CrossAttention(Attention, row="cross_attention"):
-    """`Attention` of few queries: `maxwhisper.engine.ops.cross_attention`."""
+    """`Attention` with few queries, `maxwhisper.engine.ops.cross_attention`."""
 
     build = "adapters.cross_attention"
 
 
 class Cached(Op, row="cached"):
-    """What `maxwhisper.engine.ops.append_to_cache` returns, bit for bit: of its first n_kv rows the new ones are the last."""
+    """The result of `maxwhisper.engine.ops.append_to_cache`, bit for bit.
+
+    Of its first n_kv rows, the last ones are the new ones.
+    """
 
     sensitivity_case = ("new", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "n_ctx": 5, "head_dim": 3}, {})
     inputs = {
         "cache": Input("batch n_head n_ctx head_dim", in_place=True),
         "new": Input("batch n_head n head_dim"),
-        "slots": Input("batch 1 n_ctx", ("slots",), dtype="int64"),
+        "slots": Input("batch 1 n_ctx", ("slots",), dtype="int64"),  # the page table
         "mask": Input("n n_kv", ("causal",), dtype="float32"),
     }
     build = "adapters.cached"
@@ -297,5 +331,7 @@ class Cached(Op, row="cached"):
     torch = "cached"
 
     @staticmethod
-    def bound(roundings: Roundings, cache: np.ndarray, new: np.ndarray, slots: np.ndarray, mask: np.ndarray) -> Approx:
-        return Approx.exact(definitions.append_to_cache(cache, new, slots, mask))
+    def bound(
+        roundings: Roundings, cache: np.ndarray, new: np.ndarray, page_table: np.ndarray, mask: np.ndarray
+    ) -> Approx:
+        return Approx.exact(definitions.append_to_cache(cache, new, page_table, mask))

@@ -1,5 +1,8 @@
-"""Rows that are made of rows, in the graphs' own functions where there are such. A bound for the whole would say nothing, so each part is
-judged by its own row on the inputs that it was really given (in situ), and the first one outside is named.
+"""Rows that are composed of rows.
+
+They use the functions that build the graphs, if there are such functions. A bound for the whole
+would say nothing. So each part is judged by its own row on its own inputs (in situ), and the first
+part outside its bounds is named.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,30 +16,30 @@ from reference.flow.dataflow import Dataflow, Step, evaluate, names
 from reference.ops.row import TABLE, Build, Input, Op
 
 N_HEAD = 2
-STATE = "24"  # heads are split, so the width is fixed
+STATE = "24"  # a fixed width, because it is split into heads
 
 
 class Composed(Op):
     """A row whose parts are rows.
 
-    What `build` names takes the graph's inputs by name, and returns the parts by name.
+    The function that `build` names takes the graph's inputs by name, and returns the parts by name.
     """
 
     required = ("inputs", "build", "parts", "sensitivity_case")
     parts: ClassVar[Dataflow]
-    dtypes = ("float32",)  # which graphs are built in; their parts are rows in every dtype
+    dtypes = ("float32",)  # the dtype of graphs; the parts are rows in every dtype
 
     @classmethod
     def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
-        """The parts, in order."""
+        """Build the graph, and return the parts in order."""
         parts = resolve(cls.build)(dict(zip(cls.inputs, values, strict=True)))
         return [parts[name] for name in names(cls.parts)]
 
     @classmethod
     def define(cls, *arrays: np.ndarray) -> np.ndarray:
-        """The last part, by definitions alone."""
-        given = dict(zip(cls.inputs, arrays, strict=True))
-        return list(evaluate(cls.parts, given, lambda op, inputs: TABLE[op].define(*inputs)).values())[-1]
+        """Compute the last part by definitions alone."""
+        inputs = dict(zip(cls.inputs, arrays, strict=True))
+        return list(evaluate(cls.parts, inputs, lambda op, sources: TABLE[op].define(*sources)).values())[-1]
 
 
 def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
@@ -44,7 +47,10 @@ def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:
 
 
 class Mlp(Composed, row="mlp"):
-    """The second half of a block, `maxwhisper.engine.graphs.mlp`: layer norm, linear, GELU, linear, residual."""
+    """The second half of a block, `maxwhisper.engine.graphs.mlp`.
+
+    It is a layer norm, a linear layer, a GELU, a linear layer and the residual.
+    """
 
     sensitivity_case = (
         "x",
@@ -77,7 +83,10 @@ PROJECTIONS = {
 
 
 class ResidualBlock(Composed, row="residual_block"):
-    """The first half of an encoder's block, `maxwhisper.engine.graphs.self_attention`. Attention is one fused op: no scores, no weights."""
+    """The first half of an encoder block, `maxwhisper.engine.graphs.self_attention`.
+
+    Attention is one fused op, without scores and weights.
+    """
 
     sensitivity_case = ("x", {"batch": 1, "n": 2}, {"block.attn.out.weight": "zeros", "block.attn.out.bias": "zeros"})
     inputs = {"x": Input(f"batch n {STATE}")} | _weights(
@@ -88,7 +97,10 @@ class ResidualBlock(Composed, row="residual_block"):
 
 
 class CrossAttentionBlock(Composed, row="cross_attention_block"):
-    """`graphs.cross_attention` of a text's queries to an audio's keys and values, which are projected from other activations."""
+    """`graphs.cross_attention` from the queries of a text to the keys and values of an audio.
+
+    Keys and values are projected from different activations than the queries.
+    """
 
     sensitivity_case = (
         "block.cross_attn.out.bias",
@@ -106,7 +118,10 @@ class CrossAttentionBlock(Composed, row="cross_attention_block"):
 
 
 class PositionEmbedding(Composed, row="position_embedding"):
-    """Token embedding, the rows of the positions, and their sum, as `graphs.decoder` does it (in the whole model: parity)."""
+    """Token embedding, the rows of the positions, and their sum, as in `graphs.decoder`.
+
+    The parity report tests them in the whole model.
+    """
 
     sensitivity_case = ("positional_embedding", {"batch": 1, "n": 2, "n_state": 3, "n_vocab": 4, "n_ctx": 1}, {})
     inputs = {
@@ -124,17 +139,19 @@ class PositionEmbedding(Composed, row="position_embedding"):
 
 
 CACHES = {
-    "mask": Input(
-        "n n_kv", ("causal",), dtype="float32"
-    ),  # says how many tokens there are, and how many with those before
+    # Its shape is the number of new tokens, and the number of all tokens so far.
+    "mask": Input("n n_kv", ("causal",), dtype="float32"),
     "k_cache": Input("batch n_head 448 head_dim", in_place=True),
     "v_cache": Input("batch n_head 448 head_dim", in_place=True),
-    "slots": Input("batch 1 448", ("slots",), dtype="int64"),
+    "slots": Input("batch 1 448", ("slots",), dtype="int64"),  # the page table
 }
 
 
 class CachedAttention(Composed, row="cached_attention"):
-    """New tokens attend to a cache that their keys and values are written into, and to themselves: `ops.cached_attention`."""
+    """Attention of new tokens to a KV cache and to themselves, `ops.cached_attention`.
+
+    The keys and values of the new tokens are written into the cache.
+    """
 
     sensitivity_case = ("k", {"batch": 1, "n_head": 1, "n": 2, "n_kv": 3, "head_dim": 3}, {})
     inputs = {
@@ -151,7 +168,7 @@ class CachedAttention(Composed, row="cached_attention"):
     }
 
 
-WIDE = "160"  # two heads of 80: whole vectors of every kind, and a rest
+WIDE = "160"  # two heads of 80, which is no multiple of the longest SIMD vectors
 WIDE_MLP = "176"
 
 
@@ -173,7 +190,10 @@ def _decoder_block_weights(*matrix: Any) -> dict[str, Input]:
 
 
 class DecoderBlock(Composed, row="decoder_block"):
-    """A whole block of the decoder, `maxwhisper.engine.graphs.decoder_block`, with its matrices in float16: on the CPU a kernel of ours."""
+    """A whole block of the decoder, `maxwhisper.engine.graphs.decoder_block`.
+
+    Its matrices are float16. On the CPU it is one kernel of this project.
+    """
 
     sensitivity_case = (
         "block.attn.out.bias",
@@ -206,12 +226,12 @@ class DecoderBlock(Composed, row="decoder_block"):
 
 
 class DecoderBlockInt8(DecoderBlock, row="decoder_block_int8"):
-    """The same with matrices rounded to 8 bits."""
+    """`DecoderBlock` with matrices quantized to int8."""
 
     devices = ("cpu",)
     inputs = {
         **DecoderBlock.inputs,
-        **_decoder_block_weights(("whole",), "int8"),
+        **_decoder_block_weights(("int8",), "int8"),
         **{f"block.{layer}.scale": Input(WIDE_MLP if layer == "mlp.0" else WIDE, ("scales",)) for layer in LAYERS},
     }
     parts = {f"{kv}.half": Step("half", (kv,)) for kv in AUDIO} | whisper_flow.int8(DecoderBlock.parts)

@@ -1,4 +1,7 @@
-"""Whether a data flow can be followed, asked before anything is computed: the first mistake in one line, with the step that makes it."""
+"""Checks of a data flow before anything is computed.
+
+The first mistake is reported in one line, with the step that contains it.
+"""
 
 from collections.abc import Collection, Container, Mapping, Sequence
 from inspect import Parameter, signature
@@ -10,43 +13,61 @@ from reference.ops import TABLE
 from reference.ops.composed import Composed
 
 
-def check_flow(flow: Dataflow, given: Arrays) -> None:
-    """Raise DataflowError where a step names an op, an input or a view that there is not, or takes too few or too many inputs.
+def check_flow(flow: Dataflow, inputs: Arrays) -> None:
+    """Check that every step is valid.
 
-    given: weights and inputs, by name; of these, views are tried, too.
+    A step must name an op, inputs and views that exist, and take the right number of inputs.
+
+    Args:
+        flow: The data flow.
+        inputs: Weights and the model's inputs, by name. Views of them are tried as well.
+
+    Raises:
+        DataflowError: A step is invalid.
     """
-    check_arrays(given)
+    check_arrays(inputs)
     for name, step in flow.items():
         with naming(name):
             _check_form(step)
-    known, keys = set(given), _keys(flow)
+    available, keys = set(inputs), _keys(flow)
     for name, (op, sources) in flow.items():
         with naming(name):
             _check_own_name(name, keys)
             _check_op(op, sources)
             for source in sources:
-                _check_order(source, name, flow, known)
-                check_name(source, known)
-                if parse(source).name in given:
-                    look_up(given, source)
-        known.add(parse(name).name)
+                _check_order(source, name, flow, available)
+                check_name(source, available)
+                if parse(source).name in inputs:
+                    look_up(inputs, source)
+        available.add(parse(name).name)
 
 
 def check_activations(
-    flow: Dataflow, given: Arrays, activations: Arrays, exact: Arrays, only: Collection[str] | None
+    flow: Dataflow, inputs: Arrays, activations: Arrays, exact: Arrays, only: Collection[str] | None
 ) -> None:
-    """Raise DataflowError where what is to be compared, or what it was computed from, is missing. As `compare_activations`."""
+    """Check that everything to be compared is there, and the inputs that it is computed from.
+
+    Args:
+        flow: The data flow.
+        inputs: Weights and the model's inputs, by name.
+        activations: The implementation's activations, by name.
+        exact: The truth, by name.
+        only: The names to compare; None for all. As in `compare_activations`.
+
+    Raises:
+        DataflowError: Something is missing.
+    """
     check_arrays(activations)
     keys = _keys(flow)
     for name in only or ():
-        if name not in keys and name not in given:
+        if name not in keys and name not in inputs:
             raise DataflowError(f"the flow has no step {name!r}{nearest(name, keys)}")
     for name, key in keys.items():
         if only is not None and name not in only:
             continue
         for needed in (*(parse(source).name for source in flow[key].sources), name):
             with naming(keys.get(needed, needed)):
-                if needed not in activations and needed not in given:
+                if needed not in activations and needed not in inputs:
                     raise DataflowError(f"the activations lack {needed!r}{nearest(needed, activations)}")
         with naming(key):
             if name not in exact:
@@ -54,7 +75,11 @@ def check_activations(
 
 
 def check_arrays(arrays: Arrays) -> None:
-    """Raise DataflowError for anything but NumPy arrays."""
+    """Check that all are NumPy arrays.
+
+    Raises:
+        DataflowError: One is not.
+    """
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise DataflowError(f"{name!r} is given as a {type(array).__name__}; give a NumPy array")
@@ -79,41 +104,50 @@ def _check_own_name(name: str, keys: Mapping[str, str]) -> None:
 
 
 def _check_op(op: str, sources: Sequence[str]) -> None:
-    ops = {name: row for name, row in TABLE.items() if not issubclass(row, Composed)}  # a step can't be a composed one
+    ops = {name: row for name, row in TABLE.items() if not issubclass(row, Composed)}  # no step is composed
     if op not in ops:
         raise DataflowError(f"there is no op {op!r}{nearest(op, ops)}; an op is a row of `reference.ops`")
-    takes = list(signature(ops[op].bound).parameters.values())[1:]  # behind the roundings
-    n_least = sum(parameter.default is Parameter.empty for parameter in takes)
-    if not n_least <= len(sources) <= len(takes):
-        n = " or ".join(map(str, range(n_least, len(takes) + 1)))
-        names = ", ".join(parameter.name for parameter in takes)
+    parameters = list(signature(ops[op].bound).parameters.values())[1:]  # without the roundings
+    n_required = sum(parameter.default is Parameter.empty for parameter in parameters)
+    if not n_required <= len(sources) <= len(parameters):
+        n = " or ".join(map(str, range(n_required, len(parameters) + 1)))
+        names = ", ".join(parameter.name for parameter in parameters)
         raise DataflowError(f"{op!r} takes {n} inputs ({names}), not {len(sources)}")
 
 
-def _check_order(source: str, name: str, flow: Dataflow, known: Container[str]) -> None:
+def _check_order(source: str, name: str, flow: Dataflow, available: Container[str]) -> None:
     base, keys = parse(source).name, _keys(flow)
-    if base in known or base not in keys:
+    if base in available or base not in keys:
         return
-    if way := _way(base, parse(name).name, flow):
-        raise DataflowError(f"a cycle, {' ← '.join([parse(name).name, *way])}")
+    if path := _path(base, parse(name).name, flow):
+        raise DataflowError(f"a cycle, {' ← '.join([parse(name).name, *path])}")
     raise DataflowError(
         f"{base!r} is computed by a later step, {keys[base]!r}; write steps in the order in which they are computed"
     )
 
 
 def _keys(flow: Dataflow) -> dict[str, str]:
-    """Activations' names, each with the key of the first step that computes it."""
+    """Map activations' names to the key of the first step that computes each of them."""
     return {parse(key).name: key for key in reversed(list(flow))}
 
 
-def _way(start: str, goal: str, flow: Dataflow) -> list[str]:
-    """From an activation back, through what each is computed from, to another one; empty where none leads there."""
+def _path(start: str, goal: str, flow: Dataflow) -> list[str]:
+    """Return the shortest path from one activation back through its sources to another.
+
+    Args:
+        start: The name of the activation to start from.
+        goal: The name of the activation to reach.
+        flow: The data flow.
+
+    Returns:
+        The names on the path, with both ends; empty if there is none.
+    """
     sources = {parse(key).name: [parse(source).name for source in step[1]] for key, step in flow.items()}
-    ways, seen = [[start]], {start}
-    for way in ways:  # shortest first
-        if way[-1] == goal:
-            return way
-        further = [name for name in sources.get(way[-1], ()) if name not in seen]
-        seen.update(further)
-        ways += [[*way, name] for name in further]
+    paths, seen = [[start]], {start}
+    for path in paths:  # shortest first
+        if path[-1] == goal:
+            return path
+        unseen = [name for name in sources.get(path[-1], ()) if name not in seen]
+        seen.update(unseen)
+        paths += [[*path, name] for name in unseen]
     return []

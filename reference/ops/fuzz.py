@@ -1,4 +1,4 @@
-"""`nox -s fuzz`: every op of the table on many shapes, values and dtypes; how close each comes to its bounds, and where."""
+"""Run every op on many shapes, values and dtypes, and report how close it is to its bounds."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from reference.ops.suite import Suite, snippet, suite
 
 @dataclass
 class Closest:
-    """The largest share of a bound that was seen, and where."""
+    """The largest share of a bound so far, and its example."""
 
     ratio: float = 0.0
     example: Example | None = None
@@ -31,7 +31,7 @@ class Closest:
 
 @dataclass
 class Tally:
-    """What came of all examples of one op in one dtype, for MAX and for PyTorch."""
+    """The results of all examples of one op in one dtype, for MAX and for PyTorch."""
 
     op: str
     dtype: str
@@ -45,7 +45,7 @@ class Tally:
 
     def note(self, example: Example, actual: Verdict, pytorch: Verdict) -> None:
         self.n_examples += 1
-        if "tiny" not in example.kinds.values():  # what may be flushed to zero can't be told from zero
+        if "tiny" not in example.kinds.values():  # with values that may be flushed to 0, bounds are vacuous
             self.n_elements += actual.n
             self.n_vacuous += actual.n_vacuous
         for closest, ratio in (
@@ -58,12 +58,22 @@ class Tally:
 
 
 def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: bool = True) -> Tally:
-    """Try an op on `n_examples` drawn examples and its pinned large shape.
+    """Run an op on `n_examples` drawn examples and its large shape.
 
-    Raises AssertionError with the smallest example that fails, and Python to see it again.
+    Args:
+        compiled: The compiled rows.
+        op: The row's name.
+        dtype: The dtype under test.
+        n_examples: Number of examples to draw.
+        derandomize: Whether to draw the same examples in each run.
+
+    Raises:
+        AssertionError: An example failed. The message has the smallest one, and Python to run it
+            again.
     """
     tally = Tally(op, dtype)
 
+    # Hypothesis derives its seed from the source of this function, so an edit changes the examples.
     def check(example: Example) -> None:
         actual, pytorch = compiled.check(example).verdicts
         tally.note(example, actual, pytorch)
@@ -71,8 +81,8 @@ def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: boo
         assert pytorch.passes, f"PyTorch's {op} in {dtype}: {pytorch}\n\n{snippet(example, compiled.name)}"
 
     _settings(n_examples, derandomize)(given(examples(op, dtype))(check))()
-    if pinned := large_example(op, dtype):
-        check(pinned)
+    if large := large_example(op, dtype):
+        check(large)
     vacuous = tally.n_vacuous / max(1, tally.n_elements)
     assert tally.n_elements, f"{op} in {dtype}: nothing was compared"
     assert vacuous <= MAX_VACUOUS, f"{op} in {dtype}: the bounds of {vacuous:.1%} of all elements say nothing"
@@ -80,15 +90,19 @@ def fuzz(compiled: Suite, op: str, dtype: str, n_examples: int, derandomize: boo
 
 
 def drawn(op: str, dtype: str, n_examples: int) -> list[Example]:
-    """At most so many examples of an op, always the same, and its pinned large shape."""
+    """Return examples of an op, the same ones in each run.
+
+    These are at most `n_examples` drawn ones, and the row's large shape.
+    """
     found = list[Example]()
 
+    # Hypothesis derives its seed from the source of this function, so an edit changes the examples.
     def keep(example: Example) -> None:
         found.append(example)
 
     _settings(n_examples, derandomize=True)(given(examples(op, dtype))(keep))()
-    pinned = large_example(op, dtype)
-    return found if pinned is None else [*found, pinned]
+    large = large_example(op, dtype)
+    return found if large is None else [*found, large]
 
 
 def _settings(n_examples: int, derandomize: bool) -> settings:
@@ -104,7 +118,11 @@ def _settings(n_examples: int, derandomize: bool) -> settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fuzz every row, print a table, and return 0 where all stay inside their bounds, else 1."""
+    """Fuzz every row and print a table.
+
+    Returns:
+        0 if all stay within their bounds, else 1.
+    """
     parser = argparse.ArgumentParser(prog="nox -s fuzz --", description=__doc__)
     parser.add_argument(
         "--examples", type=int, default=500, metavar="N", help="for each op and dtype (default: %(default)s)"
@@ -128,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
-    """Fuzz these ops in all their dtypes and print a table of them; 0 where all stay inside their bounds, else 1."""
+    """Fuzz ops in all their dtypes and print a table.
+
+    Returns:
+        0 if all stay within their bounds, else 1.
+    """
     table = Table("op", "dtype", "examples", "worst case", "rms", "PyTorch", "its rms", "where MAX comes closest")
     failures = []
     tasks = [(name, dtype) for name in names for dtype in compiled.rows[name].dtypes]
@@ -140,7 +162,7 @@ def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
             table.add_row(name, dtype, "[red]FAILED, see below")
             continue
         closest = (tally.worst_case, tally.rms, tally.pytorch_worst_case, tally.pytorch_rms)
-        table.add_row(name, dtype, str(tally.n_examples), *(f"{one.ratio:.3f}" for one in closest), _where(tally))
+        table.add_row(name, dtype, str(tally.n_examples), *(f"{share.ratio:.3f}" for share in closest), _dims(tally))
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(
@@ -151,7 +173,8 @@ def report(compiled: Suite, names: Sequence[str], n_examples: int) -> int:
     return 1 if failures else 0
 
 
-def _where(tally: Tally) -> str:
+def _dims(tally: Tally) -> str:
+    """Format the dimensions of the example in which MAX comes closest to a bound."""
     example = max((tally.worst_case, tally.rms), key=lambda closest: closest.ratio).example
     return "" if example is None else " ".join(f"{name}={size}" for name, size in example.dims.items())
 

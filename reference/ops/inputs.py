@@ -1,4 +1,4 @@
-"""What ops are tried on: shapes nobody thought of, and values that make rounding hard or show it bit for bit."""
+"""The inputs that ops are tested on: unusual shapes, and values that stress or expose rounding."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -12,11 +12,11 @@ from reference.numerics.definitions import causal_mask
 from reference.numerics.dtypes import DTYPES, smallest_subnormal
 from reference.ops import TABLE
 
-# 1, primes, and what lies around the widths of SIMD registers and tiles.
+# 1, primes, and the sizes around the widths of SIMD registers and tiles.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 80, 97, 127, 128, 129)
 FEW = (1, 2, 3)
 SIZES_OF = {"batch": FEW, "n_head": FEW, "n_samples": (201, 319, 320, 399, 401, 1601, 4800)}
-MAX_PRODUCTS = 2_000_000  # multiplications of an example at most, so that float64 keeps up
+MAX_PRODUCTS = 2_000_000  # limit for the product of an example's dimensions, to keep float64 fast
 
 Draw = Callable[[np.random.Generator, tuple[int, ...], np.dtype], np.ndarray]
 
@@ -34,12 +34,15 @@ def _near_epsilon(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dt
 
 
 def _integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Exact in the dtype, and with more significant bits than TF32 has where the dtype has them. Sums of their products with
+    """Draw integers that are exact in the dtype.
+
+    They have more significant bits than TF32, if the dtype has them. Sums of their products with
     `small_integers` are exact in float32.
     """
     limit = 4095 if dtype == np.float32 else 255
-    whole = rng.integers(-limit, limit + 1, shape)
-    return np.where(rng.random(shape) < 0.02, whole, np.sign(whole) * (np.abs(whole) % 4)).astype(np.float64)
+    integers = rng.integers(-limit, limit + 1, shape)
+    small = np.sign(integers) * (np.abs(integers) % 4)
+    return np.where(rng.random(shape) < 0.02, integers, small).astype(np.float64)
 
 
 def _some_infinite(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -72,7 +75,10 @@ VALUES: dict[str, Draw] = {
 
 @dataclass(frozen=True)
 class Example:
-    """One call of an op: enough to make its inputs again. Its `repr` is a line of Python."""
+    """One call of an op: everything needed to draw its inputs again.
+
+    Its `repr` is a line of Python.
+    """
 
     op: str
     dtype: str
@@ -81,7 +87,7 @@ class Example:
     seed: int = 0
 
     def arrays(self) -> list[np.ndarray]:
-        """The op's inputs, in their dtypes."""
+        """Draw the op's inputs, in their dtypes."""
         arrays = []
         for name, spec in TABLE[self.op].inputs.items():
             shape = tuple(int(dim) if dim.isdigit() else self.dims[dim] for dim in spec.shape.split())
@@ -89,9 +95,9 @@ class Example:
             rng = np.random.default_rng([self.seed, *hashlib.sha256(name.encode()).digest()[:4]])
             if kind == "index":
                 arrays.append(rng.integers(self.dims[str(spec.below)], size=shape))
-            elif kind == "whole":
+            elif kind == "int8":
                 arrays.append(rng.integers(-127, 128, size=shape, dtype=np.int8))
-            elif kind == "slots":  # [n_seq, 1, n_ctx]: at each position every sequence has another one
+            elif kind == "slots":  # a page table [n_seq, 1, n_ctx]: at each position a permutation of the pages
                 arrays.append(rng.permuted(np.tile(np.arange(shape[0])[:, None, None], (1, 1, shape[2])), axis=0))
             elif kind == "causal":
                 arrays.append(causal_mask(*shape))
@@ -102,38 +108,47 @@ class Example:
 
 
 def examples(op: str, dtype: str, **pinned: int | str) -> st.SearchStrategy[Example]:
-    """Examples of an op on any shape and kind of values; they shrink to small sizes and plain values.
+    """Return a strategy for examples of an op on any shape and kind of values.
 
-    pinned: dimensions that are to have one size, and inputs that are to have one kind of values.
+    Failing examples shrink to small sizes and plain values.
+
+    Args:
+        op: The row's name.
+        dtype: The dtype under test.
+        pinned: Dimensions with a fixed size, and inputs with a fixed kind of values.
     """
     inputs = TABLE[op].inputs
     sizes = {name: (pinned[name],) if name in pinned else SIZES_OF.get(name, SIZES) for name in dimensions(op)}
     values = {name: (pinned[name],) if name in pinned else spec.values for name, spec in inputs.items()}
     dims = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in sizes.items()})
     kinds = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in values.items()})
-    made = st.builds(Example, st.just(op), st.just(dtype), dims.map(_possible), kinds, st.integers(0, 2**16))
-    return made.filter(lambda example: np.prod(list(example.dims.values()), dtype=float) <= MAX_PRODUCTS)
+    strategy = st.builds(Example, st.just(op), st.just(dtype), dims.map(_possible), kinds, st.integers(0, 2**16))
+    return strategy.filter(lambda example: np.prod(list(example.dims.values()), dtype=float) <= MAX_PRODUCTS)
 
 
 def dimensions(op: str) -> list[str]:
-    """The names of an op's dimensions."""
+    """Return the names of an op's dimensions."""
     shapes = (spec.shape.split() for spec in TABLE[op].inputs.values())
     return list(dict.fromkeys(dim for shape in shapes for dim in shape if not dim.isdigit()))
 
 
 def sized(op: str, default: int, **sizes: int) -> dict[str, int]:
-    """A size for each of an op's dimensions."""
+    """Return a size for each of an op's dimensions."""
     return {name: sizes.get(name, default) for name in dimensions(op)}
 
 
 def large_example(op: str, dtype: str, seed: int = 0) -> Example | None:
-    """The row's pinned large shape; None where it has none."""
+    """Return an example of the row's `large_shape`; None if it has none."""
     dims = TABLE[op].large_shape
     return Example(op, dtype, dims, seed=seed) if dims else None
 
 
 def _possible(dims: dict[str, Any]) -> Mapping[str, int]:
-    """No more queries than keys, so that each query sees itself, and no more keys than the context holds."""
+    """Adjust the sizes to a possible example.
+
+    There are no more queries than keys, so that each query sees itself, and no more keys than the
+    context holds.
+    """
     if "n_kv" in dims:
         n, n_kv = sorted((dims["n"], dims["n_kv"]))
         dims = {**dims, "n": n, "n_kv": n_kv}

@@ -1,4 +1,4 @@
-"""Holding what an implementation computed against float64, op by op, on the inputs that it was really given."""
+"""Comparison of an implementation's results with float64, op by op, on the inputs of each op."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,28 +18,34 @@ from reference.ops.composed import Composed
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on an implementation's result, and on PyTorch's from the same inputs.
-
-    expected: the float64 value with its bounds; None if the op can't be computed from these inputs,
-    or if heads were judged one by one and all pass. If PyTorch was not asked, `pytorch` is `actual`.
-    """
+    """The verdict on an implementation's result, and on PyTorch's from the same inputs."""
 
     actual: Verdict
-    pytorch: Verdict
+    pytorch: Verdict  # equals `actual` if PyTorch was not run
+    # The float64 value with its bounds. None if the op can't be computed from these inputs, or if
+    # heads were judged one by one and all pass.
     expected: Approx | None
 
     @property
     def verdicts(self) -> tuple[Verdict, Verdict]:
-        """Both, the implementation's first."""
+        """Both verdicts, the implementation's first."""
         return self.actual, self.pytorch
 
 
 def judge_with_pytorch(
     op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, exact: bool = False, device: str = "cpu"
 ) -> Judged:
-    """Judge one op's result. If PyTorch's errors are larger than typical ones, larger ones are excused.
+    """Judge one op's result. If PyTorch's errors are larger than typical, so may the result's be.
 
-    Imports PyTorch, which nothing else here needs.
+    This imports PyTorch, which nothing else in this module needs.
+
+    Args:
+        op: The row.
+        dtype: The dtype under test.
+        inputs: The op's inputs.
+        result: The implementation's result.
+        exact: Whether sums of these inputs are exact in any order, see `judge`.
+        device: Where the implementation ran, "cpu" or "gpu".
     """
     from reference.ops.torch_counterparts import run_torch
 
@@ -48,7 +54,17 @@ def judge_with_pytorch(
 
 
 def judge_alone(op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str = "cpu") -> Judged:
-    """Judge in half the time, without PyTorch, so that nothing is excused: what passes here passes there."""
+    """Judge one op's result without PyTorch, in half the time.
+
+    Nothing is excused, so a result that passes here passes `judge_with_pytorch`, too.
+
+    Args:
+        op: The row.
+        dtype: The dtype under test.
+        inputs: The op's inputs.
+        result: The implementation's result.
+        device: Where the implementation ran, "cpu" or "gpu".
+    """
     expected = expect(op, dtype, inputs, device=device)
     alone = compare(result, expected, DTYPES[dtype])
     return Judged(alone, alone, expected)
@@ -62,41 +78,60 @@ def judge(
     exact: bool = False,
     device: str = "cpu",
 ) -> Judged:
-    """Judge an op's result. A composed op is judged part by part and the verdicts are merged: the failure reported is the first
-    failing part's, `expected` the last part's.
+    """Judge an op's result.
 
-    exact: sums of these inputs are exact in any order, so that nothing but the result's own rounding may be seen. device: where it ran.
+    A composed op is judged part by part, and the verdicts are merged. The reported failure is the
+    first failing part's, and `expected` is the last part's.
+
+    Args:
+        op: The row.
+        dtype: The dtype under test.
+        inputs: The op's inputs.
+        results: The implementation's results; one for each part of a composed op.
+        exact: Whether sums of these inputs are exact in any order. Then only the rounding of the
+            result itself is allowed.
+        device: Where the implementation ran, "cpu" or "gpu".
     """
     if not issubclass(op, Composed):
         return judge_with_pytorch(op, dtype, inputs, results[0], exact, device)
-    known = dict(zip(op.inputs, inputs, strict=True))
-    known |= dict(zip(names(op.parts), results, strict=True))
-    parts = list(judge_each(op.parts, known, dtype, device=device))
+    arrays = dict(zip(op.inputs, inputs, strict=True))
+    arrays |= dict(zip(names(op.parts), results, strict=True))
+    parts = list(judge_each(op.parts, arrays, dtype, device=device))
     actual, pytorch = (_all_of([(name, judged.verdicts[side]) for name, judged in parts]) for side in (0, 1))
     return Judged(actual, pytorch, parts[-1][1].expected)
 
 
 def judge_each(
     flow: Dataflow,
-    known: Arrays,
+    arrays: Arrays,
     dtype: str = "float32",
     verdict: Callable[..., Judged] = judge_with_pytorch,
     device: str = "cpu",
 ) -> Iterator[tuple[str, Judged]]:
-    """Judge in situ: each activation of a data flow, by name and in order, against its op on the inputs it was computed from.
+    """Judge each activation of a data flow in situ: against its op on the activation's own inputs.
 
-    known: every activation, and what they were given; verdict: `judge_with_pytorch` or `judge_alone`.
     An activation whose op can't be computed from its inputs fails.
 
-    Raises DataflowError if an array is missing.
+    Args:
+        flow: The data flow.
+        arrays: Every activation, the weights and the model's inputs.
+        dtype: The dtype under test.
+        verdict: `judge_with_pytorch` or `judge_alone`.
+        device: Where the implementation ran, "cpu" or "gpu".
+
+    Yields:
+        Each activation's name and verdicts, in order.
+
+    Raises:
+        DataflowError: An array is missing.
     """
     for name, (op, sources) in flow.items():
         base = parse(name).name
         with naming(name):
             for needed in (*sources, name):
-                check_name(needed, known)
+                check_name(needed, arrays)
         try:
-            inputs, result = [look_up(known, source) for source in sources], look_up(known, name)
+            inputs, result = [look_up(arrays, source) for source in sources], look_up(arrays, name)
             heads = {array.shape[1] for array in (*inputs, result) if array.ndim == 4}
             judge_it = (
                 partial(_judge_heads, verdict)
@@ -104,40 +139,46 @@ def judge_each(
                 else verdict
             )
             judged = judge_it(TABLE[op], dtype, inputs, result, device=device)
-        except (ValueError, IndexError, RuntimeError) as error:  # shapes that the op, or a view, can't take
-            shapes = ", ".join(str(list(known[parse(source).name].shape)) for source in sources)
+        except (ValueError, IndexError, RuntimeError) as error:  # the op, or a view, can't take these shapes
+            shapes = ", ".join(str(list(arrays[parse(source).name].shape)) for source in sources)
             failed = Verdict(
-                known[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf
+                arrays[base].size, [f"{op} can't be computed from inputs of shapes {shapes}: {error}"], np.inf, np.inf
             )
             judged = Judged(failed, failed, None)
         yield base, judged
 
 
-LARGE = 1_000_000  # elements, from which on heads are judged each by itself, on all cores and in arrays small enough to be reused
+# Number of elements above which heads are judged one by one: on all cores, and in arrays that are
+# small enough for their memory to be reused.
+LARGE = 1_000_000
 
 
 def _judge_heads(
     verdict: Callable[..., Judged], op: type[Op], dtype: str, inputs: list[np.ndarray], result: np.ndarray, device: str
 ) -> Judged:
-    """Judge an op on [batch, n_head, …], of which no head sees another; each has to pass."""
+    """Judge an op on [batch, n_head, ...] head by head. Every head has to pass.
+
+    No head depends on a different one.
+    """
 
     def judge_head(head: int) -> Judged:
-        here = slice(head, head + 1)
+        only = slice(head, head + 1)
         return verdict(
             op,
             dtype,
-            [array[:, here] if array.ndim == 4 else array for array in inputs],
-            result[:, here],
+            [array[:, only] if array.ndim == 4 else array for array in inputs],
+            result[:, only],
             device=device,
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter while it computes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the GIL while it computes
         judged = list(pool.map(judge_head, range(result.shape[1])))
     actual, pytorch = (_all_heads([head.verdicts[side] for head in judged]) for side in (0, 1))
     return Judged(actual, pytorch, None if actual.passes else expect(op, dtype, inputs, device=device))
 
 
 def _all_heads(verdicts: list[Verdict]) -> Verdict:
+    """Merge the verdicts on all heads; the worst element is that of the worst head."""
     together = _all_of([(f"head {head}", verdict) for head, verdict in enumerate(verdicts)])
     head = max(range(len(verdicts)), key=lambda head: (bool(verdicts[head].failures), verdicts[head].worst_case_ratio))
     worst = verdicts[head].worst
@@ -147,20 +188,21 @@ def _all_heads(verdicts: list[Verdict]) -> Verdict:
 
 
 def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:
+    """Merge verdicts with their names; the failures are the first failing verdict's."""
     failed = [(name, verdict) for name, verdict in verdicts if not verdict.passes]
-    name, shown = failed[0] if failed else max(verdicts, key=lambda pair: pair[1].worst_case_ratio)
+    name, reported = failed[0] if failed else max(verdicts, key=lambda pair: pair[1].worst_case_ratio)
     return Verdict(
         n=sum(verdict.n for _, verdict in verdicts),
-        failures=[f"{name}: {failure}" for failure in shown.failures],
+        failures=[f"{name}: {failure}" for failure in reported.failures],
         worst_case_ratio=max(verdict.worst_case_ratio for _, verdict in verdicts),
         rms_ratio=max(verdict.rms_ratio for _, verdict in verdicts),
         n_vacuous=sum(verdict.n_vacuous for _, verdict in verdicts),
-        worst=shown.worst,
+        worst=reported.worst,
     )
 
 
 def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False, device: str = "cpu") -> Approx:
-    """An op's value in float64 on these inputs, and how far a sound implementation may be from it; see `judge`."""
+    """Compute an op in float64, with the bounds of a sound implementation's error. See `judge`."""
     roundings = op.roundings(dtype, device)
     with np.errstate(invalid="ignore", over="ignore"):
         expected = op.bound(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from reference.numerics import definitions
-from reference.numerics.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul, whole
+from reference.numerics.bounds import ERF_UNITS, SINGLE_TINY, Approx, Roundings, affine, gamma, matmul, quantized
 from reference.numerics.dtypes import DTYPES, smallest_subnormal, unit_roundoff
 from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 
@@ -15,10 +15,15 @@ from reference.ops.row import FACTORS, SUMMANDS, Input, Op
 class LayerNorm(Op, row="layer_norm"):
     """(x - mean) / sqrt(variance + ε) · weight + bias.
 
-    Mean: a sum of n and a division. Variance: two-pass, Welford and pairwise forms all stay within n u κ of it, κ² = Σx²/Σ(x-mean)²
-    (Chan, Golub and LeVeque, *Algorithms for computing the sample variance*, 1983, table 1); so |δv| <= γ_{2n+6} (v + rms(x) √v), and
-    the mean's own error squared. The root is taken at both ends of that interval, so that rows whose variance is near ε are covered.
-    Behind it: a root, a division, two products, a sum.
+    Mean: a sum of n terms and a division.
+
+    Variance: the two-pass, Welford and pairwise algorithms are all within n u κ of it, with κ² =
+    Σx²/Σ(x-mean)² (Chan, Golub and LeVeque, *Algorithms for computing the sample variance*, 1983,
+    table 1). Hence |δv| <= γ_{2n+6} (v + rms(x) √v), plus the square of the mean's own error.
+
+    Square root: evaluated at both ends of that interval, which covers rows with a variance near ε.
+
+    After it: the rounding of the root, a division, two products and a sum.
     """
 
     sensitivity_case = ("weight", {"batch": 1, "n": 2, "n_state": 2}, {"x": "one_hot", "bias": "zeros"})
@@ -56,7 +61,11 @@ class LayerNorm(Op, row="layer_norm"):
 
 
 class Linear(Op, row="linear"):
-    """x @ weight.T + bias: γ_n |x| |weight| over the terms that are not zero (Higham, 3.5), the bias among them."""
+    """x @ weight.T + bias.
+
+    The bound is γ_n |x| |weight| over the terms that are not zero, including the bias (Higham,
+    3.5).
+    """
 
     sensitivity_case = ("x", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot", "bias": "zeros"})
     inputs = {
@@ -77,14 +86,17 @@ class Linear(Op, row="linear"):
 
 
 class LinearOfHalves(Linear, row="linear_of_halves"):
-    """The same with weights that stay in float16, as the encoder's graph has it: widened, they are exact."""
+    """`Linear` with weights in float16, as in the encoder's graph.
+
+    Widening the weights to float32 is exact.
+    """
 
     inputs = {**Linear.inputs, "weight": Input("n_out n_in", FACTORS, dtype="float16")}
     dtypes = ("float32",)
 
 
 class LmHead(Op, row="lm_head"):
-    """x @ weight.T, as `Linear` without a bias."""
+    """x @ weight.T, bounded like `Linear` without a bias."""
 
     sensitivity_case = ("x", {"n": 2, "n_state": 9, "n_vocab": 3}, {"x": "one_hot"})
     inputs = {"x": Input("n n_state", SUMMANDS), "weight": Input("n_vocab n_state", FACTORS)}
@@ -96,12 +108,15 @@ class LmHead(Op, row="lm_head"):
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray) -> Approx:
-        product = matmul(Approx.given(x), Approx.given(weight.T), roundings.accumulate)
+        product = matmul(Approx.from_input(x), Approx.from_input(weight.T), roundings.accumulate)
         return product.rounded(roundings.output, roundings.tiny)
 
 
 class FewRows(LmHead, row="few_rows"):
-    """The same with weights that stay in float16, as the decoder's graph has it: widened, they are exact."""
+    """`LmHead` with weights in float16, as in the decoder's graph.
+
+    Widening the weights to float32 is exact.
+    """
 
     inputs = {**LmHead.inputs, "weight": Input("n_vocab n_state", FACTORS, dtype="float16")}
     build = "ops.lm_head"
@@ -109,13 +124,16 @@ class FewRows(LmHead, row="few_rows"):
 
 
 class LinearScaled(Op, row="linear_scaled"):
-    """x @ (weight * scale).T + bias, of whole numbers up to 127: γ_n |x| |weight|, a product with the scale, and a sum."""
+    """x @ (weight * scale).T + bias, with int8 weights and their dequantization scales.
+
+    The bound is γ_n |x| |weight|, then a product with the scale, and a sum.
+    """
 
     sensitivity_case = ("x", {"n": 2, "n_in": 9, "n_out": 3}, {"x": "one_hot"})
     devices = ("cpu",)
     inputs = {
         "x": Input("n n_in", SUMMANDS),
-        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "weight": Input("n_out n_in", ("int8",), dtype="int8"),
         "scale": Input("n_out", ("scales",)),
     }
     build = "ops.lm_head"
@@ -129,22 +147,23 @@ class LinearScaled(Op, row="linear_scaled"):
         roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0
     ) -> Approx:
         u = roundings.accumulate
-        product = matmul(Approx.given(x), Approx.exact(weight.T.astype(np.float64)), u) * Approx.exact(scale)
+        product = matmul(Approx.from_input(x), Approx.exact(weight.T.astype(np.float64)), u) * Approx.exact(scale)
         return (product.rounded(2 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
 
 class LinearInt8(Op, row="linear_int8"):
-    """As `LinearScaled`, of rows that are rounded to 8 bits, too, whose sums are exact whole numbers.
+    """`LinearScaled` with rows of x that are quantized to int8 as well.
 
-    Which whole number a number becomes is not certain near the middle between two (`whole`). Behind it: the sum as float32, a product of
-    both scales and one with it, the bias.
+    Sums of integers are exact. Near the middle between two integers a number may be quantized to
+    either of them (`quantized`). After the exact sum: its rounding to float32, the product of both
+    scales, the product with it, and the sum with the bias.
     """
 
     sensitivity_case = ("bias", {"batch": 1, "n": 2, "n_in": 9, "n_out": 3}, {"x": "zeros"})
     devices = ("cpu",)
     inputs = {
         "x": Input("batch n n_in", ("normal", "sparse", "one_hot", "zeros", "constant", "large")),
-        "weight": Input("n_out n_in", ("whole",), dtype="int8"),
+        "weight": Input("n_out n_in", ("int8",), dtype="int8"),
         "scale": Input("n_out", ("scales",)),
         "bias": Input("n_out", ("normal", "zeros")),
     }
@@ -159,17 +178,18 @@ class LinearInt8(Op, row="linear_int8"):
         roundings: Roundings, x: np.ndarray, weight: np.ndarray, scale: np.ndarray, bias: np.ndarray | float = 0.0
     ) -> Approx:
         u = roundings.accumulate
-        numbers, unit = definitions.rounded_rows(x)
-        exact = matmul(whole(numbers, roundings), Approx.exact(weight.T.astype(np.float64)), 0.0)
-        product = exact.rounded(u) * Approx.exact(unit * scale)
+        rows, row_scale = definitions.scaled_rows(x)
+        exact = matmul(quantized(rows, roundings), Approx.exact(weight.T.astype(np.float64)), 0.0)
+        product = exact.rounded(u) * Approx.exact(row_scale * scale)
         return (product.rounded(3 * u, SINGLE_TINY) + Approx.exact(np.asarray(bias))).rounded(u)
 
 
 class Gelu(Op, row="gelu"):
     """x Φ(x) = x/2 · (1 + erf(x/√2)).
 
-    The bound stands against |x|, for 1 + erf cancels where x is negative. erf is off by `ERF_UNITS`; its argument by two roundings,
-    which move it by 2/√π · z e^{-z²} · 2u < u; the sum and two products round once each. A clamp of the argument adds nothing that counts.
+    The bound is relative to |x|, because 1 + erf cancels if x is negative. The error of erf is
+    `ERF_UNITS`. Its argument has two roundings, which change erf by 2/√π · z e^{-z²} · 2u < u. The
+    sum and two products add one rounding each. Clamping the argument adds no error that matters.
     """
 
     sensitivity_case = ("x", {"batch": 1, "n": 5}, {"x": "integers"})
@@ -188,7 +208,10 @@ class Gelu(Op, row="gelu"):
 
 
 class Conv1d(Op):
-    """γ_n |x| |weight| over three taps, the bias among the terms."""
+    """A convolution with three taps.
+
+    The bound is γ_n |x| |weight| over all taps, with the bias among the terms.
+    """
 
     inputs = {
         "x": Input("batch n_frames n_in", SUMMANDS),
@@ -208,7 +231,7 @@ class Conv1d(Op):
 
 
 class Conv1dStride1(Conv1d, row="conv1d_stride1"):
-    """As `Conv1d`, every frame."""
+    """`Conv1d` with stride 1."""
 
     sensitivity_case = ("x", {"batch": 1, "n_frames": 4, "n_in": 3, "n_out": 2}, {"x": "one_hot", "bias": "zeros"})
     stride = 1
@@ -218,7 +241,7 @@ class Conv1dStride1(Conv1d, row="conv1d_stride1"):
 
 
 class Conv1dStride2(Conv1d, row="conv1d_stride2"):
-    """As `Conv1d`, every second frame."""
+    """`Conv1d` with stride 2."""
 
     sensitivity_case = (
         "weight",
@@ -232,7 +255,10 @@ class Conv1dStride2(Conv1d, row="conv1d_stride2"):
 
 
 class TokenEmbedding(Op, row="token_embedding"):
-    """The tokens' rows of the embedding, bit for bit; one product where weights are whole numbers and have a scale."""
+    """The rows of the embedding for the tokens, which are exact.
+
+    With int8 weights and their scale, there is one product.
+    """
 
     sensitivity_case = ("weight", {"batch": 1, "n": 5, "n_vocab": 3, "n_state": 2}, {})
     inputs = {
@@ -255,7 +281,7 @@ class TokenEmbedding(Op, row="token_embedding"):
 
 
 class Residual(Op, row="residual"):
-    """x + y, as positions and residuals are added: one rounding."""
+    """x + y, the sum with positions or with a residual. There is one rounding."""
 
     sensitivity_case = ("x", {"batch": 1, "n": 2, "n_state": 3}, {"y": "zeros"})
     inputs = {
@@ -268,11 +294,15 @@ class Residual(Op, row="residual"):
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray, y: np.ndarray) -> Approx:
-        return (Approx.given(x) + Approx.given(y)).rounded(roundings.output, roundings.tiny)
+        return (Approx.from_input(x) + Approx.from_input(y)).rounded(roundings.output, roundings.tiny)
 
 
 class Half(Op, row="half"):
-    """x as float16, widened again: one rounding; what is below the smallest normal number is off by half of the smallest of all."""
+    """x rounded to float16 and widened again.
+
+    There is one rounding. Below the smallest normal number, the error is half of the smallest
+    subnormal number.
+    """
 
     sensitivity_case = ("x", {"batch": 1, "n": 2}, {})
     inputs = {"x": Input("batch n", ("normal", "big", "tiny"))}
@@ -284,13 +314,11 @@ class Half(Op, row="half"):
 
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
-        half, given = DTYPES["float16"], super().roundings(dtype, device)
-        return (
-            given
-            if dtype == "float64"
-            else replace(given, output=unit_roundoff(half), tiny=smallest_subnormal(half) / 2)
-        )
+        half, roundings = DTYPES["float16"], super().roundings(dtype, device)
+        if dtype == "float64":
+            return roundings
+        return replace(roundings, output=unit_roundoff(half), tiny=smallest_subnormal(half) / 2)
 
     @staticmethod
     def bound(roundings: Roundings, x: np.ndarray) -> Approx:
-        return Approx.given(x).rounded(roundings.output, roundings.tiny)
+        return Approx.from_input(x).rounded(roundings.output, roundings.tiny)

@@ -1,7 +1,8 @@
-"""How the graph of a row is built if an op of the engine alone is not enough: `build = "adapters.NAME"`.
+"""Adapters between rows and the engine, for rows that need more than one op of the engine.
 
-Every function takes `ops`, the engine's operations, and then the graph's inputs in the row's order;
-of a composed row, all inputs by name, and it returns the parts by name.
+`build = "adapters.NAME"` names one. Every function takes `ops`, the engine's ops, and then the
+graph's inputs in the row's order. For a composed row it takes all inputs by name, and returns the
+parts by name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,63 +24,63 @@ Parts = Mapping[str, TensorValue]
 
 
 def conv1d_stride2(ops: Backend, x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
-    """Compute every second frame."""
+    """Convolve with stride 2."""
     return ops.conv1d(x, weight, bias, stride=2)
 
 
 def residual(ops: Backend, x: TensorValue, y: TensorValue) -> TensorValue:
-    """Add, as graphs do without an op of ours."""
+    """Add, as the graphs do with MAX's own operation."""
     return x + y
 
 
 def half(ops: Backend, x: TensorValue) -> TensorValue:
-    """Cast to float16 and back, as graphs do without an op of ours."""
+    """Cast to float16 and back, as the graphs do with MAX's own operation."""
     return max_ops.cast(max_ops.cast(x, DType.float16), x.dtype)
 
 
-def exchanged(x: TensorValue) -> TensorValue:
-    """[batch, n_head, n, head_dim] to [batch, n, n_head, head_dim], and back."""
+def swap_heads(x: TensorValue) -> TensorValue:
+    """Permute [batch, n_head, n, head_dim] to [batch, n, n_head, head_dim], and back."""
     return max_ops.permute(x, [0, 2, 1, 3])
 
 
 def attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Exchange positions and heads, which the engine has in the other order."""
-    return exchanged(ops.attention(exchanged(q), exchanged(k), exchanged(v)))
+    """Swap positions and heads, because the engine has them in the opposite order."""
+    return swap_heads(ops.attention(swap_heads(q), swap_heads(k), swap_heads(v)))
 
 
 def attention_int8(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Exchange positions and heads, as in `attention`."""
-    return exchanged(ops.attention_int8(exchanged(q), exchanged(k), exchanged(v)))
+    """Swap positions and heads, see `attention`."""
+    return swap_heads(ops.attention_int8(swap_heads(q), swap_heads(k), swap_heads(v)))
 
 
 def attention_by_steps(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Exchange positions and heads, as in `attention`."""
-    return exchanged(portable.attention_by_steps(exchanged(q), exchanged(k), exchanged(v)))
+    """Swap positions and heads, see `attention`."""
+    return swap_heads(portable.attention_by_steps(swap_heads(q), swap_heads(k), swap_heads(v)))
 
 
 def flash_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Exchange positions and heads, as in `attention`."""
-    return exchanged(portable.flash_attention(exchanged(q), exchanged(k), exchanged(v)))
+    """Swap positions and heads, see `attention`."""
+    return swap_heads(portable.flash_attention(swap_heads(q), swap_heads(k), swap_heads(v)))
 
 
 def masked_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue, mask: TensorValue) -> TensorValue:
-    """Take the four steps that the decoder's attention is made of."""
+    """Compute the four steps of the decoder's attention."""
     return ops.attention_context(ops.softmax(ops.apply_mask(ops.attention_scores(q, k), mask)), v)
 
 
-def heads_of(x: TensorValue, like: TensorValue) -> TensorValue:
-    """x [batch, n, n_state] in the heads of `like` [batch, n_head, n, head_dim]."""
+def split_like(x: TensorValue, like: TensorValue) -> TensorValue:
+    """Split x [batch, n, n_state] into the heads of `like` [batch, n_head, n, head_dim]."""
     batch, n_head, n, head_dim = like.shape
     return max_ops.permute(max_ops.reshape(x, [batch, n, n_head, head_dim]), [0, 2, 1, 3])
 
 
 def cross_attention(ops: Backend, q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
-    """Merge the queries' heads and split the result's, for the engine has them side by side."""
-    return heads_of(ops.cross_attention(ops.merge_heads(q), k, v), q)
+    """Merge the queries' heads and split the result's: the engine has them side by side."""
+    return split_like(ops.cross_attention(ops.merge_heads(q), k, v), q)
 
 
 def positions(mask: TensorValue) -> TensorValue:
-    """The positions of the tokens whose causal mask [n, n_kv] this is, int64 [n]."""
+    """Return the positions of the tokens with this causal mask [n, n_kv], int64 [n]."""
     n, n_kv = mask.shape
     first, end = (max_ops.cast(TensorValue(dim), DType.int64) for dim in (n_kv - n, n_kv))
     one = max_ops.constant(1, DType.int64, device=DeviceRef.CPU())
@@ -89,7 +90,7 @@ def positions(mask: TensorValue) -> TensorValue:
 def cached(
     ops: Backend, cache: BufferValue, new: TensorValue, page_table: TensorValue, mask: TensorValue
 ) -> TensorValue:
-    """Cut off the positions of the cache that hold nothing yet."""
+    """Cut off the positions of the cache that are still unused."""
     return ops.append_to_cache(cache, new, page_table, positions(mask))[:, :, : mask.shape[1]]
 
 
@@ -99,12 +100,15 @@ def log_mel(ops: Backend, samples: np.ndarray) -> np.ndarray:
 
 
 def log_mel_bands(ops: Backend, hops: TensorValue, rest: TensorValue) -> TensorValue:
-    """Join all hops, whose number may be symbolic, and the two after them."""
+    """Join the hops, whose number may be symbolic, with the two hops after them."""
     return log_mel_graphs.log_mel_bands(max_ops.concat([hops, rest], axis=0), 80)
 
 
 def _recorded(ops: Backend, function: Callable[[graphs.Scope], object], values: Values) -> Parts:
-    """Build with one of the engine's functions, under the weights in `values`, and take what it records."""
+    """Build with one of the engine's functions, and return the activations that it records.
+
+    `values` holds the weights.
+    """
     at = graphs.Scope(values, ops) / "block"
     function(at)
     return at.activations
@@ -138,15 +142,18 @@ def position_embedding(ops: Backend, values: Values) -> Parts:
 
 
 def cached_attention(ops: Backend, values: Values) -> Parts:
-    """Merge and split heads around the op, and read what it left in the cache."""
+    """Merge and split heads around the op, and read the cache that it wrote to."""
     q, k, v = (ops.merge_heads(values[name]) for name in ("q", "k", "v"))
     k_cache, v_cache, page_table, mask = values["k_cache"], values["v_cache"], values["slots"], values["mask"]
     context = ops.cached_attention(q, k, v, k_cache, v_cache, page_table, positions(mask))
-    return {**_in_cache(ops, [k_cache, v_cache], page_table, mask), "context": heads_of(context, values["q"])}
+    return {**_in_cache(ops, [k_cache, v_cache], page_table, mask), "context": split_like(context, values["q"])}
 
 
 def decoder_block(ops: Backend, values: Values) -> Parts:
-    """Build `graphs.decoder_block`, after keys and values of audio that are float16 if the weights are int8."""
+    """Build `graphs.decoder_block`.
+
+    If the weights are int8, the keys and values of the audio are cast to float16 first.
+    """
     caches, audio = [values["k_cache"], values["v_cache"]], [values[name] for name in AUDIO]
     page_table, mask = values["slots"], values["mask"]
     if (graphs.Scope(values, ops) / "block" / "attn" / "query").scale() is not None:
@@ -159,6 +166,6 @@ def decoder_block(ops: Backend, values: Values) -> Parts:
 
 
 def _in_cache(ops: Backend, caches: Iterable[BufferValue], page_table: TensorValue, mask: TensorValue) -> Parts:
-    """The keys and values that a cache holds of the tokens of a causal mask."""
-    keys, kept = (ops.read_cache(cache, page_table)[:, :, : mask.shape[1]] for cache in caches)
-    return {"keys": keys, "values": kept}
+    """Read the keys and values of a causal mask's tokens from a cache."""
+    keys, values = (ops.read_cache(cache, page_table)[:, :, : mask.shape[1]] for cache in caches)
+    return {"keys": keys, "values": values}

@@ -1,4 +1,4 @@
-"""What a row of the table is."""
+"""A row of the table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Build = str | Callable[..., Any]
 class Input:
     """One argument of an op."""
 
-    shape: str  # names of dimensions, or numbers, separated by spaces
-    values: tuple[str, ...] = ("normal",)  # kinds that it is tried with, `reference.ops.inputs.VALUES`
-    dtype: str | None = None  # if it is not the one under test
+    shape: str  # names or sizes of dimensions, separated by spaces
+    values: tuple[str, ...] = ("normal",)  # kinds of values to draw, see `reference.ops.inputs.VALUES`
+    dtype: str | None = None  # if it differs from the one under test
     below: str | None = None  # the dimension that indices stay below
     in_place: bool = False  # a buffer that the op writes to
 
@@ -27,44 +27,47 @@ TABLE: dict[str, type["Op"]] = {}
 
 
 class Op:
-    """A row of the table: everything that proving an op takes. Its docstring derives the bound and names its source.
+    """A row of the table: everything that testing an op takes.
 
-    `class Softmax(Op, row="softmax")` is a row under that name; a subclass without a name is none,
-    but may be what rows have in common.
+    Its docstring derives the error bound and names its source. `class Softmax(Op, row="softmax")`
+    adds a row under that name. A subclass without a name adds no row, but may hold what rows have
+    in common.
 
-    Raises TypeError for a row that lacks one of `required`, or whose name another row has.
+    Raises:
+        TypeError: The row lacks one of `required`, or its name is taken.
     """
 
-    # What a row must have.
+    # The fields that a row must have.
     required: ClassVar[tuple[str, ...]] = ("inputs", "build", "define", "torch", "bound", "sensitivity_case")
 
     # The arguments, in order.
     inputs: ClassVar[Mapping[str, Input]]
-    # How the graph is built: "ops.NAME" is an op of the engine, "adapters.NAME" a function of
-    # `reference.ops.max_adapters`. A function takes the engine's ops, and then the inputs.
+    # The function that builds the graph: "ops.NAME" is an op of the engine, "adapters.NAME" a
+    # function of `reference.ops.max_adapters`. A function takes the engine's ops, then the inputs.
     build: ClassVar[Build]
-    # Whether `build` computes on the host, from NumPy arrays, and no graph is built.
+    # Whether `build` computes on the host from NumPy arrays, without a graph.
     on_host: ClassVar[bool] = False
-    # The definition: inputs in float64 to the result in float64.
+    # The definition: takes the inputs in float64, and returns the result in float64.
     define: ClassVar[Callable[..., np.ndarray]]
-    # PyTorch's op, of the same inputs: a name in `reference.ops.torch_counterparts`, or a function.
+    # PyTorch's op for the same inputs: a name in `reference.ops.torch_counterparts`, or a function.
     torch: ClassVar[str | Callable[..., Any]]
-    # Roundings and inputs in float64 to the result in float64 with its error bounds.
+    # The bounds: takes the roundings and the inputs in float64, and returns the result in float64
+    # with its error bounds.
     bound: ClassVar[Callable[..., Approx]]
-    # The dtypes it is proven in.
+    # The dtypes it is tested in.
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     # The devices it exists on.
     devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
-    # Whether intermediates between two kernels are in the dtype under test, and not in float32.
+    # Whether intermediates between two kernels are in the dtype under test instead of float32.
     intermediates_in_dtype: ClassVar[bool] = False
     # The dtype that results are representable in, if it is narrower than the one under test.
     result_dtype: ClassVar[str | None] = None
-    # Whether sums of small integers are exact, so that they must come out bit for bit.
+    # Whether sums of small integers are exact, so that results must be equal bit for bit.
     exact_sums: ClassVar[bool] = False
-    # Sizes of a large example to try as well.
+    # Sizes of an additional large example.
     large_shape: ClassVar[Mapping[str, int]] = {}
-    # An input, and the sizes and kinds of values of an example, in which a change of one element by
-    # 16 units in the last place (of `result_dtype`) must break a gate.
+    # An input, and the sizes and kinds of values of an example. A change of one element of the
+    # input by 16 ulps (of `result_dtype`) must exceed a bound.
     sensitivity_case: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
 
     def __init_subclass__(cls, row: str | None = None) -> None:
@@ -81,23 +84,37 @@ class Op:
 
     @classmethod
     def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:
-        """The outputs of this op's graph from its inputs; resolve: finds the function that `build` names."""
+        """Build this op's graph.
+
+        Args:
+            resolve: Returns the function that `build` names.
+            values: The graph's inputs, in order.
+
+        Returns:
+            The graph's outputs.
+        """
         return [resolve(cls.build)(*values)]
 
     @classmethod
     def roundings(cls, dtype: str, device: str = "cpu") -> Roundings:
-        """The roundings that this op makes in a dtype, on one of `devices`; in "float64" those of its definition."""
+        """Return the roundings that this op makes.
+
+        Args:
+            dtype: The dtype under test; or "float64" for the roundings of the definition itself.
+            device: One of `devices`.
+        """
         if dtype == "float64":
             return Roundings.in_float64()
         return Roundings.of(DTYPES[dtype], DTYPES[dtype] if cls.intermediates_in_dtype else None, device)
 
 
 def rows_on(device: str) -> dict[str, type[Op]]:
-    """The table's rows that a device has, "cpu" or "gpu"."""
+    """Return the rows that a device has, "cpu" or "gpu"."""
     return {name: op for name, op in TABLE.items() if device in op.devices}
 
 
 # Values for the two sides of a product.
 FACTORS = ("normal", "sparse", "one_hot", "small_integers", "zeros", "tiny")
-# Not for both sides of a product: where all terms are equal their roundings are, too, and errors no longer grow like a square root.
+# Values for one side of a product only. If all terms are equal, so are their roundings, and the
+# errors no longer grow like a square root.
 SUMMANDS = ("normal", "sparse", "one_hot", "integers", "zeros", "tiny", "constant")

@@ -1,4 +1,4 @@
-"""All rows of the table as graphs of one module, compiled once for a device and shared by whoever runs ops."""
+"""All rows of the table as graphs of one module, compiled once for a device."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
@@ -22,10 +22,14 @@ from reference.ops.row import Build
 
 
 def resolve(build: Build, ops: Backend) -> Callable[..., Any]:
-    """The function that a row's `build` names at this moment, be it replaced meanwhile.
+    """Return the function that a row's `build` names.
 
-    "ops.NAME" is one of the engine's ops; "adapters.NAME" one of `reference.ops.max_adapters`, and a
-    function is as such: they take the engine's ops before all other arguments.
+    The name is looked up at each call, so a function that was replaced meanwhile is used.
+
+    Args:
+        build: "ops.NAME" is one of the engine's ops, "adapters.NAME" one of
+            `reference.ops.max_adapters`. Adapters, and functions, take the engine's ops first.
+        ops: The engine's ops.
     """
     if not isinstance(build, str):
         return partial(build, ops)
@@ -36,7 +40,16 @@ def resolve(build: Build, ops: Backend) -> Callable[..., Any]:
 def build_module(
     rows: Mapping[str, type[Op]], device: DeviceRef, dtypes: Iterable[str] = tuple(DTYPES), ops: Backend | None = None
 ) -> Module:
-    """A graph `op.dtype` for each row and dtype, all dimensions symbolic. A composed op's graph returns its parts."""
+    """Build a graph `op.dtype` for each row and dtype, with symbolic dimensions.
+
+    A composed op's graph returns its parts.
+
+    Args:
+        rows: The rows by name.
+        device: The device that graphs run on.
+        dtypes: The dtypes to build, if the row has them.
+        ops: The engine's ops; by default those for the device.
+    """
     wanted = set(dtypes)
     module, ops = Module(), ops or backend_for(device)
     for name, op in rows.items():
@@ -65,27 +78,29 @@ class Suite:
         self.device = find_device(device_name)
         self.ops = backend_for(DeviceRef.from_device(self.device))
         module = build_module(self.rows, DeviceRef.from_device(self.device), dtypes, self.ops)
-        with compiling_for(cpu_level()):  # as the model's graphs are
+        with compiling_for(cpu_level()):  # as for the model's graphs
             self._graphs = InferenceSession(devices=[self.device]).load_all(module, custom_extensions=kernels())
 
     def run(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> np.ndarray:
-        """What MAX computes; of a composed op, its last part."""
+        """Run an op on MAX, and return its result; for a composed op, its last part."""
         return self.run_parts(op, dtype, arrays)[-1]
 
     def run_parts(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
-        """All parts of a composed op, in order."""
+        """Run an op on MAX, and return its parts in order; one, if it is not composed."""
         if self.rows[op].on_host:
             return [resolve(self.rows[op].build, self.ops)(*arrays)]
-        return self.execute(
-            op, dtype, [to_max(array.copy(), self.device) for array in arrays]
-        )  # copies, for some are written to
+        # Arrays are copied, because the op writes to some of them.
+        return self.execute(op, dtype, [to_max(array.copy(), self.device) for array in arrays])
 
     def execute(self, op: str, dtype: str, buffers: Iterable[Buffer]) -> list[np.ndarray]:
-        """The same from MAX's own buffers, of which those that the op works on in place are changed."""
+        """Run an op as `run_parts`, but on MAX's buffers.
+
+        Buffers that the op works on in place are changed.
+        """
         return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*buffers)]
 
     def caller(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> Callable[[], object]:
-        """A function that runs an op once, to be timed."""
+        """Return a function that runs an op once, for timing."""
         if self.rows[op].on_host:
             return partial(resolve(self.rows[op].build, self.ops), *arrays)
         graph, buffers = self._graphs[f"{op}.{dtype}"], [to_max(array.copy(), self.device) for array in arrays]
@@ -97,29 +112,39 @@ class Suite:
         return call
 
     def check(self, example: Example, arrays: list[np.ndarray] | None = None, name: str | None = None) -> Judged:
-        """MAX's verdict and PyTorch's on an example: what they compute from its inputs, against float64.
+        """Run an example on MAX and PyTorch, and compare their results with float64.
 
-        To see that differences are found: MAX computes from `arrays` in place of the inputs, by the row `name` in place of the op.
+        To test that differences are found, `arrays` and `name` let MAX compute something else.
+
+        Args:
+            example: The example.
+            arrays: MAX's inputs, if they differ from the example's.
+            name: The row that MAX runs, if it differs from the example's.
         """
-        given = example.arrays()
-        return self.judge(
-            example, given, self.run_parts(name or example.op, example.dtype, given if arrays is None else arrays)
-        )
+        inputs = example.arrays()
+        results = self.run_parts(name or example.op, example.dtype, inputs if arrays is None else arrays)
+        return self.judge(example, inputs, results)
 
-    def judge(self, example: Example, given: list[np.ndarray], results: list[np.ndarray]) -> Judged:
-        """The verdicts on all parts that an example's op returned for the example's inputs."""
+    def judge(self, example: Example, inputs: list[np.ndarray], results: list[np.ndarray]) -> Judged:
+        """Judge the results of an example's op.
+
+        Args:
+            example: The example.
+            inputs: Its inputs.
+            results: MAX's results for these inputs, one for each part.
+        """
         op = TABLE[example.op]
-        whole = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
-        return judge(op, example.dtype, given, results, exact=op.exact_sums and whole, device=self.name)
+        integers = bool(example.kinds) and set(example.kinds.values()) <= {"integers", "small_integers"}
+        return judge(op, example.dtype, inputs, results, exact=op.exact_sums and integers, device=self.name)
 
 
 @cache
 def suite(device_name: str = "cpu") -> Suite:
-    """The whole table, compiled once per process."""
+    """Compile the whole table, once per process."""
     return Suite(device_name)
 
 
 def snippet(example: Example, device_name: str = "cpu") -> str:
-    """Python that shows an example again."""
+    """Return Python code that runs an example again."""
     imports = "from reference.ops.suite import suite\nfrom reference.ops.inputs import Example"
     return f"{imports}\nprint(*suite({device_name!r}).check({example!r}).verdicts, sep='\\n')"

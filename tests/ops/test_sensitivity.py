@@ -64,7 +64,7 @@ def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str])
 
             @staticmethod
             def bound(roundings: Roundings, x: np.ndarray) -> Approx:
-                return Approx.given(2 * x)
+                return Approx.from_input(2 * x)
 
         suite = Suite(device, {"twice": Twice})
         for dtype in Twice.dtypes:
@@ -75,7 +75,7 @@ def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str])
         assert np.array_equal(output, 2 * x)
         assert report(suite, ["twice"], 20) == 0
         assert "twice" in capsys.readouterr().out
-        Twice.bound = staticmethod(lambda roundings, x: Approx.given(2.001 * x))  # type: ignore[method-assign]
+        Twice.bound = staticmethod(lambda roundings, x: Approx.from_input(2.001 * x))  # type: ignore[method-assign]
         with pytest.raises(AssertionError, match=r"print\(\*suite\('\w+'\)\.check\(Example\(op='twice'.*\)\.verdicts"):
             fuzz(suite, "twice", "float32", n_examples=20)
 
