@@ -14,7 +14,7 @@ from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.flow import whisper as whisper_flow
 from reference.golden import activations as golden_activations
-from reference.models.capture import capture_max, names
+from reference.models.capture import activation_names, capture_max
 from reference.parity.activations import first_divergence
 from reference.parity.clip import ClipReport, Programs
 from reference.parity.document import SCHEMA, document
@@ -34,7 +34,7 @@ def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     programs, clip = parity
     assert clip.first_divergence is None, str(clip.first_divergence)
     (seen,) = clip.windows
-    assert [a.name for a in seen.activations] == names(programs.model.dims)
+    assert [a.name for a in seen.activations] == activation_names(programs.model.dims)
     assert all(a.in_situ.passes and a.pytorch.passes for a in seen.activations)
     assert [a.op for a in seen.activations] == [step.op for step in whisper_flow.of_max(programs.model.dims).values()]
     assert len(seen.question.forced) >= 64
@@ -49,10 +49,10 @@ def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
     question = golden_activations.Case("tiny.en").question(kept)
     found = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
     # What the decoder's fused attention swallows is kept for the references alone.
-    kept["activations"] = {name: kept["activations"][name] for name in names(parity[0].model.dims)}
+    kept["activations"] = {name: kept["activations"][name] for name in activation_names(parity[0].model.dims)}
     assert list(golden_activations.drift(kept, found, golden_activations.MAX_DRIFT)) == []
-    assert kept["tokens"] == parity[1].ours.windows[0].tokens
-    assert kept["text"] == parity[1].ours.result["text"]
+    assert kept["tokens"] == parity[1].max.windows[0].tokens
+    assert kept["text"] == parity[1].max.result["text"]
 
 
 def test_the_third_digit_of_one_kept_element_is_seen() -> None:
@@ -142,7 +142,7 @@ def test_a_mistake_in_maxs_own_model_is_named(parity: Parity, device: str) -> No
         {**checkpoint.weights, f"{name}.bias": 0 * checkpoint.weights[f"{name}.bias"]},
         "a mistaken copy",
     )
-    model = Whisper(wrong, device, capture=names(checkpoint.dims))
+    model = Whisper(wrong, device, capture=activation_names(checkpoint.dims))
     culprit = first_divergence(Window(clip.windows[0].question, model, programs.judge, programs.truth).compare())
     assert culprit is not None
     assert culprit.name == name
