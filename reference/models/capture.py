@@ -114,7 +114,7 @@ def capture_openai(
 
 
 def _joined(calls: list[Activations]) -> Activations:
-    """Join the activations of all calls; those computed in one call only are returned as they are."""
+    """Join the activations of all calls; those of a single call are returned unchanged."""
     names = list(dict.fromkeys(name for call in calls for name in call))
     return {name: _join(name, [call[name] for call in calls if name in call]) for name in names}
 
@@ -145,9 +145,8 @@ def watched(model: whisper.Whisper) -> Iterator[Activations]:
     handles: list[Any] = []
     current = SimpleNamespace(attention="", conv="")
 
-    def record(
-        name: str, value: torch.Tensor
-    ) -> None:  # returns None: a value returned by a hook would replace the output
+    def record(name: str, value: torch.Tensor) -> None:
+        # Returns None, because a value returned by a hook would replace the module's output.
         activations[name] = value.detach().numpy()
 
     def on_output(module: nn.Module, name: str) -> None:

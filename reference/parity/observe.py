@@ -105,7 +105,7 @@ class Recorder:
         self.alignments = list[AlignmentTrace]()
 
     def window(self, mel: np.ndarray, initial_tokens: list[int], result: DecodingResult) -> None:
-        """Record one decoding of a window; each fallback temperature is another one."""
+        """Record one decoding of a window; there is one for each temperature tried."""
         window = Window(initial_tokens, result.tokens, result.temperature, mel)
         if (steps := self.decoding) is not None:
             window = replace(window, logits=steps.logits, allowed=steps.allowed, search=steps.search)

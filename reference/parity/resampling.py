@@ -4,8 +4,8 @@ The limit holds in the passband of both filters. FFmpeg's filter (libswresample'
 windowed sinc of `N_CROSSINGS` zero crossings with a Kaiser window of β = 9. Its cutoff is `CUTOFF`
 of half the lower rate. The main lobe of the window is √(1 + (β/π)²) = 3.0 bins wide to each side,
 and a bin is 2 / 32 of half the lower rate. So the filter is flat up to 0.97 - 0.97 · 3.0 / 16 =
-0.79 of half the lower rate, and frequencies above 1.15 of it, which the filter may pass, are not
-aliased to below 0.79. The ripple is 8.7 + β / 0.1102 = 90 dB down (Kaiser), that is 2^-15.
+0.79 of half the lower rate. It may pass frequencies up to 1.15 of half the lower rate, but these
+alias to no lower than 0.85. The ripple is 8.7 + β / 0.1102 = 90 dB down (Kaiser), that is 2^-15.
 """
 
 from math import hypot, sqrt

@@ -159,7 +159,7 @@ def _openai_scores(trace: AlignmentTrace, openai: whisper.Whisper) -> np.ndarray
 
 
 def _times(trace: AlignmentTrace, path: np.ndarray) -> Iterator[tuple[str, float, float]]:
-    """Yield each word with its begin and end in seconds, as `whisper.timing.find_alignment` does."""
+    """Yield each word with its begin and end in seconds, as `find_alignment` of whisper does."""
     words, word_tokens = trace.tokenizer.split_to_word_tokens([*trace.text, trace.tokenizer.eot])
     frames = [path[1][np.argmax(path[0] == token)] for token in range(len(trace.text) + 1)]
     begin = 0

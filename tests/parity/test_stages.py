@@ -1,4 +1,4 @@
-"""Stages outside the network: sound recordings pass in any format, and mistakes in each stage are named."""
+"""Stages outside the network: correct results pass in any format, and mistakes are named."""
 
 from itertools import product
 from pathlib import Path
@@ -61,7 +61,10 @@ FAINT = np.random.default_rng(1).uniform(-1e-4, 1e-4, 60 * 44100)
 
 
 def recorded(rate: int) -> np.ndarray:
-    """Speech, and what a microphone adds at all frequencies: of 48 kHz every third sample would else be all there is to be had."""
+    """Return speech with noise at all frequencies, as a microphone adds.
+
+    Without noise, every third sample would be correct resampling from 48 kHz.
+    """
     speech = librosa.resample(packaged_clips()["en/counting"].samples, orig_sr=16000, target_sr=rate)
     return speech + 0.01 * np.random.default_rng(2).standard_normal(len(speech))
 
