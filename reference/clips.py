@@ -1,4 +1,4 @@
-"""Recorded speech: what packages bring, and, where MAXWHISPER_AUDIO names a folder with a manifest, what lies there."""
+"""Recorded speech for tests: packaged clips, and those of the folder in MAXWHISPER_AUDIO."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from maxwhisper.audio import load_audio
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording, the language spoken in it, and what was said where that is known."""
+    """A recording, its language and, if available, its reference text."""
 
     name: str
     path: Path
@@ -23,13 +23,16 @@ class Clip:
 
     @property
     def samples(self) -> np.ndarray:
-        """float32 [n_samples] at 16 kHz."""
+        """Samples at 16 kHz: float32 [n_samples]."""
         return load_audio(self.path)
 
 
 @cache
 def packaged_clips() -> dict[str, Clip]:
-    """27 short clips of 9 languages, and ten seconds of a person speaking English; by name."""
+    """Return the clips that come with packages, by name.
+
+    They are 27 short clips in 9 languages and ten seconds of a person speaking English.
+    """
     folder = _package("pytest_audioeval") / "samples" / "audio"
     paths = sorted(folder.glob("*/*.wav"))
     clips = [
@@ -41,13 +44,16 @@ def packaged_clips() -> dict[str, Clip]:
 
 
 def english_speech() -> np.ndarray:
-    """Two minutes of people speaking English, the packaged clips one after the other: float32 [n_samples]."""
+    """Return the packaged English clips joined, about two minutes: float32 [n_samples]."""
     return np.concatenate([clip.samples for clip in packaged_clips().values() if clip.language == "en"])
 
 
 @cache
 def extra_clips() -> dict[str, Clip]:
-    """The clips of the folder that MAXWHISPER_AUDIO names; none where it is not set."""
+    """Return the clips of the folder in MAXWHISPER_AUDIO, by name; none if it is not set.
+
+    The folder has a `manifest.json` that lists them.
+    """
     folder = os.environ.get("MAXWHISPER_AUDIO")
     if not folder:
         return {}
@@ -57,7 +63,7 @@ def extra_clips() -> dict[str, Clip]:
 
 
 def all_clips() -> dict[str, Clip]:
-    """Every clip at hand, by name."""
+    """Return all available clips, by name."""
     return packaged_clips() | extra_clips()
 
 

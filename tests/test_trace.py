@@ -75,7 +75,7 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
     windows = [AlignmentInput(tokenizer, [], 3000), AlignmentInput(tokenizer, text, 400)]
     recorder = Recorder(steps=False)
     nothing, words = find_alignments(model, windows, audio, trace=recorder)
-    (seen,) = (timed.alignment for timed in recorder.timed)
+    (seen,) = (timed.alignment for timed in recorder.alignments)
     assert nothing == [] and seen.window is windows[1] and seen.words == words
     assert (
         seen.scores.shape == (3, n, 1500) and seen.weights.shape == (3, n, 200) and seen.features.shape == (1, 1500, 4)
@@ -88,7 +88,7 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
 
     segments: list[Any] = [{"seek": 0, "start": 0.0, "end": 4.0, "tokens": text}]
     assign_words(segments, words, tokenizer.eot, ("", "."), 0.0, recorder)
-    assignment = recorder.timed[0].assignment
+    assignment = recorder.alignments[0].assignment
     assert assignment is not None
     assert assignment.alignment == seen.words != words  # punctuation is joined in place
     assert "words" not in assignment.segments[0] and assignment.result == segments

@@ -22,7 +22,7 @@ TRANSCRIPTS = Path(__file__).parents[2] / "golden" / "transcripts.json"
 
 @dataclass(frozen=True)
 class TranscriptCase:
-    """One question to OpenAI Whisper: clips of these names, joined, by this model, with these options."""
+    """A transcript to store: the names of the clips joined, the model, and the options."""
 
     name: str
     model: str
@@ -31,14 +31,16 @@ class TranscriptCase:
 
     @property
     def samples(self) -> np.ndarray:
-        """float32 [n_samples] at 16 kHz."""
+        """Samples of the joined clips at 16 kHz: float32 [n_samples]."""
         return np.concatenate([packaged_clips()[clip].samples for clip in self.clips])
 
 
 @cache
 def transcript_cases() -> dict[str, TranscriptCase]:
-    """The transcripts that are kept, by name: greedy ones of nine languages with base, and English over several windows with tiny.en, by
-    beams with timed words, too.
+    """Return the transcripts to store, by name.
+
+    With base: greedy decoding of nine languages, and beam search in French. With tiny.en: English
+    over several windows, by greedy decoding and by beam search. Beam search has word timestamps.
     """
     cases = [
         TranscriptCase(f"{clip} {task}", "base", (clip,), {"task": task, "temperature": 0.0})
@@ -62,30 +64,44 @@ def transcript_cases() -> dict[str, TranscriptCase]:
 
 
 def recall(case: TranscriptCase) -> Transcription | None:
-    """OpenAI Whisper's answer, without the windows' log-mels; None where it was given for other samples or options."""
-    kept = _read_transcripts().get(case.name)
-    if kept is None or kept["asked"] != _asked(case):
+    """Read a stored transcript, without the windows' log-mel spectrograms.
+
+    Returns:
+        None if no transcript is stored for the case's model, samples and options.
+    """
+    entry = _read_transcripts().get(case.name)
+    if entry is None or entry["asked"] != _key(case):
         return None
-    return Transcription(kept["result"], [Window(**window) for window in kept["windows"]])
+    return Transcription(entry["result"], [Window(**window) for window in entry["windows"]])
 
 
-def renew(check: bool) -> list[str]:
-    """Ask OpenAI Whisper anew; rewrite what is kept, or only check it. Returns what differs."""
-    entries, found = dict[str, str](), list[str]()
+def update(check: bool) -> list[str]:
+    """Transcribe all cases with OpenAI Whisper, and compare the results with the stored ones.
+
+    Args:
+        check: write nothing; otherwise the new transcripts are stored.
+
+    Returns:
+        A message for each difference.
+    """
+    entries, changes = dict[str, str](), list[str]()
     judge = cache(lambda model: load_openai(load_checkpoint(model)))
     for case in tqdm(transcript_cases().values(), unit="transcript", disable=None, leave=False):
-        answer = transcribe_with_openai(judge(case.model), case.samples, **case.options)
-        entries[case.name] = _entry(case, answer)
-        kept = recall(case)
-        changes = ["was not kept for these samples and options"] if kept is None else differences(kept, answer)
-        found += [f"{case.name}: {change}" for change in changes]
-    found += [f"{name}: kept, but no longer asked for" for name in _read_transcripts().keys() - entries.keys()]
+        transcription = transcribe_with_openai(judge(case.model), case.samples, **case.options)
+        entries[case.name] = _entry(case, transcription)
+        stored = recall(case)
+        differing = (
+            ["was not stored for these samples and options"] if stored is None else differences(stored, transcription)
+        )
+        changes += [f"{case.name}: {difference}" for difference in differing]
+    changes += [f"{name}: stored, but no longer a case" for name in _read_transcripts().keys() - entries.keys()]
     if not check:
         TRANSCRIPTS.write_text(_document(entries), encoding="utf-8")
-    return found
+    return changes
 
 
-def _asked(case: TranscriptCase) -> dict[str, Any]:
+def _key(case: TranscriptCase) -> dict[str, Any]:
+    """Return what a stored transcript is valid for."""
     return {
         "model": case.model,
         "options": case.options,
@@ -93,15 +109,15 @@ def _asked(case: TranscriptCase) -> dict[str, Any]:
     }
 
 
-def _entry(case: TranscriptCase, answer: Transcription) -> str:
-    kept = ("initial_tokens", "tokens", "temperature")
-    windows = [{name: getattr(window, name) for name in kept} for window in answer.windows]
-    entry = {"asked": _asked(case), "result": answer.result, "windows": windows}
+def _entry(case: TranscriptCase, transcription: Transcription) -> str:
+    fields = ("initial_tokens", "tokens", "temperature")
+    windows = [{name: getattr(window, name) for name in fields} for window in transcription.windows]
+    entry = {"asked": _key(case), "result": transcription.result, "windows": windows}
     return json.dumps(entry, ensure_ascii=False)
 
 
 def _document(entries: dict[str, str]) -> str:
-    """A line for each transcript, so that a change shows where it is."""
+    """Return JSON with one line for each transcript, so that a diff shows which of them changed."""
     by = ", ".join(f"{package} {version(package)}" for package in ("openai-whisper", "torch", "pytest-audioeval"))
     lines = ",\n".join(f"  {json.dumps(name)}: {entry}" for name, entry in entries.items())
     return f'{{\n "written_by": "nox -s golden, in float32, with {by}",\n "transcripts": {{\n{lines}\n }}\n}}\n'

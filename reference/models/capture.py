@@ -1,6 +1,7 @@
-"""Activations under their shared names, of MAX and of OpenAI Whisper: a prompt in one go, and then token after token from the cache.
+"""Activations of MAX and of OpenAI Whisper under the same names.
 
-What the decoder's calls computed is joined along the tokens, so that everybody's activations have the shapes of one long prefill.
+The prompt is one prefill. Forced tokens follow one by one, with the KV cache. The activations of
+all decoder calls are joined along the tokens, so they have the shapes of one long prefill.
 """
 
 import re
@@ -27,25 +28,29 @@ Activations = dict[str, np.ndarray]
 
 
 class CapturedModel(SpeechModel, Protocol):
-    """A model that keeps, of each call, the activations that it was made to."""
+    """A model that stores the captured activations of each call."""
 
     @property
     def activations(self) -> dict[str, Buffer]: ...
 
 
-def names(dims: maxwhisper.ModelDimensions) -> list[str]:
-    """Every activation of MAX's graphs, in data-flow order."""
+def activation_names(dims: maxwhisper.ModelDimensions) -> list[str]:
+    """Return the names of all activations of MAX's graphs, in data-flow order."""
     return dataflow.names(whisper_flow.of_max(dims))
 
 
 def capture_max(model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]) -> Activations:
-    """What MAX computes for a log-mel window [n_mels, n_frames], and for a prompt and the tokens forced after it.
+    """Return the activations that MAX computes for a log-mel window and tokens.
 
-    model: made with `capture`; activations that it was not asked for are missing.
+    Args:
+        model: built with `capture`; only the activations named there are returned.
+        mel: the log-mel window [n_mels, n_frames].
+        prompt: tokens of the prefill.
+        forced: tokens fed one by one after the prompt.
     """
     model.activations.clear()
     audio = model.embed_audio(mel)
-    found = {name: from_max(buffer) for name, buffer in model.activations.items()}
+    encoder = {name: from_max(buffer) for name, buffer in model.activations.items()}
     decoder = model.decoder(audio)
     calls = []
     for tokens in (list(prompt), *([token] for token in forced)):
@@ -54,24 +59,27 @@ def capture_max(model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], fo
         calls.append({name: from_max(buffer) for name, buffer in model.activations.items()})
         if "decoder.logits" in calls[-1]:
             calls[-1]["decoder.logits"] = calls[-1]["decoder.logits"][:, 0]  # one sequence per window
-    return found | _joined(calls)
+    return encoder | _joined(calls)
 
 
 def capture_max_and_input(
     model: CapturedModel, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]
 ) -> Activations:
-    """`capture_max`, and under `log_mel` what the encoder's graph was really given; not where PyTorch stands in the graph's place."""
+    """Return the result of `capture_max`, and as `log_mel` the actual input of the encoder.
+
+    If `model` runs on PyTorch rather than on MAX's graphs, `log_mel` is missing.
+    """
     if not isinstance(model, maxwhisper.Whisper):
         return capture_max(model, mel, prompt, forced)
-    seen, graphs = Activations(), model.runtime.graphs
+    encoder_input, graphs = Activations(), model.runtime.graphs
 
     def execute(*inputs: Any) -> Any:
-        seen["log_mel"] = from_max(inputs[0])
+        encoder_input["log_mel"] = from_max(inputs[0])
         return graphs["encoder"].execute(*inputs)
 
     model.runtime.graphs = {**graphs, "encoder": SimpleNamespace(execute=execute)}
     try:
-        return capture_max(model, mel, prompt, forced) | seen
+        return capture_max(model, mel, prompt, forced) | encoder_input
     finally:
         model.runtime.graphs = graphs
 
@@ -79,17 +87,26 @@ def capture_max_and_input(
 def capture_openai(
     model: whisper.Whisper, mel: np.ndarray, prompt: Sequence[int], forced: Sequence[int]
 ) -> Activations:
-    """The same of OpenAI Whisper, in the model's dtype. Where it uses PyTorch's fused attention there are no scores and no weights."""
-    with torch.no_grad(), watched(model) as found:
+    """Return the activations that OpenAI Whisper computes, in the model's dtype.
+
+    If it uses PyTorch's fused attention, scores and weights are missing.
+
+    Args:
+        model: OpenAI Whisper.
+        mel: the log-mel window [n_mels, n_frames].
+        prompt: tokens of the prefill.
+        forced: tokens fed one by one after the prompt.
+    """
+    with torch.no_grad(), watched(model) as activations:
         features = model.embed_audio(torch.from_numpy(mel)[None].to(model.encoder.conv1.weight.dtype))
-        encoder = dict(found)
+        encoder = dict(activations)
         cache, hooks = model.install_kv_cache_hooks()
         calls = []
         try:
             for tokens in (list(prompt), *([token] for token in forced)):
-                found.clear()
+                activations.clear()
                 model.decoder(torch.tensor([tokens]), features, kv_cache=cache)
-                calls.append(dict(found))
+                calls.append(dict(activations))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -97,49 +114,54 @@ def capture_openai(
 
 
 def _joined(calls: list[Activations]) -> Activations:
-    """One array for each activation; what is computed once, of the audio, is taken as it is."""
+    """Join the activations of all calls; those of a single call are returned unchanged."""
     names = list(dict.fromkeys(name for call in calls for name in call))
     return {name: _join(name, [call[name] for call in calls if name in call]) for name in names}
 
 
 def _join(name: str, parts: list[np.ndarray]) -> np.ndarray:
-    if parts[0].ndim == 4:  # scores and weights [batch, n_head, n, n_kv], of more keys with each call
+    if parts[0].ndim == 4:  # scores and weights [batch, n_head, n, n_kv]; n_kv grows with each call
         n_kv = parts[-1].shape[-1]
-        unseen = -np.inf if name.endswith(".scores") else 0.0
+        padding = -np.inf if name.endswith(".scores") else 0.0
         widths = [[(0, 0)] * 3 + [(0, n_kv - part.shape[-1])] for part in parts]
         return np.concatenate(
-            [np.pad(part, width, constant_values=unseen) for part, width in zip(parts, widths)], axis=2
+            [np.pad(part, width, constant_values=padding) for part, width in zip(parts, widths)], axis=2
         )
     return np.concatenate(parts, axis=1)
 
 
 @contextmanager
 def watched(model: whisper.Whisper) -> Iterator[Activations]:
-    """Note what the model computes, until the end of the block. Nothing of the installed package is edited.
+    """Record the activations of a model until the end of the block.
 
-    Modules are watched by hooks; what is no module (GELU behind the convolutions, softmax, positions, residuals), by what goes into the
-    next one or by wrapping the function.
+    The installed package is not edited. Outputs of modules are recorded by hooks. Positions and
+    residuals are no modules: they are recorded as inputs of the next module. GELU after the
+    convolutions and softmax are recorded by wrapping the functions.
+
+    Yields:
+        The activations by name, filled by each call of the model.
     """
-    found: Activations = {}
+    activations: Activations = {}
     handles: list[Any] = []
-    here = SimpleNamespace(attention="", conv="")
+    current = SimpleNamespace(attention="", conv="")
 
-    def note(name: str, value: torch.Tensor) -> None:  # a hook that returned something would replace it
-        found[name] = value.detach().numpy()
+    def record(name: str, value: torch.Tensor) -> None:
+        # Returns None, because a value returned by a hook would replace the module's output.
+        activations[name] = value.detach().numpy()
 
     def on_output(module: nn.Module, name: str) -> None:
-        handles.append(module.register_forward_hook(lambda _, inputs, output: note(name, output)))
+        handles.append(module.register_forward_hook(lambda _, inputs, output: record(name, output)))
 
     def on_input(module: nn.Module, name: str) -> None:
-        handles.append(module.register_forward_pre_hook(lambda _, inputs: note(name, inputs[0])))
+        handles.append(module.register_forward_pre_hook(lambda _, inputs: record(name, inputs[0])))
 
     def enter(kind: str, module: nn.Module, path: str) -> None:
-        handles.append(module.register_forward_pre_hook(lambda *_: setattr(here, kind, path)))
+        handles.append(module.register_forward_pre_hook(lambda *_: setattr(current, kind, path)))
 
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv1d):
             enter("conv", module, path)
-            handles.append(module.register_forward_hook(lambda _, inputs, output, path=path: note(path, output.mT)))
+            handles.append(module.register_forward_hook(lambda _, inputs, output, path=path: record(path, output.mT)))
         elif isinstance(module, (nn.Linear, nn.LayerNorm, nn.Embedding)) or path.endswith("mlp.1"):
             on_output(module, re.sub(r"token_embedding$", "embedding", re.sub(r"mlp\.1$", "mlp.gelu", path)))
         elif isinstance(module, MultiHeadAttention):
@@ -156,19 +178,19 @@ def watched(model: whisper.Whisper) -> Iterator[Activations]:
 
     def softmax(scores: torch.Tensor, dim: int) -> torch.Tensor:
         weights = F.softmax(scores, dim=dim)
-        note(f"{here.attention}.scores", scores)
-        note(f"{here.attention}.weights", weights)
+        record(f"{current.attention}.scores", scores)
+        record(f"{current.attention}.weights", weights)
         return weights
 
     def gelu(x: torch.Tensor) -> torch.Tensor:
         y = F.gelu(x)
-        note(f"{here.conv}.gelu", y.mT)
+        record(f"{current.conv}.gelu", y.mT)
         return y
 
     functions: Any = whisper.model
     functions.F = SimpleNamespace(**{**vars(F), "softmax": softmax, "gelu": gelu})
     try:
-        yield found
+        yield activations
     finally:
         functions.F = F
         for handle in handles:

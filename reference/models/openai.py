@@ -1,4 +1,4 @@
-"""OpenAI Whisper as witness and judge: the same weights, float32, its attention path and number of threads pinned."""
+"""OpenAI Whisper in float32 with a checkpoint's weights: the implementation compared with."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,8 @@ N_THREADS = 2
 def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     """OpenAI Whisper with a checkpoint's weights, in float32 on the CPU.
 
-    Its own error moves twofold with the attention path and with the number of threads, so both are always the same here.
+    The attention path and the number of threads are always the same, because each changes the
+    model's own rounding error by up to a factor of two.
     """
     torch.set_num_threads(N_THREADS)
     torch.backends.cudnn.allow_tf32 = False
@@ -33,7 +34,7 @@ def load_openai(checkpoint: Checkpoint) -> whisper.Whisper:
     return model
 
 
-# What reads the channels of the residual stream, and what writes them, at either end of the names.
+# Ends of the names of weights that read the channels of the residual stream, and that write them.
 _READ_CHANNELS = (
     "query.weight",
     "key.weight",
@@ -48,10 +49,17 @@ _LAYER_NORMS = ("ln.weight", "ln.bias", "ln_post.weight", "ln_post.bias")
 
 
 def reordered(model: whisper.Whisper, seed: int) -> tuple[whisper.Whisper, np.ndarray]:
-    """The same model with the channels of its residual stream in another order, and that order.
+    """Return a copy of a model with the channels of its residual stream permuted.
 
-    It computes the same numbers (audio features in the new order, logits as they were) and rounds differently, for every sum over the
-    channels runs in another order.
+    Mathematically, the copy computes the same logits, and audio features in the new order. Its
+    rounding differs, because every sum over the channels runs in a different order.
+
+    Args:
+        model: the model to copy.
+        seed: of the random order.
+
+    Returns:
+        The copy, and the order of the channels, int [n_audio_state].
     """
     order = np.random.default_rng(seed).permutation(model.dims.n_audio_state)
     state = dict(model.state_dict())
@@ -65,17 +73,21 @@ def reordered(model: whisper.Whisper, seed: int) -> tuple[whisper.Whisper, np.nd
 
 @contextmanager
 def in_float64(model: whisper.Whisper) -> Iterator[whisper.Whisper]:
-    """The same model in float64. Its casts to float32, in layer norm and behind the logits, are without effect meanwhile."""
-    narrow = torch.Tensor.float
+    """Provide a copy of a model in float64.
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if tensor.dtype == torch.float64 else narrow(tensor)
+    Until the end of the block, `Tensor.float` leaves float64 tensors unchanged. Otherwise the
+    model would cast to float32 in layer norm and after the logits.
+    """
+    to_float32 = torch.Tensor.float
 
-    torch.Tensor.float = keep  # type: ignore[method-assign,assignment]
+    def cast_unless_float64(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.dtype == torch.float64 else to_float32(tensor)
+
+    torch.Tensor.float = cast_unless_float64  # type: ignore[method-assign,assignment]
     try:
         yield _build(model.dims, dict(model.state_dict())).double()
     finally:
-        torch.Tensor.float = narrow  # type: ignore[method-assign]
+        torch.Tensor.float = to_float32  # type: ignore[method-assign]
 
 
 def _build(dims: whisper.model.ModelDimensions, weights: dict[str, torch.Tensor]) -> whisper.Whisper:
@@ -87,7 +99,10 @@ def _build(dims: whisper.model.ModelDimensions, weights: dict[str, torch.Tensor]
 
 
 def _untie(decoder: Any) -> None:
-    """Let a decoder, whose LM head always is its embedding, have one of its own, `proj_out`."""
+    """Give a decoder an LM head `proj_out` with weights separate from its embedding.
+
+    OpenAI Whisper's decoder always uses the embedding as its LM head.
+    """
     n_vocab, n_state = decoder.token_embedding.weight.shape
     decoder.proj_out = torch.nn.Linear(n_state, n_vocab, bias=False)
     normed: list[torch.Tensor] = []

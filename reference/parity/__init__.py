@@ -1,1 +1,1 @@
-"""`nox -s parity`: the same recordings through MAX and through OpenAI Whisper; equal within rounding, or the first thing that differs."""
+"""Comparison of MAX with OpenAI Whisper on the same recordings: `nox -s parity`."""

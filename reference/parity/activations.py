@@ -1,7 +1,9 @@
-"""A model's activations against float64, one by one: the first that its own op does not explain is the culprit.
+"""Comparison of a model's activations with float64; the first outside its bounds is the culprit.
 
-Nothing here knows of Whisper. To use it for a model of your own: write its data flow down (`reference.flow.dataflow`), naming the table's
-op that computes each activation and what from; capture your activations under these names; and ask.
+Each activation is judged on the implementation's own inputs of its op, so errors before it do not
+count. Nothing here depends on Whisper. To compare a model of your own, write its data flow
+(`reference.flow.dataflow`), which names the op of the table that computes each activation, and its
+inputs. Then capture your activations under these names, and compare:
 
     flow = {
         "ln": Step("layer_norm", ("x", "ln.weight", "ln.bias")),
@@ -12,8 +14,8 @@ op that computes each activation and what from; capture your activations under t
     culprit = first_divergence(compare_activations(flow, activations, given, truth(flow, given)))
     print(culprit or "equal within rounding")
 
-An op that the table lacks is one more row of it (`reference.ops`). This module needs neither MAX nor
-`maxwhisper`; PyTorch is imported when it is asked for its own result (`judge_with_pytorch`).
+For an op that the table lacks, add a row (`reference.ops`). This module needs neither MAX nor
+`maxwhisper`. PyTorch is imported only by `judge_with_pytorch`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -34,14 +36,17 @@ from reference.parity.rewrites import biased_keys
 
 @dataclass(frozen=True)
 class Error:
-    """How far from float64 after all ops up to here: root mean square, and largest."""
+    """The cumulative error: the difference from float64 after all ops up to an activation."""
 
-    rms: float
-    largest: float
+    rms: float  # root mean square of the differences
+    largest: float  # largest absolute difference
 
     @staticmethod
     def of(array: np.ndarray, truth: np.ndarray) -> "Error":
-        """Of finite elements; infinite where shapes differ, or what is finite and what is not."""
+        """Compute the error of the finite elements.
+
+        It is infinite if the shapes differ, or if NaN or infinities are at different places.
+        """
         if array.shape != truth.shape or not same_non_finite(array, truth).all():
             return Error(np.inf, np.inf)
         finite = np.isfinite(truth)
@@ -56,17 +61,17 @@ class Compared:
     name: str
     op: str
     shape: tuple[int, ...]
-    in_situ: Verdict  # on its op, from the implementation's own inputs
-    pytorch: Verdict  # on PyTorch's op, from the same
+    in_situ: Verdict  # of its op, on the implementation's own inputs
+    pytorch: Verdict  # of PyTorch's op on the same inputs
     error: Error  # cumulative
-    peer: Error | None  # another implementation's, if it is known
-    size: float  # the truth's root mean square
-    resembles: str = ""  # what it looks like, if it fails
-    rewritten: str = ""  # why it may differ all the same
+    peer: Error | None  # cumulative error of a second implementation, if given
+    size: float  # root mean square in float64
+    resembles: str = ""  # if it fails: what the values look like
+    rewritten: str = ""  # if it is outside its bounds but correct: why
 
     @property
     def passes(self) -> bool:
-        """Inside both gates, and the bounds say something; or rewritten to the same effect."""
+        """Whether it meets both bounds and few are vacuous, or it is rewritten equivalently."""
         return bool(self.rewritten) or (self.in_situ.passes and self.in_situ.n_vacuous <= MAX_VACUOUS * self.in_situ.n)
 
     def __str__(self) -> str:
@@ -75,10 +80,10 @@ class Compared:
         vacuous = (
             ""
             if self.passes or not self.in_situ.passes
-            else f"; {self.in_situ.n_vacuous} of {self.in_situ.n} bounds say nothing"
+            else f"; {self.in_situ.n_vacuous} of {self.in_situ.n} bounds are vacuous"
         )
-        looks = f"; it looks like {self.resembles}" if self.resembles else ""
-        return f"{self.name} ({self.op}): {self.in_situ}{vacuous}{looks}"
+        likeness = f"; it looks like {self.resembles}" if self.resembles else ""
+        return f"{self.name} ({self.op}): {self.in_situ}{vacuous}{likeness}"
 
 
 def compare_activations(
@@ -92,38 +97,41 @@ def compare_activations(
     dtype: str = "float32",
     verdict: Callable[..., Judged] = judge_with_pytorch,
 ) -> Iterator[Compared]:
-    """Compare every activation of a data flow, in its order.
+    """Compare every activation of a data flow, in data-flow order.
 
-    Before them come, as the op "given", inputs and weights that are not what was given.
+    Inputs and weights that the implementation shows must equal those given. Those that do not are
+    yielded first, with the op "given".
 
     Args:
         flow: the data flow.
-        activations: what an implementation computed, by name; its inputs and weights, as far as it shows them, under theirs.
+        activations: what the implementation computed, by name. It may include its inputs and
+            weights.
         given: weights and inputs, by name.
-        exact: `truth` of the same.
-        peer: another implementation's activations.
-        only: names of what is to be compared; all by default.
-        device: "cpu" or "gpu", where the activations were computed.
-        dtype: "float32", "float16" or "bfloat16", that of the activations.
-        verdict: `judge_with_pytorch`, or, in half the time and without PyTorch, `judge_alone` of `reference.ops.judge`.
+        exact: the result of `truth` for the same flow, weights and inputs.
+        peer: activations of a second implementation.
+        only: names of the activations to compare; all by default.
+        device: "cpu" or "gpu": the device that computed the activations.
+        dtype: "float32", "float16" or "bfloat16": the dtype of the activations.
+        verdict: `judge_with_pytorch`, or `judge_alone` of `reference.ops.judge`, which takes half
+            the time and does not need PyTorch.
 
     Raises:
-        DataflowError: the flow can't be followed, or an activation or an input is missing.
+        DataflowError: if the flow is invalid, or an activation or an input is missing.
     """
     check_flow(flow, given)
     check_activations(flow, given, activations, exact, only)
-    known = {**given, **activations}
+    arrays = {**given, **activations}
     keys = {parse(key).name: key for key in flow}
     for name, array in given.items():
         if name in activations and name not in keys and (only is None or name in only):
-            shown = _compare_given(name, activations[name], array)
-            if not shown.passes:
-                yield shown
-    wanted = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
-    for name, judged in judge_each(wanted, known, dtype, verdict, device):
-        array, peers = activations[name], (peer or {}).get(name)
+            compared = _compare_given(name, activations[name], array)
+            if not compared.passes:
+                yield compared
+    steps = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
+    for name, judged in judge_each(steps, arrays, dtype, verdict, device):
+        array, peer_array = activations[name], (peer or {}).get(name)
         resembles, rewritten = (
-            ("", "") if judged.actual.passes else _explain(flow, keys[name], known, judged.expected, dtype)
+            ("", "") if judged.actual.passes else _explain(flow, keys[name], arrays, judged.expected, dtype)
         )
         yield Compared(
             name=name,
@@ -132,7 +140,7 @@ def compare_activations(
             in_situ=judged.actual,
             pytorch=judged.pytorch,
             error=Error.of(array, exact[name]),
-            peer=None if peers is None else Error.of(peers, exact[name]),
+            peer=None if peer_array is None else Error.of(peer_array, exact[name]),
             size=rms(exact[name][np.isfinite(exact[name])]),
             resembles=resembles,
             rewritten=rewritten,
@@ -140,14 +148,19 @@ def compare_activations(
 
 
 def first_divergence(compared: Iterable[Compared]) -> Compared | None:
-    """The first activation outside its bounds, or None."""
+    """Return the first activation that does not pass, or None."""
     return next((activation for activation in compared if not activation.passes), None)
 
 
 def truth(flow: Dataflow, given: Arrays) -> dict[str, np.ndarray]:
-    """Every activation in float64, by definitions alone.
+    """Compute every activation in float64 by the definitions of the ops.
 
-    Raises DataflowError where the flow can't be followed, or not on arrays of these shapes.
+    Args:
+        flow: the data flow.
+        given: weights and inputs, by name; floating-point arrays are converted to float64.
+
+    Raises:
+        DataflowError: if the flow is invalid, or does not fit the shapes of the arrays.
     """
     check_flow(flow, given)
     exact = {name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in given.items()}
@@ -155,12 +168,12 @@ def truth(flow: Dataflow, given: Arrays) -> dict[str, np.ndarray]:
 
 
 def rms(x: np.ndarray) -> float:
-    """The root mean square, 0 of nothing."""
+    """Compute the root mean square of an array, 0 if it is empty."""
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
 def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
-    """What an implementation shows of its inputs must be the numbers that were given, none rounded."""
+    """Compare an input or weight that an implementation shows with the given one, exactly."""
     exact = given.astype(np.float64)
     verdict, size = compare(array, Approx.exact(exact), array.dtype), rms(exact[np.isfinite(exact)])
     verdict = replace(verdict, failures=[f"not what was given: {failure}" for failure in verdict.failures])
@@ -169,12 +182,17 @@ def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
     )
 
 
-def _explain(flow: Dataflow, key: str, known: Arrays, expected: Approx | None, dtype: str) -> tuple[str, str]:
-    """What an activation that fails resembles, and why it may differ; nothing if its op can't be computed at all."""
+def _explain(flow: Dataflow, key: str, arrays: Arrays, expected: Approx | None, dtype: str) -> tuple[str, str]:
+    """Explain an activation outside its bounds.
+
+    Returns:
+        What it looks like, and why it may differ although it is correct. Both are empty if they
+        don't apply, or if its op can't be computed.
+    """
     if expected is None:
         return "", ""
-    inputs = {source: look_up(known, source) for source in flow[key].sources}
-    resembles, rewritten = resemblance(look_up(known, key), expected.value, inputs), ""
-    with suppress(ValueError, IndexError):  # of what comes after it, which need not fit
-        rewritten = biased_keys(flow, key, known, expected, dtype)
+    inputs = {source: look_up(arrays, source) for source in flow[key].sources}
+    resembles, rewritten = resemblance(look_up(arrays, key), expected.value, inputs), ""
+    with suppress(ValueError, IndexError):  # later activations may not fit its shape
+        rewritten = biased_keys(flow, key, arrays, expected, dtype)
     return resembles, rewritten

@@ -1,4 +1,4 @@
-"""One recording through both programs: everything that is compared, and the first thing that differs."""
+"""Comparison of both programs on one recording."""
 
 import hashlib
 import time
@@ -15,7 +15,7 @@ from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint
 from reference.clips import Clip
-from reference.models.capture import names
+from reference.models.capture import activation_names
 from reference.models.float64 import NumpyWhisper
 from reference.models.openai import load_openai
 from reference.parity import stages, transcripts
@@ -28,7 +28,7 @@ from reference.parity.words import judge_words
 
 
 class Programs:
-    """A checkpoint on MAX, as it is and with all activations shown, in OpenAI Whisper, and in NumPy float64."""
+    """A checkpoint in all implementations: MAX, OpenAI Whisper and NumPy float64."""
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.model = Whisper(checkpoint, device)
@@ -41,71 +41,77 @@ class Programs:
 
     @cached_property
     def instrumented(self) -> Whisper:
-        """The same graphs, with every activation as an output."""
-        return Whisper(self._checkpoint, self._device, capture=names(self._checkpoint.dims))
+        """The model on MAX with every activation as an output of its graphs."""
+        return Whisper(self._checkpoint, self._device, capture=activation_names(self._checkpoint.dims))
 
-    def question(self, seen: transcripts.Window) -> Question:
-        """What everybody is asked about a window that OpenAI Whisper has transcribed."""
+    def question(self, window: transcripts.Window) -> Question:
+        """Return the inputs with which all implementations compute a window of OpenAI Whisper's."""
         return Question.about(
-            np.asarray(seen.mel), seen.initial_tokens, seen.tokens, self.tokenizer, self.model.dims.n_text_ctx
+            np.asarray(window.mel), window.initial_tokens, window.tokens, self.tokenizer, self.model.dims.n_text_ctx
         )
 
 
 @dataclass
 class WindowReport:
-    """What came of one window's activations, and of the production graph's outputs.
+    """The comparison of one window."""
 
-    attention: of the last layer's cross-attention, the mean of its heads, [n_tokens, n_audio_ctx].
-    """
-
-    index: int
+    index: int  # of the window in the recording
     question: Question
-    attention: np.ndarray
+    attention: np.ndarray  # last layer's cross-attention, mean of its heads: [n_tokens, n_audio_ctx]
     activations: list[Compared]
-    outputs: list[Output]
+    outputs: list[Output]  # of the production graph
 
 
 @dataclass
 class ClipReport:
-    """What came of one recording, in data-flow order."""
+    """The comparison of one recording."""
 
     clip: Clip
     samples: np.ndarray
-    sha256: str
-    ours: Transcription
-    theirs: Transcription
-    seconds: dict[str, float]
+    sha256: str  # of the file
+    max: Transcription
+    openai: Transcription
+    seconds: dict[str, float]  # to transcribe, by "max" and "openai"
     comparison: Comparison
-    before: list[Stage] = field(default_factory=list)
+    before: list[Stage] = field(default_factory=list)  # stages before the network
     windows: list[WindowReport] = field(default_factory=list)
-    after: list[Stage] = field(default_factory=list)
+    after: list[Stage] = field(default_factory=list)  # stages after the network
 
     @property
     def first_divergence(self) -> Any:
-        """The first stage, activation or output that does not pass, in data-flow order; None where all do."""
-        inside: list[Any] = [part for window in self.windows for part in (*window.activations, *window.outputs)]
-        return next((part for part in (*self.before, *inside, *self.after) if not part.passes), None)
+        """The first stage, activation or output that does not pass, in data-flow order, or None."""
+        network: list[Any] = [part for window in self.windows for part in (*window.activations, *window.outputs)]
+        return next((part for part in (*self.before, *network, *self.after) if not part.passes), None)
 
     @property
     def word_error_rate(self) -> float | None:
-        """Words that differ from what was said, after the normalisation of Whisper's paper; None where that is not known."""
+        """The word error rate of MAX's transcript, or None if the clip has no reference text.
+
+        Texts are normalized as in Whisper's paper.
+        """
         if not self.clip.text:
             return None
-        language = self.ours.result["language"]
+        language = self.max.result["language"]
         normalize = (
             EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in ("zh", "ja"))
         )
-        return float(jiwer.wer(normalize(self.clip.text), normalize(self.ours.result["text"])))
+        return float(jiwer.wer(normalize(self.clip.text), normalize(self.max.result["text"])))
 
 
 def compare_clip(
     clip: Clip, programs: Programs, show: Callable[[Iterator[Compared], int], Iterator[Compared]], n_windows: int = 1
 ) -> ClipReport:
-    """Both programs on one recording: transcripts, and every activation of its first windows.
+    """Compare both programs on one recording: transcripts, and activations of its first windows.
 
-    show: is handed a window's activations as they come and their number, and hands them on; for progress.
+    Args:
+        clip: the recording.
+        programs: the implementations to compare.
+        show: shows progress. Called with the iterator of a window's activations and their number;
+            returns an iterator of the same activations.
+        n_windows: number of windows whose activations are compared.
 
-    Raises AudioError where the recording can't be read.
+    Raises:
+        AudioError: if the recording can't be read.
     """
     samples = clip.samples
     seconds, transcriptions = {}, {}
@@ -115,25 +121,25 @@ def compare_clip(
     }
     for name, (transcribe, program) in runs.items():
         begin = time.perf_counter()
-        transcriptions[name] = transcribe(program, samples, temperature=0.0)  # sampled tokens would differ by chance
+        transcriptions[name] = transcribe(program, samples, temperature=0.0)  # sampled tokens are random
         seconds[name] = time.perf_counter() - begin
-    ours, theirs = transcriptions["max"], transcriptions["openai"]
-    comparison = compare(ours, theirs, programs.model, programs.judge, programs.truth)
+    actual, openai = transcriptions["max"], transcriptions["openai"]
+    comparison = compare(actual, openai, programs.model, programs.judge, programs.truth)
     sha256 = hashlib.sha256(clip.path.read_bytes()).hexdigest()
-    report = ClipReport(clip, samples, sha256, ours, theirs, seconds, comparison)
+    report = ClipReport(clip, samples, sha256, actual, openai, seconds, comparison)
 
     device, log_mel = programs.model.device_name, stages.log_mel(programs.model, samples)
     report.before = [stages.judge_samples(clip.path, samples), stages.judge_log_mel(samples, log_mel, device)]
-    if not theirs.windows:
+    if not openai.windows:
         report.before.append(
             Stage(
                 "transcribe.window.0",
                 False,
-                f"{len(samples)} samples are too few to be transcribed: nothing was compared",
+                f"{len(samples)} samples are too few to transcribe; nothing was compared",
             )
         )
-    for index, seen in enumerate(theirs.windows[:n_windows]):
-        question = programs.question(seen)
+    for index, transcribed in enumerate(openai.windows[:n_windows]):
+        question = programs.question(transcribed)
         window = Window(question, programs.instrumented, programs.judge, programs.truth)
         activations = list(show(window.compare(), len(window.flow)))
         attention = window.openai[f"decoder.blocks.{programs.model.dims.n_text_layer - 1}.cross_attn.weights"][0].mean(
@@ -143,14 +149,14 @@ def compare_clip(
         report.windows.append(WindowReport(index, question, attention, activations, outputs))
     bound = stages.log_mel_bound(samples, programs.model.dims.n_mels, device)
     report.after = [
-        *stages.judge_tokens(ours, theirs, programs.tokenizer.eot),
-        *stages.judge_windows(ours, theirs, comparison, bound),
+        *stages.judge_tokens(actual, openai, programs.tokenizer.eot),
+        *stages.judge_windows(actual, openai, comparison, bound),
         *_judge_words(samples, programs, n_windows),
     ]
     return report
 
 
 def _judge_words(samples: np.ndarray, programs: Programs, n_windows: int) -> Iterator[Stage]:
-    """Judge how words are timed in the first windows."""
+    """Judge the word timestamps of the first windows."""
     for timed in time_words_with_max(programs.model, samples, n_windows, temperature=0.0):
         yield from judge_words(timed, programs.judge, programs.truth)

@@ -1,4 +1,4 @@
-"""The report as data, `report/parity.json`; `schema.json` says what every field is."""
+"""The report as JSON, `report/parity.json`; `schema.json` describes every field."""
 
 import hashlib
 import json
@@ -24,7 +24,15 @@ PACKAGES = ("max", "numpy", "torch", "openai-whisper")
 def document(
     clips: Sequence[ClipReport], unread: Mapping[str, str], model: str, checkpoint: Checkpoint, device: str
 ) -> dict[str, Any]:
-    """Everything that was found. unread: recordings that could not be compared, and why."""
+    """Return the report as JSON data.
+
+    Args:
+        clips: the compared recordings.
+        unread: messages about the recordings that could not be compared, by name.
+        model: name of the model.
+        checkpoint: its weights.
+        device: "cpu" or "gpu": the device that MAX ran on.
+    """
     return {
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "machine": {"device": device, "processor": platform.machine(), "system": platform.system()},
@@ -36,7 +44,10 @@ def document(
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
-    """Of all weights in float32, in the order of their names: the same for the same model in any file format."""
+    """Compute the sha256 of all weights in float32, in the order of their names.
+
+    It does not depend on the format of the model's file.
+    """
     digest = hashlib.sha256()
     for name in sorted(checkpoint.weights):
         digest.update(name.encode())
@@ -46,15 +57,15 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
 
 def _clip(report: ClipReport) -> dict[str, Any]:
     first = report.first_divergence
-    ours, theirs = report.ours.result, report.theirs.result
+    actual, openai = report.max.result, report.openai.result
     return {
         "name": report.clip.name,
         "sha256": report.sha256,
         "duration": len(report.samples) / 16000,
-        "language": ours["language"],
-        "text": {"max": ours["text"], "openai": theirs["text"]},
-        "tokens_equal": [w.tokens for w in report.ours.windows] == [w.tokens for w in report.theirs.windows],
-        "text_equal": ours["text"] == theirs["text"],
+        "language": actual["language"],
+        "text": {"max": actual["text"], "openai": openai["text"]},
+        "tokens_equal": [w.tokens for w in report.max.windows] == [w.tokens for w in report.openai.windows],
+        "text_equal": actual["text"] == openai["text"],
         "wer": report.word_error_rate,
         "seconds": report.seconds,
         "first_divergence": first and first.name,
@@ -115,5 +126,5 @@ def _error(error: Error) -> dict[str, Any]:
 
 
 def _number(x: float) -> float | None:
-    """JSON has no infinity and no NaN."""
+    """Return a number, or None for infinity and NaN, which JSON can't represent."""
     return float(x) if np.isfinite(x) else None

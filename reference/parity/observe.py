@@ -1,7 +1,7 @@
-"""Two programs transcribe, and what they do in each window is kept.
+"""Transcription by either program, with a record of each window.
 
-MAX tells it through `maxwhisper.transcription.trace`; OpenAI Whisper has no such interface, and is
-watched from outside.
+MAX is recorded through `maxwhisper.transcription.trace`. OpenAI Whisper has no such interface, so
+its method `decode` is wrapped.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from maxwhisper.tokenizer import Tokenizer
 from maxwhisper.transcription.options import TranscriptionOptions
 from maxwhisper.transcription.sequential import iter_segments_with, transcribe_with
 from maxwhisper.transcription.timing import Alignment, Assignment
-from reference.parity.beams import BeamWitness
-from reference.parity.transcripts import TimedWindow, Transcription, Window
+from reference.parity.beams import BeamComparison
+from reference.parity.transcripts import AlignmentTrace, Transcription, Window
 
 
 def transcribe_with_max(model: SpeechModel, samples: np.ndarray, **options: Any) -> Transcription:
-    """Transcribe as `maxwhisper.transcribe`, and keep every step, window and alignment."""
+    """Transcribe as `maxwhisper.transcribe`, and record every step, window and alignment."""
     recorder = Recorder(steps=True)
     result = transcribe_with(TranscriptionOptions.of(**options), model, samples, trace=recorder)
-    return Transcription(dict(result), recorder.windows, recorder.timed)
+    return Transcription(dict(result), recorder.windows, recorder.alignments)
 
 
 def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **options: Any) -> Transcription:
-    """Transcribe as `whisper.transcribe` in float32, and keep every window."""
+    """Transcribe as `whisper.transcribe` in float32, and record every window."""
     windows: list[Window] = []
 
     def decode(mel: torch.Tensor, options: whisper.DecodingOptions) -> whisper.DecodingResult:
@@ -50,33 +50,35 @@ def transcribe_with_openai(model: whisper.Whisper, samples: np.ndarray, **option
         return Transcription(whisper.transcribe(model, samples, fp16=False, **options), windows)
 
 
-def time_words_with_max(model: SpeechModel, samples: np.ndarray, n_windows: int, **options: Any) -> list[TimedWindow]:
-    """Keep how the words of a recording's first windows with text are timed."""
+def time_words_with_max(
+    model: SpeechModel, samples: np.ndarray, n_windows: int, **options: Any
+) -> list[AlignmentTrace]:
+    """Return the alignments of a recording's first `n_windows` windows with text."""
     recorder = Recorder(steps=False)
     segments, _ = iter_segments_with(
         TranscriptionOptions.of(**options, word_timestamps=True), model, samples, trace=recorder
     )
-    while len(recorder.timed) < n_windows and next(segments, None):
+    while len(recorder.alignments) < n_windows and next(segments, None):
         pass
-    return recorder.timed
+    return recorder.alignments
 
 
 class StepRecorder:
-    """A `DecodingTrace` of one window at a time, which keeps logits and allowed tokens.
+    """A `DecodingTrace` that records the logits and allowed tokens of one window at a time.
 
-    Beam search is compared with OpenAI Whisper's step by step instead.
+    Of a beam search, it records the comparison with OpenAI Whisper's beam search instead.
     """
 
     def begin(self, options: DecodingOptions, tokenizer: Tokenizer) -> None:
-        """Forget the window before."""
+        """Start the record of a window, and discard the previous one."""
         self.logits = list[np.ndarray]()
         self.allowed = list[np.ndarray]()
-        self.search: BeamWitness | None = None
+        self.search: BeamComparison | None = None
         if options.beam_size is not None:
-            self.search = BeamWitness(options.beam_size, tokenizer.eot, options.patience, options.length_penalty)
+            self.search = BeamComparison(options.beam_size, tokenizer.eot, options.patience, options.length_penalty)
 
     def step(self, step: DecodingStep) -> None:
-        """Keep the first sequence's logits, and a bit for each token that the filters allow."""
+        """Record the first sequence's logits, and one bit for each token: 1 if it is allowed."""
         if self.search is not None:
             self.search.step(step)
             return
@@ -86,37 +88,41 @@ class StepRecorder:
     def end(self, candidates: Sequence[Sequence[Candidate]], results: Sequence[DecodingResult]) -> None:
         """Compare the candidates of a beam search."""
         if self.search is not None:
-            ((found,), (result,)) = candidates, results
-            self.search.end(found, result)
+            ((finalists,), (result,)) = candidates, results
+            self.search.end(finalists, result)
 
 
 class Recorder:
-    """A `Trace` that keeps all windows, and how the words of each were timed.
+    """A `Trace` that records all windows and the alignments of their words.
 
-    steps: keep the decoding steps, too, which are then taken on the host.
+    Args:
+        steps: also record the decoding steps. Decoding then runs step by step on the host.
     """
 
     def __init__(self, steps: bool) -> None:
         self.decoding = StepRecorder() if steps else None
         self.windows = list[Window]()
-        self.timed = list[TimedWindow]()
+        self.alignments = list[AlignmentTrace]()
 
     def window(self, mel: np.ndarray, initial_tokens: list[int], result: DecodingResult) -> None:
-        """Keep an attempt at a window."""
+        """Record one decoding of a window; there is one for each temperature tried."""
         window = Window(initial_tokens, result.tokens, result.temperature, mel)
         if (steps := self.decoding) is not None:
             window = replace(window, logits=steps.logits, allowed=steps.allowed, search=steps.search)
         self.windows.append(window)
 
     def alignment(self, alignment: Alignment) -> None:
-        """Keep an alignment, with OpenAI Whisper's tokenizer of the same settings."""
-        ours = alignment.window.tokenizer
-        theirs = whisper.tokenizer.get_tokenizer(
-            ours.language is not None, num_languages=ours.num_languages, language=ours.language, task=ours.task
+        """Record an alignment, with OpenAI Whisper's tokenizer of the same settings."""
+        tokenizer = alignment.window.tokenizer
+        openai_tokenizer = whisper.tokenizer.get_tokenizer(
+            tokenizer.language is not None,
+            num_languages=tokenizer.num_languages,
+            language=tokenizer.language,
+            task=tokenizer.task,
         )
-        self.timed.append(TimedWindow(theirs, alignment))
+        self.alignments.append(AlignmentTrace(openai_tokenizer, alignment))
 
     def assignment(self, assignment: Assignment) -> None:
-        """Keep the assignment of words with their alignment."""
+        """Record the assignment of words to segments, with their alignment."""
         if assignment.alignment:
-            self.timed[-1].assignment = assignment
+            self.alignments[-1].assignment = assignment

@@ -1,4 +1,4 @@
-"""The report to look at, `report/parity.html`: one file, nothing loaded from anywhere."""
+"""The HTML report, `report/parity.html`: one file without external resources."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,16 +16,22 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def page(clips: Sequence[ClipReport], document: dict[str, Any], tokenizer: whisper.tokenizer.Tokenizer) -> str:
-    """The whole page."""
-    shown = [
+    """Render the HTML report.
+
+    Args:
+        clips: the compared recordings.
+        document: as returned by `reference.parity.document.document` for them.
+        tokenizer: OpenAI Whisper's, for the labels of tokens.
+    """
+    sections = [
         {
             "data": data,
             "pictures": _pictures(clip, tokenizer),
-            "texts": _marked(data["text"]["openai"], data["text"]["max"]),
+            "texts": _mark_differences(data["text"]["openai"], data["text"]["max"]),
         }
         for clip, data in zip(clips, document["clips"], strict=True)
     ]
-    return render(TEMPLATE, document=document, clips=shown)
+    return render(TEMPLATE, document=document, clips=sections)
 
 
 def _pictures(clip: ClipReport, tokenizer: whisper.tokenizer.Tokenizer) -> list[Picture]:
@@ -33,22 +39,22 @@ def _pictures(clip: ClipReport, tokenizer: whisper.tokenizer.Tokenizer) -> list[
         return []
     first, seconds = clip.windows[0], len(clip.samples) / 16000
     question = first.question
-    n_tokens = min(len(question.forced), len(clip.theirs.windows[0].tokens) or len(question.forced))
+    n_tokens = min(len(question.forced), len(clip.openai.windows[0].tokens) or len(question.forced))
     begin = len(question.prompt)
-    # A token is chosen by the query at the position before it.
+    # The query at one position chooses the token at the next one.
     weights = first.attention[begin - 1 : begin - 1 + n_tokens]
     labels = [tokenizer.decode_with_timestamps([token]).strip() or "␣" for token in question.forced[:n_tokens]]
     return [
         pictures.error_growth(first.activations),
-        pictures.share_of_bounds(first.activations),
+        pictures.rms_ratios(first.activations),
         pictures.log_mel(question.mel, seconds),
         pictures.cross_attention(weights, labels, seconds),
     ]
 
 
-def _marked(theirs: str, ours: str) -> dict[str, Markup]:
-    """Both transcripts, words that only one of them has marked."""
-    a, b = theirs.split(), ours.split()
+def _mark_differences(openai: str, actual: str) -> dict[str, Markup]:
+    """Return both transcripts as HTML, with a mark on words that only one of them has."""
+    a, b = openai.split(), actual.split()
     marked: dict[str, list[Markup]] = {"openai": [], "max": []}
     for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         for name, words in (("openai", a[a0:a1]), ("max", b[b0:b1])):

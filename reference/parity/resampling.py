@@ -1,9 +1,11 @@
-"""How far samples that FFmpeg has resampled may be from another sound resampler's, where every sound resampler is flat.
+"""The limit for differences between samples resampled by FFmpeg and by a different resampler.
 
-FFmpeg's filter (libswresample's defaults) is a windowed sinc of `N_CROSSINGS` zero crossings, cut off at `CUTOFF` of half the lower rate,
-under Kaiser's window of β = 9. That window's main lobe is √(1 + (β/π)²) = 3.0 of its bins wide to each side, a bin being 2 / 32 of half
-the lower rate: up to 0.97 - 0.97 · 3.0 / 16 = 0.79 of it the filter is flat, and what it lets through from above 1.15 of it folds to no
-lower than that. Flat to Kaiser's 8.7 + β / 0.1102 = 90 dB, that is 2^-15.
+The limit holds in the passband of both filters. FFmpeg's filter (libswresample's defaults) is a
+windowed sinc of `N_CROSSINGS` zero crossings with a Kaiser window of β = 9. Its cutoff is `CUTOFF`
+of half the lower rate. The main lobe of the window is √(1 + (β/π)²) = 3.0 bins wide to each side,
+and a bin is 2 / 32 of half the lower rate. So the filter is flat up to 0.97 - 0.97 · 3.0 / 16 =
+0.79 of half the lower rate. It may pass frequencies up to 1.15 of half the lower rate, but these
+alias to no lower than 0.85. The ripple is 8.7 + β / 0.1102 = 90 dB down (Kaiser), that is 2^-15.
 """
 
 from math import hypot, sqrt
@@ -16,41 +18,61 @@ from maxwhisper.audio import SAMPLE_RATE
 N_CROSSINGS, CUTOFF = 32, 0.97
 PASSED_BAND = 0.79
 RIPPLE = 2.0**-15
-STEP = 2.0**-15  # of 16-bit samples
-ROUNDING = STEP / sqrt(12)  # root mean square of what rounding to one does
-# On speech and white noise, 19 rates of 7350 to 192000 Hz, FFmpeg 9.0 came to 0.9 of `expected_error` at most and FFmpeg 5.1 to 1.0;
-# straight lines to 10 at least where there is anything to be lost. (5.1 comes to 3 on tones as loud as can be whose rate is a multiple of
-# 16 kHz: all results then share one set of rounded taps. 9.0 rounds none.)
+STEP = 2.0**-15  # quantization step of 16-bit samples
+ROUNDING = STEP / sqrt(12)  # root mean square of the error of rounding to a step
+# Measured on speech and white noise at 19 rates from 7350 to 192000 Hz: the error of FFmpeg 9.0 is
+# at most 0.9 times `expected_error`, that of FFmpeg 5.1 at most 1.0 times. Linear interpolation has
+# at least 10 times, if there are high frequencies to lose. (FFmpeg 5.1 reaches 3 times on tones at
+# full scale whose rate is a multiple of 16 kHz, because all results then share one set of rounded
+# taps. FFmpeg 9.0 does not round taps.)
 MARGIN = 2.0
 
-# The judge's own filter: 511 taps at 16 kHz, Kaiser's β = 10, which is 100 dB down 200 Hz above the end of its band.
+# The filter for the comparison: 511 taps at 16 kHz, Kaiser window of β = 10. It is 100 dB down at
+# 200 Hz above the end of its passband.
 N_TAPS, BETA, TRANSITION = 511, 10.0, 200.0
 FULL_SCALE = 1 - STEP
-N_END = 130  # samples of the lower rate that soxr's filter reaches over: what lies beyond the ends, each resampler supposes for itself
+# Length of soxr's filter in samples of the lower rate. That close to the ends of a recording, each
+# resampler makes its own assumption about the samples beyond them.
+N_END = 130
 
 
 def expected_error(mono: np.ndarray, rate: int, n_channels: int) -> float:
-    """What FFmpeg's samples are typically off by, as a root mean square, where its filter is flat; of a file's samples and rate.
+    """Compute the typical error (root mean square) of FFmpeg's samples in its filter's passband.
 
-    Errors that know nothing of each other, so their squares add up: the result is rounded to 16 bits, and the mean of several channels,
-    too; the filter's ripple; and, in FFmpeg 5 for files of 16 bits, each tap of the filter is rounded, of which there are N_CROSSINGS in
-    `CUTOFF` of the lower rate's samples.
+    The errors are independent, so their squares add up. They are the rounding of the result to 16
+    bits, the rounding of the mean of several channels to 16 bits, the ripple of the filter and, in
+    FFmpeg 5 for 16-bit files, the rounding of each tap of the filter. The filter spans
+    `N_CROSSINGS` / `CUTOFF` samples of the lower rate.
+
+    Args:
+        mono: the file's samples, mixed down: [n].
+        rate: the file's sampling rate in Hz.
+        n_channels: the file's number of channels.
     """
     n_taps = N_CROSSINGS / CUTOFF * max(1.0, rate / SAMPLE_RATE)
     size = sqrt(np.mean(np.square(mono), dtype=np.float64)) if len(mono) else 0.0
     return hypot(ROUNDING, ROUNDING if n_channels > 1 else 0.0, size * RIPPLE, size * ROUNDING * sqrt(n_taps))
 
 
-def passed_error(samples: np.ndarray, witness: np.ndarray, rate: int) -> float:
-    """The root mean square by which samples differ from a witness's where both resamplers are flat, away from the recording's ends.
+def passed_error(samples: np.ndarray, reference: np.ndarray, rate: int) -> float:
+    """Compute the root mean square of the difference between two resamplers in both passbands.
 
-    samples [n], witness [n, n_channels] at 16 kHz, not clipped; rate: the file's. Near samples at full scale nothing is compared: what is
-    cut off there belongs to all frequencies. 0 where nothing is left.
+    Samples near the recording's ends are not compared. Nor are those near samples at full scale,
+    because clipping changes all frequencies.
+
+    Args:
+        samples: FFmpeg's, at 16 kHz: [n].
+        reference: those of the other resampler at 16 kHz, not clipped: [n, n_channels].
+        rate: the file's sampling rate in Hz.
+
+    Returns:
+        0 if no samples are left to compare.
     """
     lower = min(rate, SAMPLE_RATE)
     taps = signal.firwin(N_TAPS, PASSED_BAND * lower / 2 - TRANSITION / 2, window=("kaiser", BETA), fs=SAMPLE_RATE)
     n_end = N_END * SAMPLE_RATE // lower
-    is_open = (np.abs(witness).max(axis=1) < FULL_SCALE) & (np.abs(samples) < FULL_SCALE)
-    is_open[:n_end] = is_open[-n_end:] = False
-    error = signal.fftconvolve(samples - witness.mean(axis=1), taps, "same")[ndimage.minimum_filter1d(is_open, N_TAPS)]
+    is_comparable = (np.abs(reference).max(axis=1) < FULL_SCALE) & (np.abs(samples) < FULL_SCALE)
+    is_comparable[:n_end] = is_comparable[-n_end:] = False
+    is_compared = ndimage.minimum_filter1d(is_comparable, N_TAPS)
+    error = signal.fftconvolve(samples - reference.mean(axis=1), taps, "same")[is_compared]
     return sqrt(np.mean(error**2)) if len(error) else 0.0

@@ -1,4 +1,4 @@
-"""What a wrong array looks like beside the right one: the sentence that saves an hour of looking at numbers."""
+"""Simple explanations of the difference between a wrong array and the right one."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,24 +6,30 @@ import numpy as np
 
 from reference.numerics.dtypes import DTYPES
 
-ENOUGH = 0.01  # of the difference that is to be explained
+MAX_UNEXPLAINED = 0.01  # share of the difference (2-norm) that an explanation may leave
 
 
 def resemblance(actual: np.ndarray, expected: np.ndarray, inputs: Mapping[str, np.ndarray] | None = None) -> str:
-    """What explains all but a hundredth of the difference of two arrays of one shape, in a few words; empty where no simple test tells.
+    """Describe an array in a few words, if that explains 99 % of its difference from the right one.
 
-    inputs: what the op computed from, by name; one of them may have come through as it was.
+    Args:
+        actual: the wrong array.
+        expected: the right array.
+        inputs: inputs of the op, by name; the wrong array may be one of them, unchanged.
+
+    Returns:
+        The description; empty if no simple explanation applies.
     """
     if actual.shape != expected.shape:
         return f"shape {list(actual.shape)} instead of {list(expected.shape)}"
-    both = np.isfinite(actual) & np.isfinite(expected)
-    if not both.all():
+    both_finite = np.isfinite(actual) & np.isfinite(expected)
+    if not both_finite.all():
         return (
             _where(np.isfinite(actual) != np.isfinite(expected))
             or "not finite where float64 is, or the other way round"
         )
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    limit = ENOUGH * _norm(actual - expected)
+    limit = MAX_UNEXPLAINED * _norm(actual - expected)
 
     def explains(other: np.ndarray) -> bool:
         return other.shape == actual.shape and _norm(actual - other) <= limit
@@ -41,7 +47,7 @@ def resemblance(actual: np.ndarray, expected: np.ndarray, inputs: Mapping[str, n
         lambda: _where(np.abs(actual - expected) > limit / np.sqrt(actual.size)),
         lambda: _same_everywhere(actual - expected, limit),
     ]
-    return next((found for test in tests if (found := test())), "")
+    return next((explanation for test in tests if (explanation := test())), "")
 
 
 def _norm(x: np.ndarray) -> float:
@@ -56,8 +62,8 @@ def _factor(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.nda
 
 def _rounded(expected: np.ndarray, explains: Callable[[np.ndarray], bool]) -> str:
     with np.errstate(over="ignore"):
-        found = (name for name, dtype in DTYPES.items() if explains(expected.astype(dtype).astype(np.float64)))
-        return next((f"the right one, rounded to {name}" for name in found), "")
+        names = (name for name, dtype in DTYPES.items() if explains(expected.astype(dtype).astype(np.float64)))
+        return next((f"the right one, rounded to {name}" for name in names), "")
 
 
 def _moved(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.ndarray], bool]) -> str:
@@ -65,7 +71,7 @@ def _moved(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.ndar
         for step in (1, -1):
             inner = (slice(None),) * axis + (slice(1, None) if step == 1 else slice(None, -1),)
             difference = actual[inner] - np.roll(expected, step, axis)[inner]
-            if actual.shape[axis] > 2 and _norm(difference) <= ENOUGH * _norm(actual - expected):
+            if actual.shape[axis] > 2 and _norm(difference) <= MAX_UNEXPLAINED * _norm(actual - expected):
                 return f"shifted by one along axis {axis}"
     for a in range(1, actual.ndim):
         for b in range(a + 1, actual.ndim):
@@ -77,13 +83,15 @@ def _moved(actual: np.ndarray, expected: np.ndarray, explains: Callable[[np.ndar
 def _saturated(actual: np.ndarray, expected: np.ndarray) -> str:
     for name, limit, clipped in (("above", actual.max(), np.minimum), ("below", actual.min(), np.maximum)):
         at_limit = actual == limit
-        if at_limit.sum() > 1 and _norm(actual - clipped(expected, limit)) <= ENOUGH * _norm(actual - expected):
+        if at_limit.sum() > 1 and _norm(actual - clipped(expected, limit)) <= MAX_UNEXPLAINED * _norm(
+            actual - expected
+        ):
             return f"cut off {name} {limit:.4g}"
     return ""
 
 
 def _where(wrong: np.ndarray) -> str:
-    """Whether what is wrong keeps to one index of an axis, or begins at one."""
+    """Say if all wrong elements are at one index of an axis, or from one index on."""
     for axis in range(wrong.ndim - 1, 0, -1):
         indices = np.flatnonzero(wrong.any(axis=tuple(i for i in range(wrong.ndim) if i != axis)))
         if len(indices) == 1 and wrong.shape[axis] > 1:

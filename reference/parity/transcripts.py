@@ -1,4 +1,7 @@
-"""Comparison of two programs' transcripts of the same samples, token by token; differences are weighed in float64."""
+"""Comparison of two transcripts of the same samples, token by token.
+
+If tokens differ, float64 logits decide whether rounding explains it.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,33 +15,34 @@ import whisper
 from maxwhisper.speech_model import SpeechModel
 from maxwhisper.transcription.timing import Alignment, Assignment
 from reference.models.float64 import NumpyWhisper
-from reference.parity.beams import BeamWitness
+from reference.parity.beams import BeamComparison
 
-# Fields of a segment that must be equal, and those that are computed in floating point, with how far they may differ.
+# Fields of a segment that must be equal, and fields computed in floating point, with tolerances.
 EQUAL_FIELDS = ("id", "seek", "start", "end", "text", "tokens", "temperature")
 CLOSE_FIELDS = {"avg_logprob": 1e-3, "compression_ratio": 1e-3, "no_speech_prob": 1e-3}
-# Of a word, and where words are timed, of a segment; a window that begins where a word ends begins elsewhere, too.
+# Tolerances in seconds for words, and for segments with word timestamps: their times, and the next
+# window's begin, follow from times of words.
 CLOSE_TIMES = {"start": 0.02, "end": 0.02}
 CLOSE_WORD_FIELDS = {**CLOSE_TIMES, "probability": 1e-3}
 
 
 @dataclass(frozen=True)
 class Window:
-    """One call of a decoder: what it was prompted with and what it answered, at which temperature."""
+    """One decoding of a window."""
 
-    initial_tokens: list[int]
-    tokens: list[int]
+    initial_tokens: list[int]  # the prompt
+    tokens: list[int]  # the result
     temperature: float
-    mel: np.ndarray | None = None  # float32 [n_mels, 3000]; none where it is remembered
-    logits: Sequence[np.ndarray] = ()  # of MAX, at each step, before any token is forbidden
-    allowed: Sequence[np.ndarray] = ()  # by MAX's rules, at each step: a bit for each token
-    filters: Sequence[Any] = ()  # of OpenAI Whisper, which forbid tokens
-    search: BeamWitness | None = None  # of MAX
+    mel: np.ndarray | None = None  # float32 [n_mels, 3000]; None for stored transcripts
+    logits: Sequence[np.ndarray] = ()  # MAX's at each step, before tokens are masked
+    allowed: Sequence[np.ndarray] = ()  # tokens that MAX's rules allow at each step, as packed bits
+    filters: Sequence[Any] = ()  # OpenAI Whisper's logit filters
+    search: BeamComparison | None = None  # comparison of MAX's beam search
 
 
 @dataclass
-class TimedWindow:
-    """How the words of a window were timed by MAX, and OpenAI Whisper's tokenizer to judge it with."""
+class AlignmentTrace:
+    """MAX's alignment of the words of a window, and OpenAI Whisper's tokenizer to judge it."""
 
     tokenizer: Any
     alignment: Alignment
@@ -46,42 +50,39 @@ class TimedWindow:
 
     @property
     def text(self) -> list[int]:
-        """The window's text tokens."""
+        """The text tokens of the window."""
         return self.alignment.window.text_tokens
 
     @property
     def tokens(self) -> np.ndarray:
-        """The tokens that the decoder is fed, int64 [1, n]."""
+        """The decoder's input tokens: int64 [1, n]."""
         return np.array([[*self.tokenizer.sot_sequence, self.tokenizer.no_timestamps, *self.text, self.tokenizer.eot]])
 
 
 @dataclass(frozen=True)
 class Transcription:
-    """A transcript, and what it was made of."""
+    """A transcript with the record of its windows."""
 
     result: dict[str, Any]
-    windows: list[Window]  # in the order they were decoded, attempts at higher temperatures included
-    timed: Sequence[TimedWindow] = ()  # how words were timed in each window with text; of MAX
+    windows: list[Window]  # in the order of decoding, including fallbacks to higher temperatures
+    alignments: Sequence[AlignmentTrace] = ()  # of each window with text; only of MAX
 
 
 @dataclass(frozen=True)
 class TokenDifference:
-    """The first step at which two programs chose different tokens, and whether rounding explains it.
-
-    logits: of MAX's candidate and of OpenAI Whisper's, by "max", "openai" and in "float64". error_max, error_openai: by how much each
-    program's float32 logits at this step are off, at most.
-    """
+    """The first step at which two programs chose different tokens, with their logits."""
 
     window: int
     step: int
     token_max: int
     token_openai: int
+    # Logits of MAX's and of OpenAI Whisper's token: by "max", "openai" and in "float64".
     logits: Mapping[str, tuple[float, float]]
-    error_max: float
-    error_openai: float
+    error_max: float  # largest error of MAX's float32 logits at this step
+    error_openai: float  # the same for OpenAI Whisper
 
     def __str__(self) -> str:
-        logits = "; ".join(f"{name} {ours:.7g} and {theirs:.7g}" for name, (ours, theirs) in self.logits.items())
+        logits = "; ".join(f"{name} {actual:.7g} and {openai:.7g}" for name, (actual, openai) in self.logits.items())
         chosen = (
             f"window {self.window}, step {self.step}: MAX chose {self.token_max}, OpenAI Whisper {self.token_openai}"
         )
@@ -90,146 +91,166 @@ class TokenDifference:
 
     @property
     def margin(self) -> float:
-        """How far apart the two candidates' logits are in float64."""
-        ours, theirs = self.logits["float64"]
-        return abs(ours - theirs)
+        """The difference of the two tokens' logits in float64."""
+        actual, openai = self.logits["float64"]
+        return abs(actual - openai)
 
     @property
     def is_rounding(self) -> bool:
-        """The candidates are closer than both programs' errors together, so either may come out on top; and ours is no outlier."""
+        """Whether rounding explains the difference.
+
+        The margin must not exceed the sum of both programs' errors, so that either token may win.
+        MAX's error must not exceed four times OpenAI Whisper's.
+        """
         return self.margin <= self.error_max + self.error_openai and self.error_max <= 4 * self.error_openai
 
 
 @dataclass
 class Comparison:
-    """What differs between two transcripts of the same samples."""
+    """The differences between two transcripts of the same samples."""
 
     n_steps: int = 0
     n_windows: int = 0
     differences: list[str] = field(default_factory=list)
-    n_unexplained: int = 0  # how many of them come before the first token that differs
+    n_unexplained: int = 0  # number of differences before the first token that differs
     token_difference: TokenDifference | None = None
 
     @property
     def is_equal(self) -> bool:
-        """Nothing differs."""
+        """Whether nothing differs."""
         return not self.differences
 
     @property
     def passes(self) -> bool:
-        """Equal, or different only from a step on at which rounding decides."""
+        """Whether they are equal, or differ only from a step on whose token depends on rounding."""
         rounding = self.token_difference is not None and self.token_difference.is_rounding
         return self.is_equal or (rounding and self.n_unexplained == 0)
 
 
 def compare(
-    ours: Transcription, theirs: Transcription, model: SpeechModel, judge: whisper.Whisper, truth: NumpyWhisper | None
+    actual: Transcription,
+    expected: Transcription,
+    model: SpeechModel,
+    judge: whisper.Whisper,
+    truth: NumpyWhisper | None,
 ) -> Comparison:
-    """Compare two transcripts field by field, and where tokens differ, find the first step and weigh it in float64.
+    """Compare MAX's transcript with OpenAI Whisper's, field by field.
 
-    truth: without it nothing is weighed, and no difference is put down to rounding.
+    If tokens differ, the logits of the first step that differs are compared with float64.
+
+    Args:
+        actual: MAX's transcript.
+        expected: OpenAI Whisper's transcript.
+        model: MAX's model.
+        judge: OpenAI Whisper.
+        truth: the model in float64. Without it, no difference counts as rounding.
     """
-    comparison = Comparison(n_steps(theirs), len(theirs.windows))
-    before, after = _compare_results(ours.result, theirs.result)
-    comparison.token_difference = _first_token_difference(ours, theirs, before, model, judge, truth)
+    comparison = Comparison(n_steps(expected), len(expected.windows))
+    before, after = _compare_results(actual.result, expected.result)
+    comparison.token_difference = _first_token_difference(actual, expected, before, model, judge, truth)
     if comparison.token_difference and not before + after:
-        before.append("decoded tokens differ where the transcripts do not")
+        before.append("decoded tokens differ, but the transcripts do not")
     comparison.differences = before + after
     comparison.n_unexplained = len(before)
     return comparison
 
 
 def n_steps(transcription: Transcription) -> int:
-    """How many tokens were chosen, ends of text among them."""
+    """Return the number of decoding steps, including those that chose end of text."""
     return sum(len(window.tokens) + 1 for window in transcription.windows)
 
 
-def differences(ours: Transcription, theirs: Transcription) -> list[str]:
-    """Everything in which two transcripts differ, tokens of discarded attempts included; nobody is asked why."""
-    found = [difference for part in _compare_results(ours.result, theirs.result) for difference in part]
-    pairs = zip_longest(*([(w.initial_tokens, w.tokens, w.temperature) for w in t.windows] for t in (ours, theirs)))
-    return found + [f"window {i}: {a}, OpenAI {b}" for i, (a, b) in enumerate(pairs) if a != b]
+def differences(actual: Transcription, expected: Transcription) -> list[str]:
+    """Return a message for every difference of two transcripts, whether or not it is rounding.
+
+    Tokens of discarded decodings are compared, too.
+    """
+    messages = [difference for part in _compare_results(actual.result, expected.result) for difference in part]
+    pairs = zip_longest(*([(w.initial_tokens, w.tokens, w.temperature) for w in t.windows] for t in (actual, expected)))
+    return messages + [f"window {i}: {a}, OpenAI {b}" for i, (a, b) in enumerate(pairs) if a != b]
 
 
-def _compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs before the first segment whose tokens differ, and what from there on."""
+def _compare_results(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the differences before the first segment whose tokens differ, and those from it on."""
     before: list[str] = []
     after: list[str] = []
-    if ours["language"] != theirs["language"]:
-        before.append(f"language: {ours['language']!r}, OpenAI {theirs['language']!r}")
-    found = before
-    timed = any(segment.get("words") for segment in theirs["segments"])
-    for a, b in zip(ours["segments"], theirs["segments"]):
+    if actual["language"] != expected["language"]:
+        before.append(f"language: {actual['language']!r}, OpenAI {expected['language']!r}")
+    differences = before
+    has_words = any(segment.get("words") for segment in expected["segments"])
+    for a, b in zip(actual["segments"], expected["segments"]):
         if a.keys() != b.keys():
-            found.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
+            differences.append(f"segment {b['id']} has {sorted(a)}, OpenAI {sorted(b)}")
             continue
         if a["tokens"] != b["tokens"]:
-            found = after
-        close = {**CLOSE_FIELDS, **(CLOSE_TIMES if timed else {})}
-        found += (
+            differences = after
+        close = {**CLOSE_FIELDS, **(CLOSE_TIMES if has_words else {})}
+        differences += (
             f"segment {b['id']} {name}: {a[name]!r}, OpenAI {b[name]!r}"
             for name in EQUAL_FIELDS
             if name not in close and a[name] != b[name]
         )
-        found += _far_apart(f"segment {b['id']}", a, b, close)
-        found += _different_words(f"segment {b['id']}", a.get("words", []), b.get("words", []))
-    if len(ours["segments"]) != len(theirs["segments"]):
-        after.append(f"{len(ours['segments'])} segments, OpenAI {len(theirs['segments'])}")
-    if ours["text"] != theirs["text"]:
-        after.append(f"text: {ours['text']!r}, OpenAI {theirs['text']!r}")
+        differences += _far_apart(f"segment {b['id']}", a, b, close)
+        differences += _different_words(f"segment {b['id']}", a.get("words", []), b.get("words", []))
+    if len(actual["segments"]) != len(expected["segments"]):
+        after.append(f"{len(actual['segments'])} segments, OpenAI {len(expected['segments'])}")
+    if actual["text"] != expected["text"]:
+        after.append(f"text: {actual['text']!r}, OpenAI {expected['text']!r}")
     return before, after
 
 
 def _far_apart(
-    what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], limits: Mapping[str, float]
+    place: str, actual: Mapping[str, Any], expected: Mapping[str, Any], limits: Mapping[str, float]
 ) -> Iterator[str]:
     for name, limit in limits.items():
-        if not abs(ours[name] - theirs[name]) <= limit + 1e-9:
-            yield f"{what} {name}: {ours[name]:.6f}, OpenAI {theirs[name]:.6f}"
+        if not abs(actual[name] - expected[name]) <= limit + 1e-9:
+            yield f"{place} {name}: {actual[name]:.6f}, OpenAI {expected[name]:.6f}"
 
 
-def _different_words(what: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if [word["word"] for word in ours] != [word["word"] for word in theirs]:
-        yield f"{what} words: {[word['word'] for word in ours]}, OpenAI {[word['word'] for word in theirs]}"
+def _different_words(place: str, actual: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if [word["word"] for word in actual] != [word["word"] for word in expected]:
+        yield f"{place} words: {[word['word'] for word in actual]}, OpenAI {[word['word'] for word in expected]}"
         return
-    for i, (a, b) in enumerate(zip(ours, theirs)):
-        yield from _far_apart(f"{what} word {i} {b['word']!r}", a, b, CLOSE_WORD_FIELDS)
+    for i, (a, b) in enumerate(zip(actual, expected)):
+        yield from _far_apart(f"{place} word {i} {b['word']!r}", a, b, CLOSE_WORD_FIELDS)
 
 
 def _first_token_difference(
-    ours: Transcription,
-    theirs: Transcription,
+    actual: Transcription,
+    expected: Transcription,
     differences: list[str],
     model: SpeechModel,
     judge: whisper.Whisper,
     truth: NumpyWhisper | None,
 ) -> TokenDifference | None:
-    for i, (a, b) in enumerate(zip(ours.windows, theirs.windows)):
+    for i, (a, b) in enumerate(zip(actual.windows, expected.windows)):
         if (a.initial_tokens, a.temperature) != (b.initial_tokens, b.temperature):
             differences.append(
-                f"window {i} was prompted with {a.initial_tokens} at {a.temperature}, OpenAI {b.initial_tokens} at {b.temperature}"
+                f"window {i}: prompt {a.initial_tokens} at temperature {a.temperature},"
+                f" OpenAI {b.initial_tokens} at {b.temperature}"
             )
             return None
         if a.tokens != b.tokens:
-            return _weigh(i, a, b, model, judge, truth) if truth else None
-    if len(ours.windows) != len(theirs.windows):
-        differences.append(f"{len(ours.windows)} windows decoded, OpenAI {len(theirs.windows)}")
+            return _measure(i, a, b, model, judge, truth) if truth else None
+    if len(actual.windows) != len(expected.windows):
+        differences.append(f"{len(actual.windows)} windows decoded, OpenAI {len(expected.windows)}")
     return None
 
 
-def _weigh(
-    i: int, ours: Window, theirs: Window, model: SpeechModel, judge: whisper.Whisper, truth: NumpyWhisper
+def _measure(
+    i: int, actual: Window, expected: Window, model: SpeechModel, judge: whisper.Whisper, truth: NumpyWhisper
 ) -> TokenDifference:
-    assert theirs.mel is not None
+    """Compare the logits of both programs at the first step that differs with float64."""
+    assert expected.mel is not None
     eot = whisper.tokenizer.get_tokenizer(judge.is_multilingual, num_languages=judge.num_languages).eot
-    a, b = [*ours.tokens, eot], [*theirs.tokens, eot]
+    a, b = [*actual.tokens, eot], [*expected.tokens, eot]
     step = next(k for k, (x, y) in enumerate(zip(a, b)) if x != y)
-    tokens = np.array([[*ours.initial_tokens, *a[:step]]])
-    mel = theirs.mel[None]
+    tokens = np.array([[*actual.initial_tokens, *a[:step]]])
+    mel = expected.mel[None]
     exact = truth.decoder(tokens, truth.encoder(mel))[0, -1]
     with torch.no_grad():
         openai = judge(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()[0, -1]
-    ours_logits = model.decoder(model.embed_audio(mel)).logits(tokens[None], rows=[tokens.shape[1] - 1])[0, 0, 0]
+    max_logits = model.decoder(model.embed_audio(mel)).logits(tokens[None], rows=[tokens.shape[1] - 1])[0, 0, 0]
     pair = [a[step], b[step]]
     return TokenDifference(
         window=i,
@@ -238,8 +259,8 @@ def _weigh(
         token_openai=pair[1],
         logits={
             name: (float(values[pair[0]]), float(values[pair[1]]))
-            for name, values in {"max": ours_logits, "openai": openai, "float64": exact}.items()
+            for name, values in {"max": max_logits, "openai": openai, "float64": exact}.items()
         },
-        error_max=float(abs(ours_logits - exact).max()),
+        error_max=float(abs(max_logits - exact).max()),
         error_openai=float(abs(openai - exact).max()),
     )

@@ -1,4 +1,4 @@
-"""One log-mel window of speech through MAX, OpenAI Whisper and NumPy float64: every activation, and what the production graph shows."""
+"""Comparison of MAX, OpenAI Whisper and NumPy float64 on one log-mel window of speech."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,35 @@ from reference.models.capture import Activations, capture_max_and_input, capture
 from reference.models.float64 import NumpyWhisper, decoder_inputs
 from reference.parity.activations import Compared, Error, compare_activations, truth
 
-N_FORCED = 64  # tokens decoded one by one, at least
+N_FORCED = 64  # minimum number of tokens decoded one by one
 EARLIER_TEXT = " Thank you for coming. Let us listen to what they have to say."
-# How many times as far from float64 as OpenAI Whisper's float32 the production graph's outputs may be, as root mean squares.
+# Limit for the RMS error of the production graph's outputs, relative to OpenAI Whisper's.
 MAX_RATIO = 4.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """What everybody is asked: a window [n_mels, n_frames], a prompt in one go, and tokens that follow it one by one."""
+    """The input of a comparison: a log-mel window, a prompt, and tokens to decode."""
 
-    mel: np.ndarray
-    prompt: Sequence[int]
-    forced: Sequence[int]
+    mel: np.ndarray  # [n_mels, n_frames]
+    prompt: Sequence[int]  # tokens of the prefill
+    forced: Sequence[int]  # tokens fed one by one after the prompt
 
     @staticmethod
     def about(
         mel: np.ndarray, initial_tokens: Sequence[int], tokens: Sequence[int], tokenizer: Tokenizer, n_ctx: int
     ) -> "Question":
-        """The tokens of a transcribed window, over again until there are enough; after some earlier text, be it made up.
+        """Build the input from a transcribed window.
 
-        n_ctx: tokens that fit the decoder.
+        The forced tokens are the window's tokens, repeated until there are at least `N_FORCED`. If
+        the prompt has no previous text, `EARLIER_TEXT` is added.
+
+        Args:
+            mel: the log-mel window [n_mels, n_frames].
+            initial_tokens: the prompt of the window.
+            tokens: the tokens decoded from it.
+            tokenizer: OpenAI Whisper's.
+            n_ctx: size of the decoder's context, in tokens.
         """
         text = list(tokens) or list(initial_tokens)
         forced = (text * (N_FORCED // len(text) + 1))[: max(N_FORCED, len(text))]
@@ -48,21 +56,21 @@ class Question:
 
     @property
     def tokens(self) -> np.ndarray:
-        """int64 [1, n]."""
+        """Prompt and forced tokens: int64 [1, n]."""
         return np.array([[*self.prompt, *self.forced]])
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the production graph, fused as where nobody watches: its cumulative error, and OpenAI Whisper's."""
+    """An output of the production graph, which is fused and exposes no activations."""
 
     name: str
-    error: Error
-    peer: Error
+    error: Error  # cumulative
+    peer: Error  # OpenAI Whisper's
 
     @property
     def passes(self) -> bool:
-        """No more than `MAX_RATIO` times as far from float64 as OpenAI Whisper."""
+        """Whether its RMS error is at most `MAX_RATIO` times OpenAI Whisper's."""
         return self.error.rms <= MAX_RATIO * self.peer.rms
 
     def __str__(self) -> str:
@@ -70,7 +78,14 @@ class Output:
 
 
 class Window:
-    """Everybody's answers to a question."""
+    """The activations of all implementations for the same input.
+
+    Args:
+        question: the input.
+        instrumented: MAX's model with all activations captured.
+        judge: OpenAI Whisper.
+        reference: the model in float64.
+    """
 
     def __init__(
         self, question: Question, instrumented: maxwhisper.Whisper, judge: whisper.Whisper, reference: NumpyWhisper
@@ -86,16 +101,19 @@ class Window:
 
     @cached_property
     def exact(self) -> Activations:
-        """Every activation in float64."""
+        """All activations in float64."""
         return truth(self.flow, self.given)
 
     def compare(self) -> Iterator[Compared]:
-        """Every activation, in data-flow order, and before them the log-mel window, should MAX be given another one."""
+        """Compare every activation, in data-flow order.
+
+        If the encoder's graph got a different log-mel window, that is yielded first.
+        """
         return compare_activations(self.flow, self.max, self.given, self.exact, self.openai, device=self.device)
 
 
 def answers(question: Question, model: SpeechModel) -> Activations:
-    """What a model's graphs return for a question: audio features, and the logits behind each token."""
+    """Return the audio features, and the logits after each token, that a model's graphs compute."""
     audio = model.embed_audio(question.mel)
     decoder = model.decoder(audio)
     calls = [
@@ -106,7 +124,13 @@ def answers(question: Question, model: SpeechModel) -> Activations:
 
 
 def production_outputs(question: Question, model: SpeechModel, window: Window) -> list[Output]:
-    """What the graphs that people run return for the same question."""
+    """Compare the outputs of the production graphs with float64.
+
+    Args:
+        question: the input.
+        model: MAX's model without captured activations.
+        window: the activations of the other implementations for the same input.
+    """
     return [
         Output(f"{name}, production graph", *(Error.of(a, window.exact[name]) for a in (array, window.openai[name])))
         for name, array in answers(question, model).items()

@@ -1,4 +1,4 @@
-"""Reports to look at: one file each, nothing loaded from anywhere, in one style, with pictures for light and for dark pages."""
+"""HTML reports: one file each, without external resources, for light and dark mode."""
 
 import io
 import json
@@ -14,33 +14,46 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-FOLDER = Path(__file__).parent  # of page.html, which every page extends, its style, and how a picture is shown
+FOLDER = Path(__file__).parent  # holds page.html, which every page extends, page.css and figure.html
 
 
 def render(template: Path, **values: object) -> str:
-    """A page from its template, which extends `page.html`."""
+    """Render a page.
+
+    Args:
+        template: an HTML template that extends `page.html`.
+        values: the variables of the template.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = Markup((FOLDER / "page.css").read_text(encoding="utf-8"))
     return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, **values)
 
 
 def write(path: Path, text: str) -> None:
-    """All of it or nothing."""
+    """Write a file atomically, as UTF-8."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
 def write_json(path: Path, data: object) -> None:
-    """All of it or nothing. Raises ValueError where a number is infinite or none, which JSON does not know."""
+    """Write a JSON file atomically.
+
+    Raises:
+        ValueError: if a number is infinite or NaN, which JSON can't represent.
+    """
     write(path, json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The same picture twice, as data URLs, with a caption that says what it shows."""
+    """A picture with a caption, as data URLs in two versions: for light and for dark pages."""
 
     title: str
     caption: str
@@ -49,14 +62,22 @@ class Picture:
 
 
 def draw(title: str, caption: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> Picture:
-    """Draw a picture on transparent ground for either kind of page."""
-    return Picture(title, caption, *(_drawn(style, size, paint) for style in ("default", "dark_background")))
+    """Draw a picture on a transparent background, for light and for dark pages.
+
+    Args:
+        title: heading of the picture.
+        caption: one sentence that describes the picture.
+        size: width and height in inches.
+        paint: draws on the axes; called once for each version.
+    """
+    return Picture(title, caption, *(_draw_svg(style, size, paint) for style in ("default", "dark_background")))
 
 
-def _drawn(style: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
+def _draw_svg(style: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:
     buffer = io.BytesIO()
     with matplotlib.style.context([style, {"svg.fonttype": "none"}]), warnings.catch_warnings():
-        # Letters stay letters, for the browser has fonts for all languages; what matplotlib's lack is no concern.
+        # Text stays text in the SVG. Browsers have fonts for all languages, so it does not matter
+        # which glyphs matplotlib's fonts lack.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())

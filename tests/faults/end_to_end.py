@@ -134,7 +134,7 @@ class EndToEnd:
         theirs = self.ask(**options)
         comparison = compare(ours, theirs, model, self.judge, truth)
         rules = stages.judge_tokens(ours, theirs, self.tokenizer.eot)
-        words = (stage for timed in ours.timed for stage in judge_words(timed, self.judge, self._truth))
+        words = (stage for timed in ours.alignments for stage in judge_words(timed, self.judge, self._truth))
         return Heard(
             before=_first(before),
             rules="" if is_explained else _first(chain(rules, words)),

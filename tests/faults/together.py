@@ -12,7 +12,7 @@ from maxwhisper import Whisper
 from maxwhisper.engine import graphs
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.ops import kernels
-from reference.models.capture import names
+from reference.models.capture import activation_names
 from tests.faults.plant import Fault
 
 
@@ -70,4 +70,6 @@ def _build(sound: Whisper, prefix: str, wanted: str, module: Module) -> dict[str
 
 def _build_with(make: Callable[..., Graph], sound: Whisper) -> dict[str, list[str]]:
     with mock.patch.object(graphs, "Graph", make):
-        return graphs.build_module(sound.dims, DeviceRef.from_device(sound.device), names(sound.dims), sound.dtypes)[1]
+        return graphs.build_module(
+            sound.dims, DeviceRef.from_device(sound.device), activation_names(sound.dims), sound.dtypes
+        )[1]

@@ -13,7 +13,7 @@ import numpy as np
 from conftest import remembering
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
-from reference.models.capture import CapturedModel, names
+from reference.models.capture import CapturedModel, activation_names
 from reference.models.openai import load_openai
 from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
@@ -170,7 +170,7 @@ class Trials:
         return self._sound[name]
 
     def _load(self, name: str, checkpoint: Checkpoint) -> Whisper:
-        return Whisper(checkpoint, self.device, capture=names(checkpoint.dims) if name == MODEL else ())
+        return Whisper(checkpoint, self.device, capture=activation_names(checkpoint.dims) if name == MODEL else ())
 
     @staticmethod
     @cache

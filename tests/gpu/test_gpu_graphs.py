@@ -30,7 +30,7 @@ from maxwhisper.engine.dtypes import HALF_DTYPES, bfloat16_bits
 from maxwhisper.engine.ops import portable
 from reference.clips import english_speech, packaged_clips
 from reference.flow.whisper import of_max
-from reference.models.capture import capture_max, names
+from reference.models.capture import activation_names, capture_max
 from reference.models.float64 import decoder_inputs
 from reference.numerics.dtypes import DTYPES
 from reference.ops.judge import judge_alone
@@ -51,7 +51,7 @@ def without_kernels(tiny_en: Trio) -> Load:
 
     @cache
     def load(compute_type: str = "float32") -> Whisper:
-        captured = names(tiny_en.checkpoint.dims) if compute_type in HALF_DTYPES else ()
+        captured = activation_names(tiny_en.checkpoint.dims) if compute_type in HALF_DTYPES else ()
         return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type, backend=portable)
 
     return load

@@ -1,4 +1,4 @@
-"""Stages outside the network: sound recordings pass in any format, and mistakes in each stage are named."""
+"""Stages outside the network: correct results pass in any format, and mistakes are named."""
 
 from itertools import product
 from pathlib import Path
@@ -61,7 +61,10 @@ FAINT = np.random.default_rng(1).uniform(-1e-4, 1e-4, 60 * 44100)
 
 
 def recorded(rate: int) -> np.ndarray:
-    """Speech, and what a microphone adds at all frequencies: of 48 kHz every third sample would else be all there is to be had."""
+    """Return speech with noise at all frequencies, as a microphone adds.
+
+    Without noise, every third sample would be correct resampling from 48 kHz.
+    """
     speech = librosa.resample(packaged_clips()["en/counting"].samples, orig_sr=16000, target_sr=rate)
     return speech + 0.01 * np.random.default_rng(2).standard_normal(len(speech))
 
@@ -114,7 +117,7 @@ def test_a_token_that_the_rules_forbid_is_named() -> None:
     theirs = Transcription({}, [Window([9], [2], 0.0, filters=[Forbid()])])
     (stage,) = judge_tokens(Transcription({}, [Window([9], [2, 3], 0.0, logits=logits)]), theirs, eot=2)
     assert stage.name == "decoding.step.1.token"
-    assert stage.says == "window 0: 3, where OpenAI Whisper's rules choose 2 from the same logits"
+    assert stage.says == "window 0: 3, but OpenAI Whisper's rules choose 2 from the same logits"
     assert list(judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits)]), theirs, eot=2)) == []
 
 
@@ -128,7 +131,4 @@ def test_a_rule_that_forbids_other_tokens_is_named_whatever_is_chosen() -> None:
     allowed = [np.packbits([1, 1, 1, 0]), np.packbits([1, 0, 1, 0])]
     (stage,) = judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits, allowed=allowed)]), theirs, eot=2)
     assert stage.name == "decoding.step.1.allowed"
-    assert (
-        stage.says
-        == "window 0: 1 tokens are forbidden that OpenAI Whisper allows, or the other way round; 1 is the first"
-    )
+    assert stage.says == "window 0: 1 tokens are masked only by MAX or only by OpenAI Whisper; the first is 1"
