@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     everything = {**FAULTS, **CONTROLS}
     if unknown := [name for name in args.name if name not in everything]:
-        print(f"faults: there is no fault or control {unknown[0]!r}; choose from: {'; '.join(everything)}", file=sys.stderr)
+        print(
+            f"faults: there is no fault or control {unknown[0]!r}; choose from: {'; '.join(everything)}",
+            file=sys.stderr,
+        )
         return 2
     with TemporaryDirectory() as folder:
         trials = Trials(everything.values(), write_recording(Path(folder)), args.device)

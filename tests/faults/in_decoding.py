@@ -14,7 +14,7 @@ def rule_skipped(original: Any) -> Any:
 
 
 def english_tokenizer(original: Any) -> Any:
-    """Use the special tokens of English-only models, which are one too low for multilingual ones."""
+    """Use the special tokens of English-only models, one too low for multilingual models."""
 
     def get(
         multilingual: bool, *, num_languages: int = 99, language: str | None = None, task: str | None = None

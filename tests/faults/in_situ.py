@@ -77,7 +77,7 @@ class InSitu:
         return None
 
     def _changed(self, arrays: Activations, correct: Activations) -> Iterator[str]:
-        """Yield the activations that differ, or have an input that differs, from the correct ones."""
+        """Yield the activations that differ from the correct ones, or have inputs that do."""
         same: dict[str, bool] = {}
 
         def is_same(source: str) -> bool:

@@ -16,7 +16,7 @@ def change_matching(pattern: str, change: Change) -> Callable[[Weights], Weights
 
 
 def renamed(swaps: dict[str, str]) -> Callable[[Weights], Weights]:
-    """Load weights from wrong names: the first key that a name contains is replaced by its value."""
+    """Load weights from wrong names: replace the first key that a name contains by its value."""
 
     def source(name: str) -> str:
         for part, replacement in swaps.items():
