@@ -1,4 +1,4 @@
-"""`nox -s parity` on ten seconds of real speech: equal everywhere; what it writes is valid, complete, and fit to be looked at."""
+"""`nox -s parity` on ten seconds of real speech: all is equal, and JSON and HTML page are valid."""
 
 import json
 import subprocess
@@ -33,39 +33,39 @@ def report(parity: Parity, device: str) -> dict[str, Any]:
 def test_real_speech_is_equal_at_every_activation(parity: Parity) -> None:
     programs, clip = parity
     assert clip.first_divergence is None, str(clip.first_divergence)
-    (seen,) = clip.windows
-    assert [a.name for a in seen.activations] == names(programs.model.dims)
-    assert all(a.in_situ.passes and a.pytorch.passes for a in seen.activations)
-    assert [a.op for a in seen.activations] == [step.op for step in whisper_flow.of_max(programs.model.dims).values()]
-    assert len(seen.question.forced) >= 64
+    (window,) = clip.windows
+    assert [a.name for a in window.activations] == names(programs.model.dims)
+    assert all(a.in_situ.passes and a.pytorch.passes for a in window.activations)
+    assert [a.op for a in window.activations] == [step.op for step in whisper_flow.of_max(programs.model.dims).values()]
+    assert len(window.question.forced) >= 64
     assert {stage.name for stage in clip.before} == {"audio.samples", "log_mel"}
-    assert len(seen.outputs) == 2
+    assert len(window.outputs) == 2
     steps = ("scores", "weights", "standardized", "filtered", "matrix", "path", "probabilities", "times", "segments")
     assert [stage.name for stage in clip.after] == [f"words.{step}" for step in steps]
 
 
-def test_max_has_not_drifted_from_what_is_kept(parity: Parity) -> None:
-    kept = golden_activations.recall("tiny.en")
-    question = golden_activations.Case("tiny.en").question(kept)
-    found = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
-    # What the decoder's fused attention swallows is kept for the references alone.
-    kept["activations"] = {name: kept["activations"][name] for name in names(parity[0].model.dims)}
-    assert list(golden_activations.drift(kept, found, golden_activations.MAX_DRIFT)) == []
-    assert kept["tokens"] == parity[1].ours.windows[0].tokens
-    assert kept["text"] == parity[1].ours.result["text"]
+def test_max_has_not_drifted_from_the_stored_activations(parity: Parity) -> None:
+    golden = golden_activations.recall("tiny.en")
+    question = golden_activations.Case("tiny.en").question(golden)
+    captured = capture_max(parity[0].instrumented, question.mel.astype("float32"), question.prompt, question.forced)
+    # Activations inside the decoder's fused attention are stored for the references only.
+    golden["activations"] = {name: golden["activations"][name] for name in names(parity[0].model.dims)}
+    assert list(golden_activations.drift(golden, captured, golden_activations.MAX_DRIFT)) == []
+    assert golden["tokens"] == parity[1].ours.windows[0].tokens
+    assert golden["text"] == parity[1].ours.result["text"]
 
 
-def test_the_third_digit_of_one_kept_element_is_seen() -> None:
-    kept = golden_activations.recall("tiny.en")
+def test_a_stored_element_that_is_off_by_a_thousandth_is_noticed() -> None:
+    golden = golden_activations.recall("tiny.en")
     case = golden_activations.Case("tiny.en")
-    exact = case.by_numpy(case.question(kept))
-    assert list(golden_activations.drift(kept, exact, golden_activations.REFERENCE_DRIFT)) == []
-    kept["activations"]["encoder.blocks.2.mlp.0"]["values"][5] *= 1.001
-    (found,) = golden_activations.drift(kept, exact, golden_activations.REFERENCE_DRIFT)
-    assert found.startswith("encoder.blocks.2.mlp.0: element")
+    exact = case.by_numpy(case.question(golden))
+    assert list(golden_activations.drift(golden, exact, golden_activations.REFERENCE_DRIFT)) == []
+    golden["activations"]["encoder.blocks.2.mlp.0"]["values"][5] *= 1.001
+    (difference,) = golden_activations.drift(golden, exact, golden_activations.REFERENCE_DRIFT)
+    assert difference.startswith("encoder.blocks.2.mlp.0: element")
 
 
-def test_json_is_what_its_schema_says(report: dict[str, Any]) -> None:
+def test_json_is_valid_against_its_schema(report: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(report, SCHEMA)
     assert report["equal"] is True
@@ -83,7 +83,10 @@ def test_json_is_what_its_schema_says(report: dict[str, Any]) -> None:
 def test_the_page_in_chromium(
     scheme: str, width: int, browser: Browser, parity: Parity, report: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Offline, without an error, no wider than the screen, every picture there and of the page's own color scheme."""
+    """The page works offline, without errors, and is no wider than the screen.
+
+    Every picture is loaded, in the page's own color scheme.
+    """
     path = tmp_path / "parity.html"
     path.write_text(page([parity[1]], report, parity[0].tokenizer), encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
@@ -120,20 +123,20 @@ def test_words_that_differ_are_marked(parity: Parity, report: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["missing.wav"], "missing.wav"), (["--model", "enormous"], "enormous")]
+    ("arguments", "message"), [(["missing.wav"], "missing.wav"), (["--model", "enormous"], "enormous")]
 )
-def test_bad_input_costs_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_bad_arguments_give_a_message_and_write_no_report(arguments: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "reference.parity", *arguments, "--report", str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("parity: ")
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "report").exists()
 
 
 def test_a_mistake_in_maxs_own_model_is_named(parity: Parity, device: str) -> None:
-    """A bias forgotten where only MAX's weights are loaded."""
+    """A bias is zeroed in MAX's weights only."""
     programs, clip = parity
     checkpoint = load_checkpoint("tiny.en")
     name = "encoder.blocks.0.mlp.0"
