@@ -151,7 +151,7 @@ def test_nothing_is_computed_before_the_whole_flow_is_checked(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("weight", "shape", "says"),
+    ("weight", "shape", "message"),
     [
         ("fc.weight", (6, 7), "step 'fc': linear of shapes [1, 5, 6], [6, 7], [6]: "),
         ("q.weight", (5, 6), "step 'context:2 heads': 'q:2 heads' can't be taken of shape [1, 5, 5]: "),

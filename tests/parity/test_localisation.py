@@ -263,7 +263,7 @@ def test_noise_on_keys_is_not_taken_for_a_bias(
     assert culprit.name == name
 
 
-def test_the_error_of_nan_is_infinite() -> None:
+def test_a_result_that_is_not_finite_has_an_infinite_error() -> None:
     assert Error.of(np.full(3, np.nan), np.ones(3)) == Error(np.inf, np.inf)
     assert Error.of(np.array([-np.inf, 1.5]), np.array([-np.inf, 1.0])) == Error(0.5, 0.5)
     assert not Output("logits", Error(np.inf, np.inf), Error(1e-6, 1e-5)).passes

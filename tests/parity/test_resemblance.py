@@ -59,7 +59,7 @@ def test_an_unchanged_input() -> None:
     assert resemblance(x, RIGHT, {"y": RIGHT + x, "x": x}) == "its input x, unchanged"
 
 
-def test_nan() -> None:
+def test_nan_in_part_of_an_array() -> None:
     wrong = RIGHT.copy()
     wrong[1, :, 2, :] = np.nan
     assert resemblance(wrong, RIGHT) == "wrong only at index 2 of axis 2"

@@ -122,7 +122,7 @@ def test_a_token_that_the_rules_forbid_is_named() -> None:
     assert list(judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits)]), theirs, eot=2)) == []
 
 
-def test_different_forbidden_tokens_are_named_even_if_the_chosen_token_is_equal() -> None:
+def test_different_forbidden_tokens_are_named_whatever_token_is_chosen() -> None:
     class Forbid:
         def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
             logits[:, 3] = -np.inf
