@@ -95,7 +95,7 @@ by_steps, by_parts = instead(portable.attention_by_steps), instead(graphs.decode
 
 
 def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
-    """Set masked weights to zero after the softmax, where they still count in its sum."""
+    """Set masked weights to zero after the softmax, so that they still count in its sum."""
     masks: list[TensorValue] = []
 
     def apply_mask(original: Any) -> Build:

@@ -49,7 +49,7 @@ MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 
 @pytest.fixture(scope="module")
 def without_kernels(tiny_en: Trio) -> Load:
-    """Return a function that loads tiny.en with the graphs of a GPU, in a given compute type.
+    """Return a function that loads tiny.en with the graphs of a GPU in one compute type.
 
     In half precision, all activations are captured.
     """

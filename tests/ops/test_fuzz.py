@@ -11,12 +11,10 @@ from reference.ops.suite import Suite, snippet
 ROWS = [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes]
 # Examples that failed before, each because of a defect of the op or of its bound.
 ONCE_FAILED = [
-    Example(
-        "mlp", "float32", {"batch": 1, "n": 31, "n_state": 16, "n_mlp": 16}, seed=3
-    ),  # the erf in PyTorch's GELU, 11 u off
-    Example(
-        "log_mel", "float32", {"n_samples": 399}, {"samples": "one_hot"}, 0
-    ),  # the window's own error, where it is small
+    # The erf in PyTorch's GELU is 11 u off.
+    Example("mlp", "float32", {"batch": 1, "n": 31, "n_state": 16, "n_mlp": 16}, seed=3),
+    # Where the window is small, its own error counts.
+    Example("log_mel", "float32", {"n_samples": 399}, {"samples": "one_hot"}, 0),
 ]
 EXACT_ROWS = [
     (name, dtype)
