@@ -1,1 +1,1 @@
-"""`nox -s faults`: mistakes that porters make, planted one by one; the suite must catch each, and blame the right name."""
+"""Plant porters' mistakes one by one. Each must be caught, and the right name blamed."""

@@ -1,4 +1,4 @@
-"""`nox -s faults`: mistakes that porters make, planted one by one; the suite must catch each, and blame the right name."""
+"""Plant porters' mistakes one by one. Each must be caught, and the right name blamed."""
 
 import argparse
 import json
@@ -11,16 +11,21 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from tests.faults.credential import summary, write_readme
+from tests.faults.all_faults import CONTROLS, FAULTS
+from tests.faults.fault_table import summary, write_readme
 from tests.faults.recording import write_recording
-from tests.faults.table import CONTROLS, FAULTS
 from tests.faults.trial import Outcome, Trials, compile_by_two
 
 REPORT = Path("report/faults.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Plant each fault and each control, print what came of it, and return 0 where each was caught, or let alone, else 1."""
+    """Plant each fault and each control, and print the outcomes.
+
+    Returns:
+        0 if each fault was caught and blamed on the expected name and no control was reported,
+        2 for an unknown name, else 1.
+    """
     parser = argparse.ArgumentParser(prog="nox -s faults --", description=__doc__)
     parser.add_argument("name", nargs="*", help="only these faults and controls; by default, all")
     parser.add_argument("--readme", action="store_true", help="write the table into tests/faults/README.md")
@@ -28,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     everything = {**FAULTS, **CONTROLS}
     if unknown := [name for name in args.name if name not in everything]:
-        print(f"faults: none is called {unknown[0]!r}; there are: {'; '.join(everything)}", file=sys.stderr)
+        print(
+            f"faults: there is no fault or control {unknown[0]!r}; choose from: {'; '.join(everything)}",
+            file=sys.stderr,
+        )
         return 2
     with TemporaryDirectory() as folder:
         trials = Trials(everything.values(), write_recording(Path(folder)), args.device)

@@ -1,4 +1,4 @@
-"""Other ways to compute the same. Nothing may be blamed for them."""
+"""Harmless changes, which compute the same in a different way. Nothing may be blamed for them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,56 +13,59 @@ from maxwhisper.engine.graphs import Scope
 from maxwhisper.engine.ops import backend_for
 from tests.faults.in_audio import numpy_with
 from tests.faults.in_graphs import by_parts, by_steps
-from tests.faults.in_weights import every
+from tests.faults.in_weights import change_matching
 from tests.faults.plant import control, instead
 
 
 def scaled_twice(q: TensorValue, k: TensorValue) -> TensorValue:
-    """The fourth root of the scale on queries and on keys, as OpenAI Whisper's own attention by hand has it."""
+    """Scale queries and keys by head_dim^-1/4 each, as OpenAI Whisper without fused attention."""
     scale = max_ops.pow(max_ops.cast(TensorValue(q.shape[-1]), DType.float32), -0.25)
     return max_ops.matmul(q * scale, max_ops.transpose(k * scale, -2, -1))
 
 
-def biased_keys(right: Any) -> Any:
-    """Softmax does not see what is added to all scores of a query."""
+def biased_keys(original: Any) -> Any:
+    """Add a bias to the keys of cross-attention.
+
+    It adds the same number to all scores of a query, which softmax ignores.
+    """
 
     def linear(at: Scope, x: TensorValue, bias: bool = True) -> TensorValue:
         if not at.path.endswith("cross_attn.key"):
-            return right(at, x, bias)
-        invented = np.linspace(-1, 1, int(at.weight("weight").shape[0]), dtype=np.float32)
+            return original(at, x, bias)
+        key_bias = np.linspace(-1, 1, int(at.weight("weight").shape[0]), dtype=np.float32)
         return at.record(
-            at.ops.linear(x, at.weight("weight"), max_ops.constant(invented, DType.float32, device=x.device))
+            at.ops.linear(x, at.weight("weight"), max_ops.constant(key_bias, DType.float32, device=x.device))
         )
 
     return linear
 
 
 def scaled_weight(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
-    """Layer norm as one product and one sum for each element."""
+    """Compute layer norm with one product and one sum for each centred element."""
     centred = x - max_ops.mean(x, axis=-1)
     return centred * (weight * max_ops.rsqrt(max_ops.mean(centred * centred, axis=-1) + 1e-5)) + bias
 
 
 def gelu_by_erf(x: TensorValue) -> TensorValue:
-    """Both halves of the paper's formula, multiplied before they are added."""
+    """Compute GELU as x/2 + x/2 · erf(x/√2), the paper's formula multiplied out."""
     half = x * 0.5
     return half + half * max_ops.erf(x * (2.0**-0.5))
 
 
 def unfolded_conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
-    """One product with the three frames that each output sees side by side."""
+    """Convolve by one matrix product; the three input frames of each output lie side by side."""
     n_frames = x.shape[1]
     padded = max_ops.pad(x, [0, 0, 1, 1, 0, 0])
-    seen = [padded[:, (slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap)), n_frames), :] for tap in range(3)]
-    columns = max_ops.concat(seen, axis=-1)[:, ::stride, :]
+    frames = [padded[:, (slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap)), n_frames), :] for tap in range(3)]
+    columns = max_ops.concat(frames, axis=-1)[:, ::stride, :]
     return backend_for(x.device).linear(columns, max_ops.concat([weight[:, :, tap] for tap in range(3)], axis=-1), bias)
 
 
-def garbage_in_cache(right: Any) -> Any:
-    """What lies beyond the valid length is never read."""
+def garbage_in_cache(original: Any) -> Any:
+    """Fill the KV cache with NaN at first; positions beyond the valid length are never read."""
 
     def init(decoder: Any, model: Any, audio: Any, n_group: int) -> None:
-        right(decoder, model, audio, n_group)
+        original(decoder, model, audio, n_group)
         decoder._self_kv = [
             Buffer.from_numpy(np.full(kv.shape, np.nan, np.float32)).to(model.device) for kv in decoder._self_kv
         ]
@@ -71,22 +74,22 @@ def garbage_in_cache(right: Any) -> Any:
 
 
 def heads_in_another_order(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The second half of the heads first, wherever heads are made and where they are read."""
-    weights = every(r".*attn\.(query|key|value)\.\w+", lambda w: np.roll(w, len(w) // 2, axis=0))(weights)
-    return every(r".*attn\.out\.weight", lambda w: np.roll(w, w.shape[1] // 2, axis=1))(weights)
+    """Put the second half of the heads first, in the projections and in the output weights."""
+    weights = change_matching(r".*attn\.(query|key|value)\.\w+", lambda w: np.roll(w, len(w) // 2, axis=0))(weights)
+    return change_matching(r".*attn\.out\.weight", lambda w: np.roll(w, w.shape[1] // 2, axis=1))(weights)
 
 
 CONTROLS = [
-    control("OpenAI Whisper in MAX's place", "PyTorch, attention by hand", by_torch=True),
+    control("OpenAI Whisper in MAX's place", "PyTorch without fused attention", by_torch=True),
     control(
         "scale split, d^-1/4 twice",
-        "OpenAI Whisper's own attention by hand",
+        "OpenAI Whisper without fused attention",
         replaces={"engine.ops.attention": by_steps, "engine.ops.attention_scores": instead(scaled_twice)},
         op="attention_scores",
     ),
     control(
         "a bias invented for keys",
-        "ports whose linear layers all have one",
+        "ports whose linear layers all have a bias",
         replaces={"engine.graphs.linear": biased_keys},
     ),
     control(
@@ -109,7 +112,12 @@ CONTROLS = [
         "a port that was written op by op",
         replaces={"engine.graphs.decoder_block": by_parts},
     ),
-    control("heads in another order", "a checkpoint of another origin", weights=heads_in_another_order, knows=True),
+    control(
+        "heads in another order",
+        "a checkpoint from a different source",
+        weights=heads_in_another_order,
+        judge_sees_weights=True,
+    ),
     control(
         "garbage beyond the valid length",
         "a cache that is not cleared",
@@ -117,7 +125,7 @@ CONTROLS = [
     ),
     control(
         "spectrum in float64",
-        "another library's transform",
+        "a different library's FFT",
         replaces={
             "audio.np": numpy_with(fft=SimpleNamespace(rfft=lambda frames: np.fft.rfft(frames.astype(np.float64))))
         },

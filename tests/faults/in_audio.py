@@ -1,4 +1,4 @@
-"""Mistakes on the way from a file to the spectrogram."""
+"""Mistakes in reading audio files and computing the spectrogram."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,47 +13,47 @@ from tests.faults.plant import Fault, instead
 
 
 def numpy_with(**functions: Any) -> Callable[[Any], Any]:
-    """NumPy, but for these functions."""
-    return lambda right: SimpleNamespace(**{**vars(right), **functions})
+    """Make a replacement for the module NumPy that differs only in these functions."""
+    return lambda original: SimpleNamespace(**{**vars(original), **functions})
 
 
-def without_area(right: Any) -> Any:
-    """Triangles of equal height, as HTK has them."""
+def without_area(original: Any) -> Any:
+    """Scale all triangular filters to equal height, as HTK does."""
 
     def filters(n_mels: int) -> np.ndarray:
-        found = right(n_mels)
-        return (found / found.max(axis=1, keepdims=True) * found.max()).astype(np.float32)
+        filterbank = original(n_mels)
+        return (filterbank / filterbank.max(axis=1, keepdims=True) * filterbank.max()).astype(np.float32)
 
     return filters
 
 
 def maximum(a: Any, b: Any, out: Any = None) -> Any:
-    """Where the result is written in place, which only the clamp's is, nothing."""
+    """Do nothing if the result is to be written in place; only the clamp does that."""
     return a if out is not None else np.maximum(a, b)
 
 
 def zero_padded(array: np.ndarray, widths: Any, mode: str = "constant") -> np.ndarray:
-    """Zeros where the ends should be reflected."""
+    """Pad with zeros instead of reflecting the ends."""
     return np.pad(array, widths)
 
 
 def padded_in_front(array: np.ndarray, length: int = 480_000, *, axis: int = -1) -> np.ndarray:
-    """Silence first."""
+    """Put the silence before the audio instead of after it."""
     array = array.take(range(min(length, array.shape[axis])), axis=axis)
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(length - array.shape[-1], 0)])
 
 
-def taken_for_44_1(right: Any) -> Any:
-    """Samples of 48 kHz converted as if they were 44.1."""
+def taken_for_44_1(original: Any) -> Any:
+    """Convert samples of 48 kHz as if their rate were 44.1 kHz."""
 
     def load(file: Any, sr: int = 16_000) -> np.ndarray:
-        return librosa.resample(right(file, sr), orig_sr=44_100, target_sr=48_000).astype(np.float32)
+        return librosa.resample(original(file, sr), orig_sr=44_100, target_sr=48_000).astype(np.float32)
 
     return load
 
 
-def first_channel(right: Any) -> Any:
-    """Channels are not mixed: one is taken."""
+def first_channel(original: Any) -> Any:
+    """Read the first channel instead of averaging the channels."""
 
     def load(file: Any, sr: int = 16_000) -> np.ndarray:
         channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -62,8 +62,11 @@ def first_channel(right: Any) -> Any:
     return load
 
 
-def straight_lines(right: Any) -> Any:
-    """Samples are joined by straight lines, and read off at other times; by way of 44.1 kHz, since 16 are every third of 48."""
+def straight_lines(original: Any) -> Any:
+    """Resample by linear interpolation, to 44.1 kHz and then to the final rate.
+
+    Straight from 48 to 16 kHz, interpolation would only pick every third sample.
+    """
 
     def load(file: Any, sr: int = 16_000) -> np.ndarray:
         channels, rate = soundfile.read(file, always_2d=True)
@@ -76,11 +79,11 @@ def straight_lines(right: Any) -> Any:
     return load
 
 
-def faint_noise(right: Any) -> Any:
-    """Three steps of 16 bits up or down, at all frequencies alike."""
+def faint_noise(original: Any) -> Any:
+    """Add white noise of at most three 16-bit steps."""
 
     def load(file: Any, sr: int = 16_000) -> np.ndarray:
-        samples = right(file, sr)
+        samples = original(file, sr)
         return samples + np.random.default_rng(0).uniform(-1e-4, 1e-4, len(samples)).astype(np.float32)
 
     return load
@@ -90,7 +93,7 @@ FAULTS = [
     Fault(
         "44.1 kHz for 48",
         "audio.samples",
-        "a rate that is written into the code",
+        "a sample rate written into the code",
         {"audio.load_audio": taken_for_44_1},
     ),
     Fault(
@@ -102,7 +105,7 @@ FAULTS = [
     Fault(
         "straight-line resampling",
         "audio.samples",
-        "np.interp, by way of the rate that all else in a program has",
+        "np.interp to a program's usual 44.1 kHz, then to 16 kHz",
         {"audio.load_audio": straight_lines},
     ),
     Fault(
@@ -121,14 +124,14 @@ FAULTS = [
     Fault(
         "natural logarithm for log10",
         "log_mel",
-        "log is not log",
+        "np.log taken for the base-10 logarithm",
         {"audio.np": numpy_with(log10=np.log)},
         op="log_mel",
     ),
     Fault(
         "max - 8 clamp missing",
         "log_mel",
-        "a line that looks as if it did not matter",
+        "a line that looks harmless to leave out",
         {"audio.np": numpy_with(maximum=maximum)},
         op="log_mel",
     ),
@@ -142,14 +145,14 @@ FAULTS = [
     Fault(
         "ends padded with zeros",
         "log_mel",
-        "librosa's default since 0.10, where torch.stft reflects",
+        "librosa's default since 0.10; torch.stft reflects",
         {"audio.np": numpy_with(pad=zero_padded)},
         op="log_mel",
     ),
     Fault(
         "window padded at the front",
         "transcribe.window.1.log_mel",  # the first one is full
-        "left-padding, as language models batch",
+        "left padding, as in batches of language models",
         {"transcription.recording.pad_or_trim": instead(padded_in_front)},
     ),
 ]

@@ -1,4 +1,4 @@
-"""Mistakes in graph building: an operation that computes something else, or the model's parts put together in another way."""
+"""Mistakes in graph building: wrong operations, or parts of the model combined wrongly."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -17,12 +17,18 @@ Build = Callable[..., TensorValue]
 
 
 def in_half(x: TensorValue) -> TensorValue:
-    """Rounded to float16 and widened again."""
+    """Round to float16 and cast back."""
     return max_ops.cast(max_ops.cast(x, DType.float16), x.dtype)
 
 
 def layer_norm(epsilon: float = 1e-5, outside: float = 0.0, lost: int = 0) -> Callable[[Any], Build]:
-    """Layer norm with another epsilon, one that is added to the root, or a variance that is divided by n - lost."""
+    """Make a wrong layer norm.
+
+    Args:
+        epsilon: Added to the variance.
+        outside: Added to the square root of the variance.
+        lost: The variance is divided by n - lost instead of n.
+    """
 
     def build(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
         centred = x - max_ops.mean(x, axis=-1)
@@ -36,33 +42,39 @@ def layer_norm(epsilon: float = 1e-5, outside: float = 0.0, lost: int = 0) -> Ca
 def conv1d(
     taps: Sequence[int] = (0, 1, 2), padding: tuple[int, int] = (1, 1), add: Build = max_ops.add
 ) -> Callable[[Any], Build]:
-    """A convolution that misses taps, is padded in another way, or adds up in another way."""
+    """Make a wrong convolution.
+
+    Args:
+        taps: Kernel positions to use, of 0, 1 and 2.
+        padding: Numbers of zero frames before and after the input.
+        add: Adds the products of two taps.
+    """
 
     def build(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
         n_frames = x.shape[1]
         padded = max_ops.pad(x, [0, 0, *padding, 0, 0])
 
-        def seen_by(tap: int) -> TensorValue:
+        def frames_of(tap: int) -> TensorValue:
             frames = slice(TensorValue(Dim(tap)), TensorValue(n_frames + tap), stride)
             return padded[:, (frames, (n_frames + (stride - 1)) // stride), :]
 
         linear = backend_for(x.device).linear
-        return reduce(add, (linear(seen_by(tap), weight[:, :, tap]) for tap in taps)) + bias
+        return reduce(add, (linear(frames_of(tap), weight[:, :, tap]) for tap in taps)) + bias
 
     return instead(build)
 
 
-def stride_missing(right: Build) -> Build:
-    """All frames, and then as many as there is room for."""
+def stride_missing(original: Build) -> Build:
+    """Convolve with stride 1, and cut the result to the length that the stride gives."""
 
     def build(x: TensorValue, weight: TensorValue, bias: TensorValue, stride: int = 1) -> TensorValue:
-        return right(x, weight, bias)[:, : int(x.shape[1]) // stride]
+        return original(x, weight, bias)[:, : int(x.shape[1]) // stride]
 
     return build
 
 
 def scores(exponent: float, by_state: bool = False) -> Callable[[Any], Build]:
-    """Scores scaled by another power of head_dim, or of n_state."""
+    """Scale attention scores by head_dim**exponent, or by n_state**exponent if `by_state`."""
 
     def build(q: TensorValue, k: TensorValue) -> TensorValue:
         dim = q.shape[-1] * q.shape[1] if by_state else q.shape[-1]
@@ -72,43 +84,44 @@ def scores(exponent: float, by_state: bool = False) -> Callable[[Any], Build]:
     return instead(build)
 
 
-def softmax_over_queries(right: Build) -> Build:
-    """Along the wrong axis."""
-    return lambda x: max_ops.transpose(right(max_ops.transpose(x, -2, -1)), -2, -1)
+def softmax_over_queries(original: Build) -> Build:
+    """Compute softmax along the wrong axis."""
+    return lambda x: max_ops.transpose(original(max_ops.transpose(x, -2, -1)), -2, -1)
 
 
-# Attention in its steps, and the decoder's block in its parts, so that a mistake can be made in one of them.
+# Attention by separate steps, and the decoder's block by separate parts, so that one of them can
+# be replaced.
 by_steps, by_parts = instead(portable.attention_by_steps), instead(graphs.decoder_block_by_parts)
 
 
 def mask_after_softmax() -> dict[str, Callable[[Any], Any]]:
-    """Weights of what must not be seen are set to zero, when they have had their share."""
+    """Set masked weights to zero after the softmax, so that they still count in its sum."""
     masks: list[TensorValue] = []
 
-    def apply_mask(right: Any) -> Build:
+    def apply_mask(original: Any) -> Build:
         def build(scores: TensorValue, mask: TensorValue) -> TensorValue:
             masks.append(mask)
             return scores
 
         return build
 
-    def softmax(right: Any) -> Build:
-        return lambda scores: right(scores) * max_ops.exp(masks.pop()) if masks else right(scores)
+    def softmax(original: Any) -> Build:
+        return lambda scores: original(scores) * max_ops.exp(masks.pop()) if masks else original(scores)
 
     return {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": apply_mask, "engine.ops.softmax": softmax}
 
 
-def one_later(right: Any) -> Build:
-    """Each token sees the next as well."""
+def mask_one_later(original: Any) -> Build:
+    """Let each token attend to the next token as well."""
 
     def build(scores: TensorValue, mask: TensorValue) -> TensorValue:
-        return right(scores, max_ops.concat([mask[:, :1], mask[:, :-1]], axis=1))
+        return original(scores, max_ops.concat([mask[:, :1], mask[:, :-1]], axis=1))
 
     return build
 
 
-def heads_interleaved(right: Build) -> Build:
-    """n_state read as [head_dim, n_head]."""
+def heads_interleaved(original: Build) -> Build:
+    """Split n_state into [head_dim, n_head] instead of [n_head, head_dim]."""
 
     def build(x: TensorValue, n_head: int) -> TensorValue:
         batch, n, n_state = x.shape
@@ -117,46 +130,46 @@ def heads_interleaved(right: Build) -> Build:
     return build
 
 
-def cache_one_off(right: Build) -> Build:
-    """New keys and values are written where the last ones are, but for the first."""
+def cache_one_off(original: Build) -> Build:
+    """Write new keys and values one position too early, except at position 0."""
 
     def build(cache: Any, new: TensorValue, page_table: TensorValue, positions: TensorValue) -> TensorValue:
         first = positions[0:1]
         before = max_ops.max(first - 1, 0)
-        return right(cache, new, page_table, positions - first + before)
+        return original(cache, new, page_table, positions - first + before)
 
     return build
 
 
-def logits_shifted(right: Build) -> Build:
-    """Each token gets the logit of the next."""
+def logits_shifted(original: Build) -> Build:
+    """Give each token the logit of the next token."""
 
     def build(x: TensorValue, weight: TensorValue, scale: TensorValue | None = None) -> TensorValue:
-        logits = right(x, weight, scale)
+        logits = original(x, weight, scale)
         return max_ops.concat([logits[:, 1:], logits[:, :1]], axis=1)
 
     return build
 
 
-def ln_post_missing(right: Any) -> Any:
-    """Nothing is normalised behind the encoder's last block."""
-    return lambda at, x: at.record(x * 1.0) if at.path == "encoder.ln_post" else right(at, x)
+def ln_post_missing(original: Any) -> Any:
+    """Leave out layer norm after the encoder's last block."""
+    return lambda at, x: at.record(x * 1.0) if at.path == "encoder.ln_post" else original(at, x)
 
 
 def last_layer_dropped() -> dict[str, Callable[[Any], Any]]:
-    """A loop over the encoder's layers that ends one too early."""
+    """End the loop over the encoder's layers one layer too early."""
     before: dict[str, TensorValue] = {}
 
-    def self_attention(right: Any) -> Any:
+    def self_attention(original: Any) -> Any:
         def build(at: Scope, x: TensorValue, n_head: int) -> TensorValue:
             before[at.path] = x
-            return right(at, x, n_head)
+            return original(at, x, n_head)
 
         return build
 
-    def mlp(right: Any) -> Any:
+    def mlp(original: Any) -> Any:
         def build(at: Scope, x: TensorValue) -> TensorValue:
-            y = right(at, x)
+            y = original(at, x)
             *path, i = at.path.split(".")
             is_last = path[0] == "encoder" and ".".join([*path, str(int(i) + 1), "mlp_ln.weight"]) not in at.weights
             return before[at.path] if is_last else y
@@ -166,8 +179,8 @@ def last_layer_dropped() -> dict[str, Callable[[Any], Any]]:
     return {"engine.graphs.self_attention": self_attention, "engine.graphs.mlp": mlp}
 
 
-def no_residual(right: Any) -> Any:
-    """What the two layers make, without what they started from."""
+def no_residual(original: Any) -> Any:
+    """Return the output of the MLP's two layers without adding their input."""
 
     def mlp(at: Scope, x: TensorValue) -> TensorValue:
         h = graphs.linear(at / "mlp" / 0, graphs.layer_norm(at / "mlp_ln", x))
@@ -177,8 +190,8 @@ def no_residual(right: Any) -> Any:
     return mlp
 
 
-def post_norm(right: Any) -> Any:
-    """Normalised behind the sum, as the first transformers were, and not before the layers."""
+def post_norm(original: Any) -> Any:
+    """Normalize after the residual sum, as the first transformers did, not before the layers."""
 
     def mlp(at: Scope, x: TensorValue) -> TensorValue:
         h = (at / "mlp" / "gelu").record(at.ops.gelu(graphs.linear(at / "mlp" / 0, x)))
@@ -188,11 +201,11 @@ def post_norm(right: Any) -> Any:
     return mlp
 
 
-def residual_in_half(right: Any) -> Any:
-    """What runs through all layers kept in float16."""
+def residual_in_half(original: Any) -> Any:
+    """Round the residual stream to float16 after each MLP."""
 
     def mlp(at: Scope, x: TensorValue) -> TensorValue:
-        return (at / "mlp" / "residual").record(in_half(right(at, x)))
+        return (at / "mlp" / "residual").record(in_half(original(at, x)))
 
     return mlp
 
@@ -201,7 +214,7 @@ FAULTS = [
     Fault(
         "ReLU for GELU",
         "encoder.conv1.gelu",
-        "what this project's first version had",
+        "this project's first version",
         {"engine.ops.gelu": instead(max_ops.relu)},
         op="gelu",
     ),
@@ -222,7 +235,7 @@ FAULTS = [
     Fault(
         "no GELU",
         "encoder.conv1.gelu",
-        "an activation that got lost",
+        "an activation function left out",
         {"engine.ops.gelu": instead(lambda x: x * 1.0)},
         op="gelu",
         looks_like="its input encoder.conv1, unchanged",
@@ -230,20 +243,20 @@ FAULTS = [
     Fault(
         "one convolution tap of three",
         "encoder.conv1",
-        "what this project's first version had",
+        "this project's first version",
         {"engine.ops.conv1d": conv1d(taps=[1])},
         op="conv1d_stride1",
     ),
     Fault(
         "stride missing",
         "encoder.conv2",
-        "what this project's first version had",
+        "this project's first version",
         {"engine.ops.conv1d": stride_missing},
     ),
     Fault(
         "convolution padded on one side",
         "encoder.conv1",
-        "a causal convolution, as audio codecs have it",
+        "a causal convolution, as in audio codecs",
         {"engine.ops.conv1d": conv1d(padding=(2, 0))},
         op="conv1d_stride1",
     ),
@@ -257,7 +270,7 @@ FAULTS = [
     Fault(
         "ln_post missing",
         "encoder.ln_post",
-        "what this project's first version had",
+        "this project's first version",
         {"engine.graphs.layer_norm": ln_post_missing},
     ),
     Fault(
@@ -291,14 +304,14 @@ FAULTS = [
     Fault(
         "scale 1/d",
         "encoder.blocks.0.attn.context",
-        "the root forgotten",
+        "the square root forgotten",
         {"engine.ops.attention": by_steps, "engine.ops.attention_scores": scores(-1.0)},
         op="attention_scores",
     ),
     Fault(
         "scale missing",
         "encoder.blocks.0.attn.context",
-        "d^-1/4 on queries and keys taken for none",
+        "d^-1/4 on queries and on keys overlooked",
         {"engine.ops.attention": by_steps, "engine.ops.attention_scores": scores(0.0)},
         op="attention_scores",
     ),
@@ -319,19 +332,19 @@ FAULTS = [
     Fault(
         "mask added after the softmax",
         "decoder.blocks.0.attn.context",
-        "weights of the future zeroed, the others no longer adding up to one",
+        "weights of later tokens set to zero, so the others no longer sum to one",
         mask_after_softmax(),
     ),
     Fault(
         "mask off by one",
         "decoder.blocks.0.attn.context",
-        "triu(0) and triu(1) taken for each other",
-        {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": one_later},
+        "triu(0) and triu(1) confused",
+        {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": mask_one_later},
     ),
     Fault(
         "mask missing in a prefill of several tokens",
         "decoder.blocks.0.attn.context",
-        "a decoder that was only tried token by token",
+        "a decoder tested only one token at a time",
         {"engine.graphs.decoder_block": by_parts, "engine.ops.apply_mask": instead(lambda scores, mask: scores)},
     ),
     Fault(
@@ -343,7 +356,7 @@ FAULTS = [
     Fault(
         "cache written one position off",
         "decoder.blocks.0.attn.context",
-        "the length counted before, or after, it grows",
+        "the cache length read before it grows instead of after, or vice versa",
         {"engine.graphs.decoder_block": by_parts, "engine.ops.append_to_cache": cache_one_off},
         op="cached",
     ),
@@ -358,13 +371,13 @@ FAULTS = [
     Fault(
         "last layer dropped",
         "encoder.ln_post",
-        "hidden states counted with the embedding as the first",
+        "hidden states counted with the embedding as layer 0",
         last_layer_dropped(),
     ),
     Fault(
         "a residual missing",
         "encoder.blocks.0.mlp.residual",
-        "an assignment for a sum",
+        "`x = f(x)` for `x = x + f(x)`",
         {"engine.graphs.mlp": no_residual},
         op="mlp",
     ),

@@ -1,4 +1,4 @@
-"""Mistakes in beam search, in prompts that are carried, and in the timing of words: what shows only with such options."""
+"""Mistakes in beam search, carried prompts and word timing, which show only with these options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,72 +14,74 @@ WORDS = {"word_timestamps": True}
 CARRIED = {"initial_prompt": "Two people talk.", "carry_initial_prompt": True}
 
 
-def not_rearranged(right: Any) -> Any:
-    """Each sequence goes on from what it saw itself."""
+def not_rearranged(original: Any) -> Any:
+    """Leave the KV cache in place when beams are reordered."""
     return lambda decoder, sources: None
 
 
-def sums_from_the_first(right: Any) -> Any:
-    """Beams that change places leave the sums of their likelihoods behind."""
+def sums_from_the_first(original: Any) -> Any:
+    """Leave the sums of log probabilities in place when beams are reordered."""
 
     def follow(
         search: Any, tokens: np.ndarray, likeliest: np.ndarray, logprobs: np.ndarray, sum_logprobs: np.ndarray
     ) -> Any:
         before = sum_logprobs.copy()
-        found = right(search, tokens, likeliest, logprobs, sum_logprobs)
+        result = original(search, tokens, likeliest, logprobs, sum_logprobs)
         sum_logprobs[:] = before + logprobs[:, 0]
-        return found
+        return result
 
     return follow
 
 
-def over_when_one_is(right: Any) -> Any:
-    """The search is over when one of the sequences has ended."""
+def end_with_first_beam(original: Any) -> Any:
+    """End the search when one of the beams has ended."""
 
     def init(search: Any, *arguments: Any) -> None:
-        right(search, *arguments)
+        original(search, *arguments)
         search.max_candidates = 1
 
     return init
 
 
-def unnormalised(right: Any) -> Any:
-    """The likeliest of all candidates, be it the shortest."""
+def not_length_normalized(original: Any) -> Any:
+    """Choose the candidate of the largest total log probability, whatever its length."""
 
     def best(task: Any, language: str, candidates: Any, no_speech_prob: float) -> Any:
-        return right(task, language, [max(candidates, key=lambda candidate: candidate.sum_logprob)], no_speech_prob)
+        return original(task, language, [max(candidates, key=lambda candidate: candidate.sum_logprob)], no_speech_prob)
 
     return best
 
 
-def forgotten(right: Any) -> Any:
-    """Only what was said before is a prompt."""
+def prompt_not_carried(original: Any) -> Any:
+    """Use only the previous tokens as a prompt, without the initial prompt."""
     return lambda transcription: list(transcription.previous_tokens)
 
 
-def other_heads(right: Any) -> Any:
-    """All heads of the upper half of the layers."""
+def wrong_heads(original: Any) -> Any:
+    """Use all heads of the upper half of the layers for alignment."""
 
     def alignment(decoder: Any, tokens: np.ndarray, rows: Any, heads: Any) -> Any:
         dims = decoder._runtime.dims
-        return right(decoder, tokens, rows, upper_half_heads(dims.n_text_layer, dims.n_text_head))
+        return original(decoder, tokens, rows, upper_half_heads(dims.n_text_layer, dims.n_text_head))
 
     return alignment
 
 
-def of_the_whole_window(right: Any) -> Any:
-    """Attention to the silence behind the audio takes its share, too."""
+def softmax_with_padding(original: Any) -> Any:
+    """Compute softmax over the padding after the audio, too."""
     return lambda scores, n_frames: softmax(scores)[..., : max(1, n_frames // 2)]
 
 
-def over_frames(right: Any) -> Any:
-    """Each token's weights are standardized, not each frame's."""
-    return lambda weights: np.ascontiguousarray(right(weights.swapaxes(-1, -2)).swapaxes(-1, -2))
+def standardized_over_frames(original: Any) -> Any:
+    """Standardize the weights of each token instead of each frame."""
+    return lambda weights: np.ascontiguousarray(original(weights.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
-def fault(options: Mapping[str, Any], name: str, blames: str, copies: str, replaces: Mapping[str, Any]) -> Fault:
-    """One that shows with these options."""
-    return Fault(name, blames, copies, replaces, options=options)
+def fault(
+    options: Mapping[str, Any], name: str, expected_culprit: str, origin: str, replaces: Mapping[str, Any]
+) -> Fault:
+    """Make a fault that shows with these options of transcription."""
+    return Fault(name, expected_culprit, origin, replaces, options=options)
 
 
 FAULTS = [
@@ -94,7 +96,7 @@ FAULTS = [
         BEAMS,
         "sums left behind by beams",
         "decoding.step.0.beams",
-        "scores indexed by place instead of by where a beam came from",
+        "scores indexed by beam instead of by the beam's source",
         {"decoding.search.BeamSearchDecoder.follow": sums_from_the_first},
     ),
     fault(
@@ -102,42 +104,42 @@ FAULTS = [
         "search over when one beam is",
         "decoding.candidates",
         "patience taken for a number of sequences",
-        {"decoding.search.BeamSearchDecoder.__init__": over_when_one_is},
+        {"decoding.search.BeamSearchDecoder.__init__": end_with_first_beam},
     ),
     fault(
         BEAMS,
         "candidates not compared for their length",
         "decoding.rank",
-        "length_penalty=None taken for none at all",
-        {"decoding.task.DecodingTask._best": unnormalised},
+        "length_penalty=None read as no normalization",
+        {"decoding.task.DecodingTask._best": not_length_normalized},
     ),
     fault(
         CARRIED,
         "a prompt that is not carried",
         "transcribe.window.0.prompt",
-        "carry_initial_prompt parsed and forgotten",
-        {"transcription.sequential._Transcription._prompt": forgotten},
+        "carry_initial_prompt parsed but never used",
+        {"transcription.sequential._Transcription._prompt": prompt_not_carried},
     ),
     fault(
         WORDS,
         "words by the wrong heads",
         "words.scores",
-        "a model loaded from a file, whose alignment heads nobody names",
-        {"engine.decoder.Decoder.alignment": other_heads},
+        "a model loaded from a file, without its list of alignment heads",
+        {"engine.decoder.Decoder.alignment": wrong_heads},
     ),
     fault(
         WORDS,
         "silence attended to",
         "words.weights",
         "softmax before the padding is cut off",
-        {"transcription.timing.attention_weights": of_the_whole_window},
+        {"transcription.timing.attention_weights": softmax_with_padding},
     ),
     fault(
         WORDS,
         "weights standardized over frames",
         "words.standardized",
-        "the axis counted in a tensor of another layout",
-        {"transcription.timing.standardized": over_frames},
+        "an axis copied from code for a different layout",
+        {"transcription.timing.standardized": standardized_over_frames},
     ),
     fault(
         WORDS,
@@ -150,28 +152,28 @@ FAULTS = [
         WORDS,
         "the dearest way through the matrix",
         "words.path",
-        "similarities warped as if they were costs",
-        {"transcription.timing.dtw": lambda right: lambda x: right(-x)},
+        "similarities passed to DTW as if they were costs",
+        {"transcription.timing.dtw": lambda original: lambda x: original(-x)},
     ),
     fault(
         WORDS,
         "words timed by frames of 10 ms",
         "words.times",
-        "frames of the spectrogram taken for the encoder's",
+        "spectrogram frames (10 ms) taken for encoder frames (20 ms)",
         {"transcription.timing.TOKENS_PER_SECOND": instead(100)},
     ),
     fault(
         WORDS,
         "punctuation that stands alone",
         "words.segments",
-        "words shown as the tokenizer parts them",
+        "words as the tokenizer splits them",
         {"transcription.timing.merge_punctuations": instead(lambda alignment, prepended, appended: None)},
     ),
     fault(
         WORDS,
         "on by timestamps where words are timed",
         "transcribe.window.1.log_mel",
-        "words added to a transcript that is there already",
+        "word timestamps added to a finished transcript",
         {"transcription.sequential.get_end": instead(lambda segments: None)},
     ),
 ]

@@ -1,4 +1,7 @@
-"""Faults in the network: every activation of real windows, decoded one after the other, judged on the graph's own inputs."""
+"""Judge faults in the network: every activation of real windows, on the graph's own inputs.
+
+Windows are decoded one after the other.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -16,60 +19,71 @@ from tests.faults.plant import Weights
 
 
 class InSitu:
-    """Windows, and the activations of the model without any fault: equal within rounding, as tests of parity show.
+    """The windows, and the activations of the model without any fault.
 
-    What is computed bit for bit as there, from the same, need not be judged again; so this takes seconds where parity takes a minute.
+    The parity tests show that the activations without a fault are equal within rounding. An
+    activation that a faulty model computes bit for bit the same, from the same inputs, is therefore
+    not judged again. This takes seconds instead of parity's minute.
     """
 
-    def __init__(self, questions: Sequence[Question], sound: Whisper, weights: Weights) -> None:
+    def __init__(self, questions: Sequence[Question], correct_model: Whisper, weights: Weights) -> None:
         self._questions = questions
-        self.sound = self.ask(sound)
+        self.correct_activations = self.capture(correct_model)
         self._weights = weights
-        self._flow = whisper_flow.of_max(sound.dims)
+        self._flow = whisper_flow.of_max(correct_model.dims)
 
-    def ask(self, model: CapturedModel) -> list[Activations]:
-        """What a model makes of the windows, one after the other."""
+    def capture(self, model: CapturedModel) -> list[Activations]:
+        """Return a model's activations for each window, decoded one after the other."""
         return [
             capture_max_and_input(model, question.mel, question.prompt, question.forced) for question in self._questions
         ]
 
-    def culprit(self, answers: Sequence[Activations], known_weights: Weights) -> Compared | None:
-        """The log-mel spectrogram, if the graph was given another one, or the first activation that its own op does not explain.
+    def culprit(self, captured: Sequence[Activations], judge_weights: Weights) -> Compared | None:
+        """Return the first activation that its own op does not explain.
 
-        known_weights: what the judge takes for the model's. The encoder, which keeps nothing from one window to the next, is judged on the
-        first of them.
+        The log-mel spectrogram comes first, if the graph's input differs from the window's. The
+        encoder keeps no state between windows, so it is judged on the first one only.
+
+        Args:
+            captured: The activations of each window, from `capture`.
+            judge_weights: The weights that the judge uses, in float32.
+
+        Returns:
+            The comparison that failed, or None if all pass.
         """
-        for i, (question, activations, sound) in enumerate(zip(self._questions, answers, self.sound)):
-            given = {**known_weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
+        for i, (question, activations, correct) in enumerate(zip(self._questions, captured, self.correct_activations)):
+            inputs = {**judge_weights, "log_mel": question.mel[None], **decoder_inputs(question.tokens)}
             changed = set(
-                self._changed({**given, **activations}, {**self._weights, **decoder_inputs(question.tokens), **sound})
+                self._changed(
+                    {**inputs, **activations}, {**self._weights, **decoder_inputs(question.tokens), **correct}
+                )
             )
             if i > 0:
                 changed = {name for name in changed if name.startswith("decoder.")}
-            wrong_input = compare_activations(self._flow, activations, given, sound, only=["log_mel"])
-            if found := first_divergence(wrong_input) or self._first(activations, given, sound, changed):
-                return found
+            wrong_input = compare_activations(self._flow, activations, inputs, correct, only=["log_mel"])
+            if culprit := first_divergence(wrong_input) or self._first(activations, inputs, correct, changed):
+                return culprit
         return None
 
     def _first(
-        self, activations: Activations, given: Activations, sound: Activations, changed: Collection[str]
+        self, activations: Activations, inputs: Activations, correct: Activations, changed: Collection[str]
     ) -> Compared | None:
         wanted = {key: step for key, step in self._flow.items() if parse(key).name in changed}
-        for name, judged in judge_each(wanted, {**given, **activations}, verdict=judge_alone):
+        for name, judged in judge_each(wanted, {**inputs, **activations}, verdict=judge_alone):
             if not judged.actual.passes:
-                only = compare_activations(self._flow, activations, given, sound, only=[name])
-                if found := first_divergence(only):
-                    return found
+                only = compare_activations(self._flow, activations, inputs, correct, only=[name])
+                if culprit := first_divergence(only):
+                    return culprit
         return None
 
-    def _changed(self, ours: Activations, sound: Activations) -> Iterator[str]:
-        """Activations that are others than the sound model's, or are made of what is."""
+    def _changed(self, arrays: Activations, correct: Activations) -> Iterator[str]:
+        """Yield the activations that differ from the correct ones, or have inputs that do."""
         same: dict[str, bool] = {}
 
         def is_same(source: str) -> bool:
             name = parse(source).name
             if name not in same:
-                same[name] = ours[name] is sound[name] or np.array_equal(ours[name], sound[name])
+                same[name] = arrays[name] is correct[name] or np.array_equal(arrays[name], correct[name])
             return same[name]
 
         for key, (_, sources) in self._flow.items():

@@ -1,4 +1,4 @@
-"""Faults that are an op's, in the table of ops: the row with the mistake in it, on any shape."""
+"""Faults of single ops, judged by the op suite: the op's row with the mistake, on any shape."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -15,26 +15,26 @@ N_EXAMPLES = 50
 
 
 class Isolated:
-    """The rows of all faults that have one, compiled together in float32."""
+    """The op-suite rows of all faults that name one, compiled together in float32."""
 
     def __init__(self, faults: Iterable[Fault], device: str) -> None:
         self._suite = Suite(device, {fault.name: _mistaken(fault) for fault in faults if fault.op})
 
-    def finds(self, fault: Fault) -> str:
-        """What the op suite says against it; nothing where all is well."""
+    def failure(self, fault: Fault) -> str:
+        """Return the op suite's failure message for a fault, or "" if its row passes."""
         with fault.planted():
             try:
-                fuzz(_Answering(self._suite, fault.name), fault.op, "float32", N_EXAMPLES)  # type: ignore[arg-type]
+                fuzz(_SingleRowSuite(self._suite, fault.name), fault.op, "float32", N_EXAMPLES)  # type: ignore[arg-type]
             except AssertionError as error:
                 return str(error)
         return ""
 
 
 def _mistaken(fault: Fault) -> type[Op]:
-    right = TABLE[fault.op]
+    row = TABLE[fault.op]
 
-    class Mistaken(right):  # type: ignore[valid-type,misc]
-        """The row as it is built with the mistake."""
+    class Mistaken(row):  # type: ignore[valid-type,misc]
+        """The row, built with the mistake."""
 
         dtypes = ("float32",)
 
@@ -46,8 +46,8 @@ def _mistaken(fault: Fault) -> type[Op]:
     return Mistaken
 
 
-class _Answering:
-    """A suite that answers for every op with one row."""
+class _SingleRowSuite:
+    """A suite that checks examples of every op with one row."""
 
     def __init__(self, suite: Suite, row: str) -> None:
         self.name = suite.name

@@ -1,4 +1,7 @@
-"""The recording that faults are tried on: two people in turn, one on each channel, 48 kHz, longer than a window."""
+"""The recording on which faults are tried: 48 kHz stereo, longer than one window.
+
+Two people speak in turn, one on each channel.
+"""
 
 from pathlib import Path
 
@@ -14,7 +17,7 @@ LEFT_AND_RIGHT = (("beckett", "en/counting"), ("beckett", "en/quick_brown_fox"),
 
 
 def write_recording(folder: Path) -> Path:
-    """A wav file in a folder."""
+    """Write the recording into a folder as a WAV file, and return its path."""
     clips = packaged_clips()
     channels: list[list[np.ndarray]] = [[], []]
     for names in LEFT_AND_RIGHT:

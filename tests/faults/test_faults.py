@@ -1,11 +1,14 @@
-"""Part of what `nox -s faults` does: faults that need no graph compiled for them, some of each kind; and every faulty op."""
+"""Some faults of each kind that need no graph of their own, and every faulty op.
+
+`nox -s faults` tries all of them.
+"""
 
 import pytest
 
 from tests.faults import in_search
-from tests.faults.credential import README, markdown
+from tests.faults.all_faults import CONTROLS, FAULTS, OF_OPS
+from tests.faults.fault_table import README, markdown
 from tests.faults.recording import write_recording
-from tests.faults.table import CONTROLS, FAULTS, OF_OPS
 from tests.faults.trial import Trials
 
 QUICK = [
@@ -41,7 +44,7 @@ def trials(device: str, tmp_path_factory: pytest.TempPathFactory) -> Trials:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_fault_is_caught_and_blamed_rightly(name: str, trials: Trials) -> None:
+def test_a_fault_is_caught_and_its_culprit_is_blamed(name: str, trials: Trials) -> None:
     outcome = trials.run(FAULTS[name])
     assert outcome.is_caught
     assert outcome.blamed == outcome.expected
@@ -49,23 +52,23 @@ def test_a_fault_is_caught_and_blamed_rightly(name: str, trials: Trials) -> None
 
 
 @pytest.mark.parametrize("name", QUICK_CONTROLS)
-def test_a_control_stays_green(name: str, trials: Trials) -> None:
+def test_a_control_is_not_reported(name: str, trials: Trials) -> None:
     outcome = trials.run(CONTROLS[name])
     assert not outcome.is_caught, outcome
     assert outcome.words == 0
 
 
 @pytest.mark.parametrize("name", [name for name, fault in (FAULTS | OF_OPS).items() if fault.op])
-def test_a_faulty_op_turns_the_op_suite_red(name: str, trials: Trials) -> None:
-    assert "MAX's" in trials.isolated.finds((FAULTS | OF_OPS)[name])
+def test_a_faulty_op_fails_the_op_suite(name: str, trials: Trials) -> None:
+    assert "MAX's" in trials.isolated.failure((FAULTS | OF_OPS)[name])
 
 
 @pytest.mark.parametrize("name", [name for name, control in CONTROLS.items() if control.op])
-def test_a_rewritten_op_does_not(name: str, trials: Trials) -> None:
-    assert trials.isolated.finds(CONTROLS[name]) == ""
+def test_a_rewritten_op_passes_the_op_suite(name: str, trials: Trials) -> None:
+    assert trials.isolated.failure(CONTROLS[name]) == ""
 
 
-def test_the_readme_knows_every_fault() -> None:
+def test_the_readme_lists_every_fault() -> None:
     text = README.read_text(encoding="utf-8")
     for name in (*FAULTS, *CONTROLS):
         assert name in text, f"{name!r}: run `nox -s faults -- --readme`"

@@ -1,4 +1,7 @@
-"""Many faulty models compiled together: they share most of their kernels, so one more costs seconds where one alone costs minutes."""
+"""Compile many faulty models together.
+
+They share most of their kernels, so one more model costs seconds. Compiled alone, it costs minutes.
+"""
 
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -16,60 +19,71 @@ from reference.models.capture import activation_names
 from tests.faults.plant import Fault
 
 
-def compile_together(faults: Iterable[Fault], sound: Whisper) -> dict[str, Whisper]:
-    """For each fault that is in graph building a model, by the fault's name, of which one graph has it; the others are shared.
+def compile_together(faults: Iterable[Fault], correct_model: Whisper) -> dict[str, Whisper]:
+    """Compile a model for each fault in graph building, in which one graph has the fault.
 
-    The first that the fault changes: it shows there, and to compile it a second time would show nothing more.
-    sound: the model without any fault, every activation captured.
+    That graph is the first that the fault changes. The fault shows there, so the others are shared
+    with the correct model.
+
+    Args:
+        faults: Faults of any kind. Those outside graph building are ignored.
+        correct_model: The model without any fault, with every activation captured.
+
+    Returns:
+        Models by the names of the faults.
     """
     module = Module()
     captured: dict[str, list[str]] = {}
-    usual = _texts(sound)
+    correct_texts = _graph_texts(correct_model)
     faults = [fault for fault in faults if fault.is_in_graphs]
     for fault in faults:
         with fault.planted():
-            changed = next(name for name, text in _texts(sound).items() if text != usual[name])
-            captured |= _build(sound, fault.name, changed, module)
-    session = InferenceSession(devices=[sound.device])
+            changed = next(name for name, text in _graph_texts(correct_model).items() if text != correct_texts[name])
+            captured |= _build(correct_model, fault.name, changed, module)
+    session = InferenceSession(devices=[correct_model.device])
     with compiling_for(cpu_level()):
-        compiled = session.load_all(module, weights_registry=sound.runtime.weights, custom_extensions=kernels())
-    return {fault.name: _variant(sound, fault.name, compiled, captured) for fault in faults}
+        compiled = session.load_all(module, weights_registry=correct_model.runtime.weights, custom_extensions=kernels())
+    return {fault.name: _variant(correct_model, fault.name, compiled, captured) for fault in faults}
 
 
-def _variant(sound: Whisper, name: str, compiled: Any, captured: dict[str, list[str]]) -> Whisper:
-    model, right = copy(sound), sound.runtime
-    model.runtime = runtime = copy(right)
+def _variant(correct_model: Whisper, name: str, compiled: Any, captured: dict[str, list[str]]) -> Whisper:
+    model, original = copy(correct_model), correct_model.runtime
+    model.runtime = runtime = copy(original)
     runtime.activations = {}
-    own = {graph: f"{name}:{graph}" for graph in right.captured if f"{name}:{graph}" in captured}
-    runtime.graphs = {**right.graphs, **{graph: compiled[key] for graph, key in own.items()}}
-    runtime.captured = {**right.captured, **{graph: captured[key] for graph, key in own.items()}}
+    own = {graph: f"{name}:{graph}" for graph in original.captured if f"{name}:{graph}" in captured}
+    runtime.graphs = {**original.graphs, **{graph: compiled[key] for graph, key in own.items()}}
+    runtime.captured = {**original.captured, **{graph: captured[key] for graph, key in own.items()}}
     return model
 
 
-def _texts(sound: Whisper) -> dict[str, str]:
-    """The graphs as they would be built now."""
-    made: list[Graph] = []
+def _graph_texts(model: Whisper) -> dict[str, str]:
+    """Build the model's graphs with the current patches, and return their texts by name."""
+    built: list[Graph] = []
 
-    def aside(name: str, **how: Any) -> Graph:
-        made.append(Graph(name, **{**how, "module": Module()}))
-        return made[-1]
+    def separate(name: str, **options: Any) -> Graph:
+        built.append(Graph(name, **{**options, "module": Module()}))
+        return built[-1]
 
-    _build_with(aside, sound)
-    return {graph.name: str(graph) for graph in made}
+    _build_with(separate, model)
+    return {graph.name: str(graph) for graph in built}
 
 
-def _build(sound: Whisper, prefix: str, wanted: str, module: Module) -> dict[str, list[str]]:
-    """One of the graphs, as it is built now, into a module; the names of its outputs besides its own."""
+def _build(model: Whisper, prefix: str, wanted: str, module: Module) -> dict[str, list[str]]:
+    """Build one graph with the current patches into a module.
 
-    def named(name: str, **how: Any) -> Graph:
-        return Graph(f"{prefix}:{name}", **{**how, "module": module if name == wanted else Module()})
+    Returns:
+        By the graph's prefixed name, the names of the activations that it captures.
+    """
+
+    def prefixed(name: str, **options: Any) -> Graph:
+        return Graph(f"{prefix}:{name}", **{**options, "module": module if name == wanted else Module()})
 
     key = f"{prefix}:{wanted}"
-    return {key: _build_with(named, sound)[key]}
+    return {key: _build_with(prefixed, model)[key]}
 
 
-def _build_with(make: Callable[..., Graph], sound: Whisper) -> dict[str, list[str]]:
-    with mock.patch.object(graphs, "Graph", make):
+def _build_with(make_graph: Callable[..., Graph], model: Whisper) -> dict[str, list[str]]:
+    with mock.patch.object(graphs, "Graph", make_graph):
         return graphs.build_module(
-            sound.dims, DeviceRef.from_device(sound.device), activation_names(sound.dims), sound.dtypes
+            model.dims, DeviceRef.from_device(model.device), activation_names(model.dims), model.dtypes
         )[1]

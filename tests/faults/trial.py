@@ -1,4 +1,4 @@
-"""A fault, or a control, through all three comparisons."""
+"""Try a fault or a control in all three comparisons."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.models.capture import CapturedModel, activation_names
 from reference.models.openai import load_openai
+from tests.faults.all_faults import CONTROLS, FAULTS, OF_OPS
 from tests.faults.end_to_end import Contrast, EndToEnd
 from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
 from tests.faults.plant import Fault, Weights
-from tests.faults.table import CONTROLS, FAULTS, OF_OPS
 from tests.faults.together import compile_together
 from tests.torch_model import TorchModel
 
@@ -30,49 +30,55 @@ MIN_COSINE = 0.999
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one: what the op suite says (None where it has no row), which activation or stage is blamed, whether the transcript
-    differs, how many of its words, and what usual tests see.
-    """
+    """The outcome of a fault or a control."""
 
     name: str
+    # The activation or stage that must be blamed; empty for a control.
     expected: str
+    # The activation or stage that is blamed; empty if none is.
     blamed: str
+    # Whether the op suite fails; None if no row shows the fault.
     isolated: bool | None
+    # Whether an activation or a stage fails in situ.
     in_situ: bool
+    # Whether the transcript differs.
     end_to_end: bool
+    # The resemblance that the parity report mentions.
     looks_like: str
+    # The share of words that differ from OpenAI Whisper's.
     words: float
+    # What usual tests see, or None if no stage output changes.
     contrast: Contrast | None
 
     @property
     def is_caught(self) -> bool:
-        """By whichever comparison."""
+        """Whether any comparison caught it."""
         return bool(self.isolated or self.in_situ or self.end_to_end)
 
     @property
     def is_blamed_rightly(self) -> bool:
-        """The first name given is the expected one."""
+        """Whether the first name that failed is the expected one."""
         return self.blamed == self.expected
 
     @property
     def is_as_expected(self) -> bool:
-        """A fault caught and blamed rightly; a control let alone."""
+        """Whether a fault is caught and the expected name blamed, or a control is not reported."""
         return self.is_caught == bool(self.expected) and self.is_blamed_rightly
 
     @property
     def let_through(self) -> list[str]:
-        """Usual tests that would have let it pass."""
-        found = []
+        """The usual tests that would have passed."""
+        tests = []
         if self.contrast and self.contrast.cosine > MIN_COSINE:
-            found.append("cosine")
+            tests.append("cosine")
         if self.contrast and self.contrast.is_close:
-            found.append("allclose")
+            tests.append("allclose")
         if self.words <= MAX_OTHER_WORDS:
-            found.append("text")
-        return found
+            tests.append("text")
+        return tests
 
     def to_json(self) -> dict[str, Any]:
-        """For `report/faults.json`."""
+        """Return the entry of `report/faults.json`."""
         return {
             **asdict(self),
             "caught": self.is_caught,
@@ -82,77 +88,77 @@ class Outcome:
 
 
 class Trials:
-    """Everything that faults are tried on, made when it is first needed: tiny.en with every activation as an output, and a recording.
+    """The models and the recording on which faults are tried, each made when it is first needed.
 
-    Any other model is tried as it is, end to end alone.
+    tiny.en has every activation as an output. Other models are tried end to end only.
     """
 
     def __init__(self, faults: Iterable[Fault], recording: Path, device: str = "cpu") -> None:
         self.faults, self.recording, self.device = list(faults), recording, device
-        self._heard: dict[str, EndToEnd] = {}
-        self._sound: dict[str, Whisper] = {}
+        self._end_to_end: dict[str, EndToEnd] = {}
+        self._correct_models: dict[str, Whisper] = {}
 
     @cached_property
     def isolated(self) -> Isolated:
-        """The op suite with the faults in it."""
+        """The op suite, with the rows that have a fault."""
         return Isolated([*self.faults, *OF_OPS.values()], self.device)
 
     @cached_property
     def variants(self) -> dict[str, Whisper]:
         """The models with a fault in their graphs."""
-        return compile_together(self.faults, self.sound(MODEL))
+        return compile_together(self.faults, self.correct_model(MODEL))
 
     @cached_property
     def in_situ(self) -> InSitu:
-        """The recording's windows."""
-        return InSitu(self.end_to_end(MODEL).questions, self.sound(MODEL), self.right_weights)
+        """The recording's windows, for tiny.en."""
+        return InSitu(self.end_to_end(MODEL).questions, self.correct_model(MODEL), self.correct_weights)
 
     @cached_property
-    def right_weights(self) -> Weights:
-        """What the judge takes for the model's, in float32."""
-        return _widened(self.checkpoint(MODEL))
+    def correct_weights(self) -> Weights:
+        """The original weights of tiny.en, in float32."""
+        return _in_float32(self.checkpoint(MODEL))
 
     def run(self, fault: Fault) -> Outcome:
-        """One of the faults through all comparisons."""
-        isolated = self.isolated.finds(fault) if fault.op else None
+        """Try a fault or a control in all comparisons."""
+        op_failure = self.isolated.failure(fault) if fault.op else None
         model = self.faulty(fault)
-        known = _widened(fault.checkpoint(self.checkpoint(MODEL))) if fault.knows else self.right_weights
-        end_to_end, in_situ = (
-            self.end_to_end(fault.model),
-            self.in_situ,
-        )  # of the sound models, before anything is planted
+        judge_weights = (
+            _in_float32(fault.checkpoint(self.checkpoint(MODEL))) if fault.judge_sees_weights else self.correct_weights
+        )
+        # Both come from correct models, so they must be made before the fault is planted.
+        end_to_end, in_situ = self.end_to_end(fault.model), self.in_situ
         with fault.planted(), mock.patch.object(model, "embed_audio", remembering(model.embed_audio)):
-            seen = in_situ.ask(model) if fault.model == MODEL else []
-            culprit = in_situ.culprit(seen, known)
-            samples, log_mel = end_to_end.hear()
-            contrast = end_to_end.contrast(model, log_mel, seen)
-            seen.clear()  # gigabytes
+            captured = in_situ.capture(model) if fault.model == MODEL else []
+            culprit = in_situ.culprit(captured, judge_weights)
+            samples, log_mel = end_to_end.read_audio()
+            contrast = end_to_end.contrast(model, log_mel, captured)
+            captured.clear()  # frees gigabytes
             is_explained = culprit is not None
-            heard = end_to_end.listen(
-                model, samples, log_mel, fault.options, is_control=not fault.blames, is_explained=is_explained
+            outside = end_to_end.judge_outside_network(
+                model, samples, log_mel, fault.options, is_control=not fault.expected_culprit, is_explained=is_explained
             )
             model.activations.clear()
-        blamed = [heard.before, culprit.name if culprit else "", heard.rules, heard.ways]
+        blamed = [outside.audio, culprit.name if culprit else "", outside.rules, outside.windows]
         return Outcome(
             name=fault.name,
-            expected=fault.blames,
+            expected=fault.expected_culprit,
             blamed=next(filter(None, blamed), ""),
-            isolated=None if isolated is None else bool(isolated),
+            isolated=None if op_failure is None else bool(op_failure),
             in_situ=any(blamed[:3]),
-            end_to_end=heard.differs,
+            end_to_end=outside.transcript_differs,
             looks_like=culprit.resembles if culprit else "",
-            words=heard.words,
+            words=outside.other_words,
             contrast=contrast,
         )
 
     def end_to_end(self, name: str) -> EndToEnd:
-        """The recording, for one of the models."""
-        if name not in self._heard:
-            self._heard[name] = EndToEnd(self.checkpoint(name), self.recording, self.sound(name))
-        return self._heard[name]
+        """Return the end-to-end comparison of the recording for one model."""
+        if name not in self._end_to_end:
+            self._end_to_end[name] = EndToEnd(self.checkpoint(name), self.recording, self.correct_model(name))
+        return self._end_to_end[name]
 
     def faulty(self, fault: Fault) -> CapturedModel:
-        """A model with the fault in its graphs, or in its weights."""
+        """Return a model with the fault in its graphs or in its weights, else the correct model."""
         if fault.by_torch:
             return TorchModel(load_openai(self.checkpoint(fault.model)), capture=True)
         if fault.is_in_graphs:
@@ -160,14 +166,14 @@ class Trials:
         return (
             self._load(fault.model, fault.checkpoint(self.checkpoint(fault.model)))
             if fault.weights
-            else self.sound(fault.model)
+            else self.correct_model(fault.model)
         )
 
-    def sound(self, name: str) -> Whisper:
-        """A model without any fault."""
-        if name not in self._sound:
-            self._sound[name] = self._load(name, self.checkpoint(name))
-        return self._sound[name]
+    def correct_model(self, name: str) -> Whisper:
+        """Return a model without any fault."""
+        if name not in self._correct_models:
+            self._correct_models[name] = self._load(name, self.checkpoint(name))
+        return self._correct_models[name]
 
     def _load(self, name: str, checkpoint: Checkpoint) -> Whisper:
         return Whisper(checkpoint, self.device, capture=activation_names(checkpoint.dims) if name == MODEL else ())
@@ -175,16 +181,20 @@ class Trials:
     @staticmethod
     @cache
     def checkpoint(name: str) -> Checkpoint:
-        """The right weights, as they are stored."""
+        """Return a model's original checkpoint."""
         return load_checkpoint(name)
 
 
-def _widened(checkpoint: Checkpoint) -> Weights:
+def _in_float32(checkpoint: Checkpoint) -> Weights:
     return {name: np.asarray(weight, np.float32) for name, weight in checkpoint.weights.items()}
 
 
 def compile_by_two(trials: Trials) -> None:
-    """MAX's compiler keeps a core and a half busy, so two processes compile what all faults need, and leave it in MAX's cache."""
+    """Compile all graphs that the faults need, in two processes.
+
+    MAX's compiler uses about one and a half cores. The second process leaves its results in MAX's
+    cache.
+    """
     other = get_context("spawn").Process(target=_compile_the_rest, args=(trials.device,))
     other.start()
     assert trials.variants
@@ -192,9 +202,9 @@ def compile_by_two(trials: Trials) -> None:
 
 
 def _compile_the_rest(device: str) -> None:
-    """Ops with faults, and other models."""
+    """Compile the ops with faults, and the models other than tiny.en."""
     faults = [*FAULTS.values(), *CONTROLS.values()]
     trials = Trials(faults, Path(), device)
     assert trials.isolated
     for name in {fault.model for fault in faults} - {MODEL}:
-        trials.sound(name)
+        trials.correct_model(name)

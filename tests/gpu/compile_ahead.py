@@ -1,4 +1,4 @@
-"""`nox -s gpu_compile`: rows of the table and models compiled for a GPU that need not be here; what does not compile is named."""
+"""Compile rows of the op suite and models for a GPU. The GPU need not be present."""
 
 import argparse
 import os
@@ -25,30 +25,50 @@ from reference.ops.suite import build_module
 from tests.gpu.sass import kernels_on_tensor_cores
 
 MODELS = ("tiny.en", "base")
-TF32 = b"use_tf32=true"  # a parameter of MAX's matrix product by cuBLAS, which a compiled graph names
+# A parameter of MAX's matrix product by cuBLAS, which appears in compiled graphs.
+TF32 = b"use_tf32=true"
 SINGLE = ("float32",)
 COMPUTE_TYPES = (*SINGLE, *HALF_DTYPES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each thing that was compiled; 1 where one was not."""
+    """Compile rows and models, and print a line for each; return 1 if one failed, else 0."""
     parser = argparse.ArgumentParser(prog="nox -s gpu_compile --", description=__doc__)
     parser.add_argument(
-        "--gpu", default="sm_90", metavar="ARCHITECTURE", help="sm_80, sm_89 or sm_90 (%(default)s), for example"
+        "--gpu",
+        default="sm_90",
+        metavar="ARCHITECTURE",
+        help="for example sm_80, sm_89 or sm_90 (default: %(default)s)",
     )
     parser.add_argument(
-        "--model", nargs="*", default=MODELS, choices=available_models(), metavar="MODEL", help=" ".join(MODELS)
+        "--model",
+        nargs="*",
+        default=MODELS,
+        choices=available_models(),
+        metavar="MODEL",
+        help=f"default: {' '.join(MODELS)}",
     )
     parser.add_argument(
-        "--compute_type", nargs="*", default=COMPUTE_TYPES, choices=COMPUTE_TYPES, metavar="TYPE", help="models' (all)"
+        "--compute_type",
+        nargs="*",
+        default=COMPUTE_TYPES,
+        choices=COMPUTE_TYPES,
+        metavar="TYPE",
+        help="of the models (default: all)",
     )
     parser.add_argument(
-        "--op", nargs="*", default=list(rows_on("gpu")), choices=rows_on("gpu"), metavar="OP", help="all by default"
+        "--op",
+        nargs="*",
+        default=list(rows_on("gpu")),
+        choices=rows_on("gpu"),
+        metavar="OP",
+        help="rows of the op suite (default: all)",
     )
     args = parser.parse_args(argv)
     rows = {name: op for name, op in rows_on("gpu").items() if name in args.op and not op.on_host}
     failures = 0
-    # MAX puts code into what it compiles that its cache has for other graphs; what is exported is to be this code's alone.
+    # MAX adds code from its cache to a compiled graph, even code of other graphs. An empty cache
+    # keeps other code out of the exported graphs.
     with TemporaryDirectory() as cache, mock.patch.dict(os.environ, MODULAR_CACHE_DIR=cache):
         try:
             device = absent_gpu(args.gpu)
@@ -65,15 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compiled(
     rows: Mapping[str, type[Op]], models: Sequence[tuple[str, str]], device: Device
 ) -> Iterator[tuple[str, str, float]]:
-    """What was compiled for a device, what is wrong with it ("" where nothing is), and how long that took in seconds.
+    """Compile rows and models for a device.
 
-    Rows compile together, which is faster by far; where something is wrong, each by itself, to see which. Those in float32 apart from
-    those in halves: only the latter may multiply on tensor cores. models: names, and what they compute in.
+    Rows are compiled together, which is much faster. If that fails, each row is compiled alone, to
+    name those that fail. float32 is compiled apart from half precision, because only half precision
+    may be multiplied on tensor cores.
+
+    Args:
+        rows: Rows of the op suite, by name.
+        models: Names of models, each with its compute type.
+        device: The device to compile for.
+
+    Yields:
+        The name, the problem ("" if there is none) and the seconds that it took.
     """
     session = InferenceSession(devices=[device])
 
-    def compile_rows(some: Mapping[str, type[Op]], dtypes: Sequence[str]) -> CompiledModel:
-        module: Module = build_module(some, DeviceRef.from_device(device), dtypes)
+    def compile_rows(batch: Mapping[str, type[Op]], dtypes: Sequence[str]) -> CompiledModel:
+        module: Module = build_module(batch, DeviceRef.from_device(device), dtypes)
         with compiling_for(cpu_level()):
             return session.compile(module, custom_extensions=kernels())
 
@@ -87,17 +116,17 @@ def compiled(
         return name, problem, time.perf_counter() - begin
 
     for dtypes in (SINGLE, HALF_DTYPES):
-        some, may_round = (
-            {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)},
-            dtypes == HALF_DTYPES,
-        )
-        if not some:
+        batch = {name: op for name, op in rows.items() if not set(dtypes).isdisjoint(op.dtypes)}
+        may_round = dtypes == HALF_DTYPES
+        if not batch:
             continue
-        together = timed(f"{len(some)} rows in {' and '.join(dtypes)}", partial(compile_rows, some, dtypes), may_round)
+        together = timed(
+            f"{len(batch)} rows in {' and '.join(dtypes)}", partial(compile_rows, batch, dtypes), may_round
+        )
         alone = list[tuple[str, str, float]]()
         if together[1]:
-            print("not all rows are well; each by itself now", file=sys.stderr, flush=True)
-            alone = [timed(name, partial(compile_rows, {name: op}, dtypes), may_round) for name, op in some.items()]
+            print("some rows failed; compiling each row alone", file=sys.stderr, flush=True)
+            alone = [timed(name, partial(compile_rows, {name: op}, dtypes), may_round) for name, op in batch.items()]
         yield from alone
         if not any(problem for _, problem, _ in alone):
             yield together
@@ -115,9 +144,13 @@ def _compile_model(target: Target, session: InferenceSession) -> CompiledModel:
 
 
 def rounds_to_tf32(artifact: bytes) -> str:
-    """Where a graph in float32 that was compiled for a GPU rounds to TF32; "" where it doesn't."""
-    found = [name[:60] for name in kernels_on_tensor_cores(artifact)] + ["cuBLAS"] * (TF32 in artifact)
-    return f"rounds float32 to TF32: {', '.join(found)}" if found else ""
+    """Name the kernels of a float32 graph that round to TF32; return "" if none does.
+
+    Args:
+        artifact: The exported graph, compiled for a GPU.
+    """
+    names = [name[:60] for name in kernels_on_tensor_cores(artifact)] + ["cuBLAS"] * (TF32 in artifact)
+    return f"rounds float32 to TF32: {', '.join(names)}" if names else ""
 
 
 def _exported(compiled: CompiledModel) -> bytes:

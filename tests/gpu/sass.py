@@ -1,25 +1,29 @@
-"""What a graph that was compiled for an NVIDIA GPU does there, as its machine code says: cubins are ELF files inside the artifact."""
+"""Read the machine code of graphs compiled for NVIDIA GPUs.
+
+The code is stored as cubins, which are ELF files inside the exported graph.
+"""
 
 import struct
 from collections.abc import Iterator
 
-CUDA = 190  # e_machine of NVIDIA's
-INSTRUCTION = 16  # bytes, from sm_70 on
-HMMA = 0x23C  # in the low 12 bits: a product on tensor cores, which of float32 take no more than TF32
+CUDA = 190  # the ELF header's e_machine of NVIDIA's code
+INSTRUCTION = 16  # bytes per instruction, from sm_70 on
+# The low 12 bits of a product on tensor cores, which round float32 to TF32.
+HMMA = 0x23C
 
 
 def kernels_on_tensor_cores(artifact: bytes) -> list[str]:
-    """Names of the kernels in an exported graph that multiply on tensor cores."""
-    found = []
+    """Return the names of the kernels in an exported graph that multiply on tensor cores."""
+    names = []
     for name, code in kernels(artifact):
         words = struct.iter_unpack(f"<H{INSTRUCTION - 2}x", code[: len(code) // INSTRUCTION * INSTRUCTION])
         if any(word & 0xFFF == HMMA for (word,) in words):
-            found.append(name)
-    return sorted(found)
+            names.append(name)
+    return sorted(names)
 
 
 def kernels(artifact: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and machine code of each kernel in an exported graph."""
+    """Yield the name and the machine code of each kernel in an exported graph."""
     start = -1
     while (start := artifact.find(b"\x7fELF\x02\x01", start + 1)) >= 0:
         elf = artifact[start:]

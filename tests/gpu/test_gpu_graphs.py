@@ -1,6 +1,7 @@
-"""The graphs of a GPU, run on the CPU: MAX's operations, and small kernels that run anywhere, in place of our kernels for whole layers.
+"""Run the graphs of a GPU on the CPU.
 
-What a GPU alone has is left out: products by cuBLAS, and flash attention of bfloat16.
+They use MAX's operations and small portable kernels instead of the CPU's kernels for whole layers.
+Operations that exist only on a GPU are left out: products by cuBLAS, and bfloat16 flash attention.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,15 +40,19 @@ from tests.test_timing import time_shifts
 from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
 
 Load = Callable[..., Whisper]
-SAID = [50363, 843, 523, 616, 5891, 3399, 11]
+FORCED = [50363, 843, 523, 616, 5891, 3399, 11]
 PROMPT = [50257, 50362]
-# Of the words. In halves, which OpenAI Whisper itself uses on a GPU, a token now and then is another.
+# As a share of the words. In half precision, which OpenAI Whisper itself uses on a GPU, some tokens
+# differ.
 MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 
 
 @pytest.fixture(scope="module")
 def without_kernels(tiny_en: Trio) -> Load:
-    """tiny.en as a GPU has it, in one of the dtypes that it may have; with all activations where they are halves."""
+    """Return a function that loads tiny.en with the graphs of a GPU in one compute type.
+
+    In half precision, all activations are captured.
+    """
 
     @cache
     def load(compute_type: str = "float32") -> Whisper:
@@ -68,8 +73,8 @@ def without_kernels(tiny_en: Trio) -> Load:
         {"beam_size": 5},
     ],
 )
-def test_steps_that_wait_for_nothing(without_kernels: Load, tiny_en: Trio, options: dict[str, Any]) -> None:
-    """Two windows at once, one of them silent: what our kernels decode in one call."""
+def test_decoding_in_graphs_equals_the_cpus(without_kernels: Load, tiny_en: Trio, options: dict[str, Any]) -> None:
+    """Decode two windows at once, one of them silent. The CPU's kernels decode them in one call."""
     speech = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     windows = np.stack([speech, np.full_like(speech, -1.0)])
 
@@ -82,14 +87,18 @@ def test_steps_that_wait_for_nothing(without_kernels: Load, tiny_en: Trio, optio
     assert model.decodes_in_graph
     for ours, expected in zip(decoded(model), decoded(tiny_en.model), strict=True):
         assert ours.tokens == expected.tokens
-        assert ours.avg_logprob == pytest.approx(
-            expected.avg_logprob, abs=1e-4
-        )  # a tenth of what two programs are allowed (`CLOSE_FIELDS`)
+        # The tolerance is a tenth of that between two programs (`CLOSE_FIELDS`).
+        assert ours.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
         assert ours.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
 
 
-def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it is computed otherwise; and a piece's first and last frames are no others. (How far each may be from float64 is a row.)"""
+def test_a_spectrogram_computed_in_pieces_equals_the_hosts(
+    without_kernels: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first and last frames of a piece are equal, too, although they are computed differently.
+
+    A row of the op suite limits each one's error against float64.
+    """
     monkeypatch.setattr("maxwhisper.whisper._FRAMES_AT_ONCE", 333)
     samples = packaged_clips()["beckett"].samples
     for padding in (0, N_SAMPLES):
@@ -97,50 +106,51 @@ def test_a_spectrogram_in_pieces_is_the_hosts(without_kernels: Load, monkeypatch
             of(samples, padding=padding) for of in (without_kernels().log_mel_spectrogram, log_mel_spectrogram)
         )
         assert ours.shape == hosts.shape
-        assert (
-            np.abs(ours - hosts).max() <= 2e-5
-        )  # 8e-6 and 5e-6 from float64; a frame of another place would be off by 0.1
+        # Both are close to float64 (8e-6 and 5e-6). A misplaced frame would be off by 0.1.
+        assert np.abs(ours - hosts).max() <= 2e-5
     with pytest.raises(AudioError, match="200 samples are too few"):
         without_kernels().log_mel_spectrogram(np.zeros(200, np.float32))
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
-def test_every_activation_of_halves_is_what_its_op_makes_of_it(
+def test_every_activation_in_half_precision_equals_its_ops_result(
     without_kernels: Load, tiny_en: Trio, dtype: str
 ) -> None:
     model = without_kernels(dtype)
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
-    found = capture_max(model, mel, PROMPT, SAID)
-    found["decoder.logits"] = found["decoder.logits"].astype(DTYPES[dtype])  # they were widened
-    given = _as_graphs_take_them(tiny_en.checkpoint.weights, dtype)
-    given |= {"log_mel": mel[None].astype(DTYPES[dtype]), **decoder_inputs(np.array([[*PROMPT, *SAID]]))}
+    activations = capture_max(model, mel, PROMPT, FORCED)
+    # The graph casts the logits to float32.
+    activations["decoder.logits"] = activations["decoder.logits"].astype(DTYPES[dtype])
+    inputs = _rounded_as_in_graphs(tiny_en.checkpoint.weights, dtype)
+    inputs |= {"log_mel": mel[None].astype(DTYPES[dtype]), **decoder_inputs(np.array([[*PROMPT, *FORCED]]))}
     flow = of_max(model.dims)
-    compared = compare_activations(flow, found, given, truth(flow, given), dtype=dtype, verdict=judge_alone)
-    wrong = [str(part) for part in compared if not (part.passes and part.in_situ.passes)]  # not even if rewritten
+    compared = compare_activations(flow, activations, inputs, truth(flow, inputs), dtype=dtype, verdict=judge_alone)
+    # A rewrite has `passes` but fails in situ. It is not accepted here.
+    wrong = [str(part) for part in compared if not (part.passes and part.in_situ.passes)]
     assert not wrong, "\n".join(wrong)
 
 
-def _as_graphs_take_them(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """What is no vector is rounded to halves, where it is stored or where it is used."""
+def _rounded_as_in_graphs(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Round all weights except vectors to half precision, as graphs do on loading or on use."""
     return {name: weight if weight.ndim == 1 else weight.astype(DTYPES[dtype]) for name, weight in weights.items()}
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
-def test_hardly_a_word_is_another(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
-    normal, samples = EnglishTextNormalizer(), english_speech()
+def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+    normalize, samples = EnglishTextNormalizer(), english_speech()
     theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
         "text"
     ]
     ours = transcribe(without_kernels(dtype), samples, temperature=0.0, condition_on_previous_text=False)["text"]
-    other_words = jiwer.wer(normal(theirs), normal(ours))
+    other_words = jiwer.wer(normalize(theirs), normalize(ours))
     print(f"{dtype}: {other_words:.1%} other words")
     assert other_words <= MAX_OTHER_WORDS[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["float32", *HALF_DTYPES])
-def test_words_are_timed_alike(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")
     assert shifts.max() <= (1 if dtype == "float32" else 5)
@@ -154,6 +164,6 @@ def test_bfloat16_is_rounded_to_nearest(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
-def test_halves_are_for_gpus(dtype: str) -> None:
+def test_half_precision_is_for_gpus_only(dtype: str) -> None:
     with pytest.raises(OptionError, match=f"compute_type '{dtype}' is available on GPUs only"):
         load_model("tiny.en", compute_type=dtype)

@@ -1,4 +1,7 @@
-"""exp and erf, swept through the ops that take them: the ceilings that bounds rest on (`reference.numerics.bounds`) hold."""
+"""Sweep exp and erf through the ops that use them.
+
+The error limits that bounds assume (`reference.numerics.bounds`) must hold.
+"""
 
 import numpy as np
 import pytest
@@ -11,13 +14,16 @@ from reference.ops.suite import Suite
 from reference.ops.torch_counterparts import run_torch
 
 
-def swept(dtype: str) -> np.ndarray:
-    """All finite halves; of float32, every 1021st number from 0 on, either sign: 4.2 million."""
+def sweep(dtype: str) -> np.ndarray:
+    """Return all finite numbers of a 16-bit dtype, or every 1021st bit pattern of float32.
+
+    Of float32 these are 4.2 million numbers of both signs.
+    """
     if dtype == "float32":
         numbers = np.arange(0, 2**32, 1021, dtype=np.uint32).view(np.float32)
     else:
         numbers = np.arange(2**16, dtype=np.uint16).view(DTYPES[dtype])
-    with np.errstate(invalid="ignore"):  # half of them signal that they are no number
+    with np.errstate(invalid="ignore"):  # some are signaling NaNs
         finite = numbers[np.isfinite(numbers)]
     assert len(finite) > (4_000_000 if dtype == "float32" else 60_000)
     return finite
@@ -25,25 +31,29 @@ def swept(dtype: str) -> np.ndarray:
 
 def check(op: str, dtype: str, x: np.ndarray, suite: Suite) -> None:
     for verdict in judge(TABLE[op], dtype, [x], suite.run_parts(op, dtype, [x]), device=suite.name).verdicts:
-        print(f"{op} in {dtype}: {verdict.worst_case_ratio:.3f} of the ceiling; {verdict.worst}")
+        print(f"{op} in {dtype}: {verdict.worst_case_ratio:.3f} of the bound; {verdict.worst}")
         assert verdict.passes, str(verdict)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_erf_everywhere(dtype: str, ops_suite: Suite) -> None:
-    """By GELU, x/2 (1 + erf(x/√2))."""
-    check("gelu", dtype, swept(dtype)[None], ops_suite)
+    """Sweep erf through GELU, x/2 (1 + erf(x/√2))."""
+    check("gelu", dtype, sweep(dtype)[None], ops_suite)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax_of_two_everywhere(dtype: str, ops_suite: Suite) -> None:
-    x = swept(dtype)
+    x = sweep(dtype)
     check("softmax", dtype, pairs_with_zero(x), ops_suite)
 
 
 def test_exp_everywhere(ops_suite: Suite) -> None:
-    """By the ratio of softmax's two results, exp(-|x|) and exp(0), over one sum: `FUNCTION_ULPS`, two divisions, and this one."""
-    x = swept("float32")
+    """Sweep exp through the ratio of softmax's two results.
+
+    They are exp(-|x|) and exp(0), both divided by one sum. The errors are those of two calls of exp
+    (`FUNCTION_ULPS`), of the two divisions, and of the ratio itself.
+    """
+    x = sweep("float32")
     for name, (result,) in {
         "MAX": ops_suite.run_parts("softmax", "float32", [pairs_with_zero(x)]),
         "PyTorch": [run_torch(TABLE["softmax"], [pairs_with_zero(x)])],

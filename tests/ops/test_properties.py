@@ -1,4 +1,4 @@
-"""What holds whatever the numbers are: exactly where the op allows it, else within the bounds of both sides."""
+"""Properties that hold for all inputs, exactly or within the bounds of both results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ BATCHED = [
 
 
 def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Example], None]], None]:
-    """Check a property on drawn examples, the same ones in each run."""
+    """Make a decorator that runs a check on drawn examples, the same ones in each run."""
 
     def run(check: Callable[[Example], None]) -> None:
         settings(max_examples=40, deadline=None, derandomize=True, database=None)(
@@ -35,7 +35,7 @@ def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Examp
 
 
 def within_twice_the_bound(example: Example, a: np.ndarray, b: np.ndarray, part: Any = ...) -> bool:
-    """Two ways to the same value, each as far from it as the bound allows."""
+    """Return whether two results differ by at most twice the bound, once for each result."""
     limit = expect(TABLE[example.op], example.dtype, example.arrays()).worst[part]
     return bool((np.abs(a.astype(float) - b.astype(float)) <= 2 * limit).all())
 
@@ -65,22 +65,22 @@ def test_softmax_ignores_an_exact_shift(dtype: str, ops_suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_a_position_is_blind_to_what_follows(dtype: str, ops_suite: Suite) -> None:
-    """To the last bit."""
+def test_later_positions_do_not_affect_a_position(dtype: str, ops_suite: Suite) -> None:
+    """The results are equal bit for bit."""
 
     @holds("masked_attention", dtype)
     def check(example: Example) -> None:
         q, k, v, mask = example.arrays()
         n, n_kv = mask.shape
-        seen = n_kv - n + 1  # by the first query
+        visible = n_kv - n + 1  # keys that the first query attends to
         before = ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, 0]
         k, v = k.copy(), v.copy()
-        k[:, :, seen:], v[:, :, seen:] = 5, -7
+        k[:, :, visible:], v[:, :, visible:] = 5, -7
         assert np.array_equal(ops_suite.run("masked_attention", dtype, [q, k, v, mask])[:, :, 0], before)
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_a_step_is_the_prefills_last_row(dtype: str, ops_suite: Suite) -> None:
+def test_a_step_equals_the_last_row_of_a_prefill(dtype: str, ops_suite: Suite) -> None:
     @holds("masked_attention", dtype)
     def check(example: Example) -> None:
         q, k, v, mask = example.arrays()
@@ -93,18 +93,20 @@ ATTENTION = [("attention", "float32"), *(("attention_by_steps", dtype) for dtype
 
 
 @pytest.mark.parametrize(("op", "dtype"), ATTENTION)
-def test_attention_does_not_care_in_which_order_keys_come(op: str, dtype: str, ops_suite: Suite) -> None:
+def test_attention_does_not_depend_on_the_order_of_keys(op: str, dtype: str, ops_suite: Suite) -> None:
     @holds(op, dtype)
     def check(example: Example) -> None:
         q, k, v = example.arrays()
         order = np.random.default_rng(example.seed).permutation(k.shape[2])
-        straight = ops_suite.run(op, dtype, [q, k, v])
-        assert within_twice_the_bound(example, straight, ops_suite.run(op, dtype, [q, k[:, :, order], v[:, :, order]]))
+        unpermuted = ops_suite.run(op, dtype, [q, k, v])
+        assert within_twice_the_bound(
+            example, unpermuted, ops_suite.run(op, dtype, [q, k[:, :, order], v[:, :, order]])
+        )
 
 
 @pytest.mark.parametrize(("op", "dtype"), ATTENTION)
 def test_attention_over_one_key_returns_its_value(op: str, dtype: str, ops_suite: Suite) -> None:
-    """To the last bit."""
+    """The results are equal bit for bit."""
 
     @holds(op, dtype, n_kv=1, n=1)
     def check(example: Example) -> None:
@@ -113,21 +115,21 @@ def test_attention_over_one_key_returns_its_value(op: str, dtype: str, ops_suite
 
 
 @pytest.mark.parametrize("op", ["softmax", "masked_attention"])
-def test_a_row_that_sees_nothing_is_undefined(op: str, ops_suite: Suite) -> None:
-    """NaN, as their docstrings say; and the rows beside it are as they would be."""
+def test_a_fully_masked_row_is_nan(op: str, ops_suite: Suite) -> None:
+    """The ops' docstrings say so. The other rows do not change."""
     example = Example(op, "float32", {"batch": 1, "n_head": 2, "n": 3, "n_kv": 5, "head_dim": 4})
     arrays = example.arrays()
     before = ops_suite.run(op, "float32", arrays)
-    blind = np.s_[..., 1, :]
-    arrays[-1][blind] = -np.inf
+    masked_row = np.s_[..., 1, :]
+    arrays[-1][masked_row] = -np.inf
     after = ops_suite.run(op, "float32", arrays)
-    assert np.isnan(after[blind]).all()
+    assert np.isnan(after[masked_row]).all()
     assert np.array_equal(after[..., [0, 2], :], before[..., [0, 2], :])
 
 
 @pytest.mark.parametrize("dtype", DTYPE_NAMES)
-def test_a_cache_is_changed_where_new_rows_belong_and_nowhere_else(dtype: str, ops_suite: Suite) -> None:
-    """In place, and to the last bit."""
+def test_only_the_new_rows_of_a_cache_are_written(dtype: str, ops_suite: Suite) -> None:
+    """They are written in place and are equal bit for bit."""
 
     @holds("cached", dtype)
     def check(example: Example) -> None:
@@ -141,8 +143,8 @@ def test_a_cache_is_changed_where_new_rows_belong_and_nowhere_else(dtype: str, o
 
 
 @pytest.mark.parametrize(("op", "dtype"), BATCHED)
-def test_elements_of_a_batch_do_not_see_each_other(op: str, dtype: str, ops_suite: Suite) -> None:
-    """To the last bit."""
+def test_elements_of_a_batch_are_independent(op: str, dtype: str, ops_suite: Suite) -> None:
+    """The results are equal bit for bit."""
 
     @holds(op, dtype, batch=3)
     def check(example: Example) -> None:
@@ -151,14 +153,14 @@ def test_elements_of_a_batch_do_not_see_each_other(op: str, dtype: str, ops_suit
         for array, spec in zip(arrays, TABLE[op].inputs.values(), strict=True):
             if spec.shape.startswith("batch"):
                 array[[0, 2]] = array[[2, 0]]
-            if spec.values == ("slots",):  # by number, the first and the last of which have changed places, too
+            if spec.values == ("slots",):  # page numbers; pages 0 and 2 were swapped, too
                 array[:] = 2 - array
         assert np.array_equal(ops_suite.run(op, dtype, arrays)[1], before[1], equal_nan=True)
 
 
 @pytest.mark.parametrize("exponent", [-3, 4])
 def test_layer_norm_of_a_multiple_is_layer_norm_with_a_smaller_epsilon(exponent: int, ops_suite: Suite) -> None:
-    """LN(c x, ε) = LN(x, ε / c²), which for c a power of two holds bit for bit of every term but ε."""
+    """LN(c x, ε) = LN(x, ε / c²). If c is a power of two, all terms except ε scale exactly."""
 
     @holds("layer_norm", "float32", x="near_epsilon")
     def check(example: Example) -> None:

@@ -1,4 +1,7 @@
-"""The op suite proves that it can fail: one element changed by a few units in its last place turns it red. For mistakes: tests/faults."""
+"""The op suite can fail: changing one input element by a few ulps breaks a bound.
+
+For planted mistakes, see tests/faults.
+"""
 
 import math
 from typing import ClassVar
@@ -21,36 +24,46 @@ from reference.ops.layers import Gelu
 from reference.ops.suite import Suite
 
 
-def smallest_change_seen(suite: Suite, example: Example, name: str) -> float:
-    """By how many units in its last place the largest element of an input must change for a gate to break; a power of two, inf for none."""
+def smallest_change_noticed(suite: Suite, example: Example, name: str) -> float:
+    """Return by how many ulps an input's largest element must change until a bound breaks.
+
+    Returns:
+        A power of two, or inf if no change up to 2^23 ulps breaks a bound.
+    """
     index = list(TABLE[example.op].inputs).index(name)
     assert suite.check(example).actual.passes
     for ulps in 2.0 ** np.arange(0, 24):
         arrays = example.arrays()
         changed = arrays[index]
-        at = np.unravel_index(
+        largest = np.unravel_index(
             np.argmax(np.where(np.isfinite(changed.astype(float)), np.abs(changed.astype(float)), 0)), changed.shape
         )
-        changed[at] = float(changed[at]) + ulps * abs(float(np.spacing(changed[at])))
+        changed[largest] = float(changed[largest]) + ulps * abs(float(np.spacing(changed[largest])))
         if not suite.check(example, arrays).actual.passes:
             return float(ulps)
     return math.inf
 
 
 @pytest.mark.parametrize(("op", "dtype"), [(name, dtype) for name, op in TABLE.items() for dtype in op.dtypes])
-def test_16_units_in_the_last_place_of_one_element_break_a_gate(op: str, dtype: str, ops_suite: Suite) -> None:
-    """On the row's own example; on a dense one, where other terms hide it, what it takes is printed."""
+def test_16_ulps_of_one_element_break_a_bound(op: str, dtype: str, ops_suite: Suite) -> None:
+    """Tested on the row's `sensitivity_case`.
+
+    On a dense example, where other terms hide the change, the number of ulps is only printed.
+    """
     name, dims, kinds = TABLE[op].sensitivity_case
     sizes = sized(op, 64, batch=1, n_head=1, n=4, n_frames=4, n_out=8, n_mlp=16, n_ctx=70, n_vocab=8, n_samples=4800)
-    seen = smallest_change_seen(ops_suite, Example(op, dtype, dims, kinds, seed=1), name)
-    dense = smallest_change_seen(ops_suite, Example(op, dtype, sizes, seed=1), name)
-    print(f"{op} in {dtype}: {seen:.0f} units in the last place of {name} are seen, on dense inputs {dense:.0f}")
+    smallest = smallest_change_noticed(ops_suite, Example(op, dtype, dims, kinds, seed=1), name)
+    dense = smallest_change_noticed(ops_suite, Example(op, dtype, sizes, seed=1), name)
+    print(f"{op} in {dtype}: {smallest:.0f} ulps of {name} break a bound, on dense inputs {dense:.0f}")
     unit = unit_roundoff(DTYPES[TABLE[op].result_dtype or dtype]) / unit_roundoff(DTYPES[dtype])
-    assert seen <= 16 * unit
+    assert smallest <= 16 * unit
 
 
 def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Compiled, fuzzed, compared, kept and reported, with nothing but the row; and a mistake in it is found."""
+    """The row alone is enough to compile, fuzz, compare, store and report the op.
+
+    A mistake in the row is found.
+    """
     with mock.patch.dict(TABLE):
 
         class Twice(Op, row="twice"):
@@ -80,7 +93,7 @@ def test_a_new_op_takes_one_row(device: str, capsys: pytest.CaptureFixture[str])
             fuzz(suite, "twice", "float32", n_examples=20)
 
 
-def test_a_row_that_lacks_something_says_what() -> None:
+def test_the_attributes_that_a_row_lacks_are_named() -> None:
     with pytest.raises(
         TypeError, match=r"^row 'empty' lacks inputs, build, define, torch, bound, sensitivity_case; see "
     ):
@@ -103,8 +116,7 @@ def test_a_row_that_lacks_something_says_what() -> None:
     assert TABLE["gelu"] is Gelu
 
 
-def test_definitions_are_what_bounds_stand_around() -> None:
-    """A row's bound carries the value of its definition."""
+def test_the_value_of_a_bound_is_that_of_the_definition() -> None:
     for name, op in TABLE.items():
         if issubclass(op, Composed):
             continue

@@ -1,4 +1,7 @@
-"""Mistakes in a data flow of one's own: each is one line that names the step, before anything is computed."""
+"""Mistakes in a user's own data flow. Each gives a one-line error that names the step.
+
+The error is raised before anything is computed.
+"""
 
 import re
 from collections.abc import Mapping
@@ -25,19 +28,19 @@ FLOW = {
 }
 SHAPES = {"x": (1, 5, 6), "ln.weight": (6,), "ln.bias": (6,), "q.weight": (6, 6), "fc.weight": (6, 6), "fc.bias": (6,)}
 _rng = np.random.default_rng(0)
-GIVEN: Mapping[str, Any] = {name: _rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+INPUTS: Mapping[str, Any] = {name: _rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
-def without(name: str, arrays: Mapping[str, Any] = GIVEN) -> dict[str, Any]:
+def without(name: str, arrays: Mapping[str, Any] = INPUTS) -> dict[str, Any]:
     return {key: array for key, array in arrays.items() if key != name}
 
 
-def activations(given: Mapping[str, Any] = GIVEN) -> dict[str, Any]:
-    """What PyTorch makes of it, step by step."""
-    return evaluate(FLOW, given, lambda op, inputs: run_torch(TABLE[op], inputs))
+def activations(inputs: Mapping[str, Any] = INPUTS) -> dict[str, Any]:
+    """Compute the activations with PyTorch, step by step."""
+    return evaluate(FLOW, inputs, lambda op, inputs: run_torch(TABLE[op], inputs))
 
 
-# The step as it is written, and what is said of it.
+# Name: (the key of the step, the step as written, the beginning of the message).
 MISTAKES: dict[str, tuple[str, Any, str]] = {
     "unknown op": ("q", Step("liner", ("ln", "q.weight")), "there is no op 'liner'; nearest: 'linear'"),
     "op of several": ("q", Step("mlp", ("ln", "q.weight")), "there is no op 'mlp'"),
@@ -94,51 +97,53 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "too many inputs": ("out", Step("residual", ("x", "fc", "x")), "'residual' takes 2 inputs (x, y), not 3"),
     "too few for some": ("q", Step("linear", ("x",)), "'linear' takes 2 or 3 inputs (x, weight, bias), not 1"),
     "a name for names": ("out", ("gelu", "fc"), "sources are 'fc', not a tuple of names; write ('fc',)"),
-    "arrays for names": ("out", ("gelu", (GIVEN["x"],)), "an ndarray stands where a name belongs"),
+    "arrays for names": ("out", ("gelu", (INPUTS["x"],)), "an ndarray stands where a name belongs"),
     "no step": ("out", "gelu", "'gelu' is no Step(op, (names of inputs))"),
 }
-# What is given, and what is said.
-MISTAKES_IN_WHAT_IS_GIVEN: dict[str, tuple[Mapping[str, Any], str]] = {
+# Name: (the inputs, the beginning of the message).
+MISTAKES_IN_INPUTS: dict[str, tuple[Mapping[str, Any], str]] = {
     "missing weight": (
         without("q.weight"),
         "step 'q': 'q.weight' is neither given nor computed before; nearest: 'ln.weight'",
     ),
     "missing input": (without("x"), "step 'ln': 'x' is neither given nor computed before"),
-    "tensors": ({**GIVEN, "x": torch.zeros(1, 5, 6)}, "'x' is given as a Tensor; give a NumPy array"),
+    "tensors": ({**INPUTS, "x": torch.zeros(1, 5, 6)}, "'x' is given as a Tensor; give a NumPy array"),
 }
 
 
-def complaints(flow: Any, given: Mapping[str, Any]) -> set[str]:
-    """What is said of a flow when it is followed, and when activations are compared along it."""
-    found = set()
-    for ask in (lambda: truth(flow, given), lambda: list(compare_activations(flow, activations(), given, {}))):
+def error_messages(flow: Any, inputs: Mapping[str, Any]) -> set[str]:
+    """Return the messages from evaluating a flow and from comparing activations with it."""
+    messages = set()
+    for call in (lambda: truth(flow, inputs), lambda: list(compare_activations(flow, activations(), inputs, {}))):
         with pytest.raises(DataflowError) as raised:
-            ask()
-        found.add(str(raised.value))
-    return found
+            call()
+        messages.add(str(raised.value))
+    return messages
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_a_step_is_one_line_that_names_it(name: str) -> None:
-    step, written, says = MISTAKES[name]
-    (found,) = complaints({**FLOW, step: written}, GIVEN)
-    assert found.startswith(f"step {step!r}: {says}")
-    assert "\n" not in found
+    key, step, beginning = MISTAKES[name]
+    (message,) = error_messages({**FLOW, key: step}, INPUTS)
+    assert message.startswith(f"step {key!r}: {beginning}")
+    assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", MISTAKES_IN_WHAT_IS_GIVEN)
-def test_a_mistake_in_what_is_given_is_one_line(name: str) -> None:
-    given, says = MISTAKES_IN_WHAT_IS_GIVEN[name]
-    (found,) = complaints(FLOW, given)
-    assert found.startswith(says)
-    assert "\n" not in found
+@pytest.mark.parametrize("name", MISTAKES_IN_INPUTS)
+def test_a_mistake_in_the_inputs_is_one_line(name: str) -> None:
+    inputs, beginning = MISTAKES_IN_INPUTS[name]
+    (message,) = error_messages(FLOW, inputs)
+    assert message.startswith(beginning)
+    assert "\n" not in message
 
 
-def test_positions_that_there_are_not_are_named() -> None:
-    (found,) = complaints(
-        {**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**GIVEN, "positions": np.array([7])}
+def test_positions_out_of_bounds_are_named() -> None:
+    (message,) = error_messages(
+        {**FLOW, "out": Step("residual", ("x", "x:at positions"))}, {**INPUTS, "positions": np.array([7])}
     )
-    assert found.startswith("step 'out': 'x:at positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds")
+    assert message.startswith(
+        "step 'out': 'x:at positions' can't be taken of shape [1, 5, 6]: index 7 is out of bounds"
+    )
 
 
 def test_a_row_of_ones_own_is_an_op() -> None:
@@ -150,14 +155,14 @@ def test_a_row_of_ones_own_is_an_op() -> None:
             build = staticmethod(lambda ops, x: x + x)
             define = staticmethod(lambda x: 2 * x)
             torch = staticmethod(lambda x: 2 * x)
-            bound = staticmethod(lambda roundings, x: Approx.given(2 * x))
+            bound = staticmethod(lambda roundings, x: Approx.from_input(2 * x))
             sensitivity_case = ("x", {"batch": 1, "n": 3}, {})
 
-        flow, given = {"y": Step("twice", ("x",))}, {"x": GIVEN["x"]}
+        flow, given = {"y": Step("twice", ("x",))}, {"x": INPUTS["x"]}
         exact = truth(flow, given)
-        assert np.array_equal(exact["y"], 2 * GIVEN["x"].astype(np.float64))
-        assert first_divergence(compare_activations(flow, {"y": 2 * GIVEN["x"]}, given, exact)) is None
-        culprit = first_divergence(compare_activations(flow, {"y": 3 * GIVEN["x"]}, given, exact))
+        assert np.array_equal(exact["y"], 2 * INPUTS["x"].astype(np.float64))
+        assert first_divergence(compare_activations(flow, {"y": 2 * INPUTS["x"]}, given, exact)) is None
+        culprit = first_divergence(compare_activations(flow, {"y": 3 * INPUTS["x"]}, given, exact))
         assert culprit is not None
         assert culprit.resembles == "a constant factor of 1.5"
     with pytest.raises(DataflowError, match="there is no op 'twice'"):
@@ -167,19 +172,19 @@ def test_a_row_of_ones_own_is_an_op() -> None:
 def test_nothing_is_computed_before_the_whole_flow_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TABLE["layer_norm"], "define", lambda *arrays: pytest.fail("computed"))
     with pytest.raises(DataflowError, match="step 'out'"):
-        truth({**FLOW, "out": Step("residual", ("x", "nothing"))}, GIVEN)
+        truth({**FLOW, "out": Step("residual", ("x", "nothing"))}, INPUTS)
 
 
 @pytest.mark.parametrize(
-    ("weight", "shape", "says"),
+    ("weight", "shape", "message"),
     [
         ("fc.weight", (6, 7), "step 'fc': linear of shapes [1, 5, 6], [6, 7], [6]: "),
         ("q.weight", (5, 6), "step 'context:2 heads': 'q:2 heads' can't be taken of shape [1, 5, 5]: "),
     ],
 )
-def test_shapes_that_do_not_fit_name_the_step(weight: str, shape: tuple[int, int], says: str) -> None:
-    with pytest.raises(DataflowError, match="^" + re.escape(says)) as raised:
-        truth(FLOW, {**GIVEN, weight: np.zeros(shape, np.float32)})
+def test_shapes_that_do_not_fit_name_the_step(weight: str, shape: tuple[int, int], message: str) -> None:
+    with pytest.raises(DataflowError, match="^" + re.escape(message)) as raised:
+        truth(FLOW, {**INPUTS, weight: np.zeros(shape, np.float32)})
     assert "\n" not in str(raised.value)
 
 
@@ -190,28 +195,28 @@ def test_an_index_that_is_too_high_names_the_step() -> None:
 
 
 def test_a_missing_activation_is_named_with_the_nearest() -> None:
-    found = activations()
-    found["fc1"] = found.pop("fc")
+    renamed = activations()
+    renamed["fc1"] = renamed.pop("fc")
     with pytest.raises(DataflowError, match=r"^step 'fc': the activations lack 'fc'; nearest: 'fc1'$"):
-        list(compare_activations(FLOW, found, GIVEN, truth(FLOW, GIVEN)))
+        list(compare_activations(FLOW, renamed, INPUTS, truth(FLOW, INPUTS)))
     with pytest.raises(DataflowError, match=r"^step 'fc': the activations lack 'fc'"):  # `out` is computed from it
-        list(compare_activations(FLOW, found, GIVEN, truth(FLOW, GIVEN), only=["out"]))
-    found = without("fc1", found)
-    assert [c.name for c in compare_activations(FLOW, found, GIVEN, truth(FLOW, GIVEN), only=["q"])] == ["q"]
+        list(compare_activations(FLOW, renamed, INPUTS, truth(FLOW, INPUTS), only=["out"]))
+    incomplete = without("fc1", renamed)
+    assert [c.name for c in compare_activations(FLOW, incomplete, INPUTS, truth(FLOW, INPUTS), only=["q"])] == ["q"]
 
 
-def test_a_missing_truth_and_a_name_that_there_is_not_are_named() -> None:
-    exact = truth(FLOW, GIVEN)
+def test_a_missing_truth_and_an_unknown_step_are_named() -> None:
+    exact = truth(FLOW, INPUTS)
     with pytest.raises(DataflowError, match=r"^step 'fc': the truth lacks 'fc'"):
-        list(compare_activations(FLOW, activations(), GIVEN, without("fc", exact)))
+        list(compare_activations(FLOW, activations(), INPUTS, without("fc", exact)))
     with pytest.raises(DataflowError, match=r"^the flow has no step 'fcc'; nearest: 'fc'"):
-        list(compare_activations(FLOW, activations(), GIVEN, exact, only=["fcc"]))
+        list(compare_activations(FLOW, activations(), INPUTS, exact, only=["fcc"]))
 
 
-def test_a_shape_that_a_view_cannot_take_is_blamed_on_the_activation_that_has_it() -> None:
-    found = activations()
-    found["q"] = found["q"][..., :-1]
-    compared = list(compare_activations(FLOW, found, GIVEN, truth(FLOW, GIVEN)))
+def test_a_shape_that_does_not_fit_a_view_is_blamed_on_the_activation() -> None:
+    wrong = activations()
+    wrong["q"] = wrong["q"][..., :-1]
+    compared = list(compare_activations(FLOW, wrong, INPUTS, truth(FLOW, INPUTS)))
     culprit = first_divergence(compared)
     assert culprit is not None
     assert culprit.name == "q"
@@ -222,9 +227,9 @@ def test_a_shape_that_a_view_cannot_take_is_blamed_on_the_activation_that_has_it
 
 
 def test_activations_that_are_tensors_are_named() -> None:
-    found = {**activations(), "fc": torch.zeros(1, 5, 6)}
+    tensors = {**activations(), "fc": torch.zeros(1, 5, 6)}
     with pytest.raises(DataflowError, match=r"^'fc' is given as a Tensor; give a NumPy array"):
-        list(compare_activations(FLOW, found, GIVEN, truth(FLOW, GIVEN)))
+        list(compare_activations(FLOW, tensors, INPUTS, truth(FLOW, INPUTS)))
 
 
 def in_half_precision(array: np.ndarray) -> np.ndarray:
@@ -232,17 +237,17 @@ def in_half_precision(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["x", "fc.weight"])
-def test_an_input_that_is_not_what_was_given_is_blamed_itself(name: str) -> None:
-    """And not the op that is computed from it, where the implementation shows what it was given."""
-    wrong = {**GIVEN, name: in_half_precision(GIVEN[name])}
-    shown = {**activations(wrong), name: wrong[name]}
-    compared = list(compare_activations(FLOW, shown, GIVEN, truth(FLOW, GIVEN)))
+def test_a_wrong_input_is_blamed_instead_of_its_op(name: str) -> None:
+    """This needs an implementation that exposes its inputs among its activations."""
+    wrong = {**INPUTS, name: in_half_precision(INPUTS[name])}
+    exposed = {**activations(wrong), name: wrong[name]}
+    compared = list(compare_activations(FLOW, exposed, INPUTS, truth(FLOW, INPUTS)))
     assert [(c.name, c.op) for c in compared if not c.passes] == [(name, "given")]
-    says = str(first_divergence(compared))
-    assert says.startswith(f"{name} (given): not what was given: ")
-    assert says.endswith("; it looks like the right one, rounded to float16")
-    right = {**activations(), **GIVEN}
-    assert [c.name for c in compare_activations(FLOW, right, GIVEN, truth(FLOW, GIVEN))] == [
+    message = str(first_divergence(compared))
+    assert message.startswith(f"{name} (given): not what was given: ")
+    assert message.endswith("; it looks like the right one, rounded to float16")
+    correct = {**activations(), **INPUTS}
+    assert [c.name for c in compare_activations(FLOW, correct, INPUTS, truth(FLOW, INPUTS))] == [
         "ln",
         "q",
         "context",
@@ -250,9 +255,9 @@ def test_an_input_that_is_not_what_was_given_is_blamed_itself(name: str) -> None
         "out",
         "side",
     ]
-    (alone,) = compare_activations(FLOW, shown, GIVEN, truth(FLOW, GIVEN), only=[name])
-    assert alone.name == name
-    cut = {**shown, name: wrong[name][..., :-1]}
-    culprit = first_divergence(compare_activations(FLOW, cut, GIVEN, truth(FLOW, GIVEN), only=[name]))
+    (only,) = compare_activations(FLOW, exposed, INPUTS, truth(FLOW, INPUTS), only=[name])
+    assert only.name == name
+    cut = {**exposed, name: wrong[name][..., :-1]}
+    culprit = first_divergence(compare_activations(FLOW, cut, INPUTS, truth(FLOW, INPUTS), only=[name]))
     assert culprit is not None
     assert "shape" in str(culprit)

@@ -1,4 +1,4 @@
-"""What compares activations needs nothing of what is compared."""
+"""The code that compares activations does not import the implementations that it compares."""
 
 import subprocess
 import sys
@@ -24,12 +24,12 @@ from reference.ops.judge import judge_alone
 from reference.parity.activations import compare_activations, first_divergence, truth
 
 flow = {"ln": Step("layer_norm", ("x", "weight", "bias"))}
-given = {"x": np.eye(3, 4, dtype=np.float32)[None], "weight": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
-exact = truth(flow, given)
+inputs = {"x": np.eye(3, 4, dtype=np.float32)[None], "weight": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+exact = truth(flow, inputs)
 
 
 def blamed(activation, **options):
-    return first_divergence(compare_activations(flow, {"ln": activation}, given, exact, **options))
+    return first_divergence(compare_activations(flow, {"ln": activation}, inputs, exact, **options))
 
 
 assert blamed(exact["ln"].astype(np.float32), verdict=judge_alone) is None
@@ -41,11 +41,14 @@ assert blamed(exact["ln"].astype(np.float32)) is None
 
 
 @pytest.mark.parametrize(
-    ("asked", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"]
+    ("script", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"]
 )
-def test_activations_are_compared_without_what_is_compared(asked: str, loaded: list[str]) -> None:
-    """Numerics, data flow and the comparison import neither MAX nor a Whisper, and PyTorch only to ask for its own result."""
+def test_comparing_activations_imports_no_implementation(script: str, loaded: list[str]) -> None:
+    """Numerics, data flow and the comparison import neither MAX nor a Whisper.
+
+    They import PyTorch only to compute its own result.
+    """
     report = "\nprint([name for name in ('max', 'maxwhisper', 'torch', 'whisper') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", asked + report], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script + report], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(loaded)

@@ -1,4 +1,7 @@
-"""A small Whisper in PyTorch stands in MAX's place: right, it is equal everywhere; wrong, the right name is blamed first."""
+"""Judge a small Whisper in PyTorch instead of MAX.
+
+Without a mistake it is equal everywhere. With one, the wrong activation is blamed first.
+"""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -26,60 +29,60 @@ PROMPT, FORCED = [50360, 11, 50257, 50362], [7, 300, 13, 50256, 4000, 1]
 
 @pytest.fixture(scope="module")
 def model() -> whisper.Whisper:
-    """Random weights, large enough that every op matters."""
+    """Make a model with random weights, large enough that every op matters."""
     torch.manual_seed(0)
-    made = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(DIMS))).eval()
+    random_model = whisper.model.Whisper(whisper.model.ModelDimensions(**vars(DIMS))).eval()
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for name, parameter in random_model.named_parameters():
             parameter.copy_(
                 torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5)
                 + (1.0 if "ln.weight" in name else 0.0)
             )
-    return made
+    return random_model
 
 
 @pytest.fixture(scope="module")
-def given(model: whisper.Whisper) -> dict[str, np.ndarray]:
+def inputs(model: whisper.Whisper) -> dict[str, np.ndarray]:
     mel = np.random.default_rng(1).standard_normal((1, 80, 40)).astype(np.float32)
     weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
     return {**weights, "log_mel": mel, **decoder_inputs(np.array([[*PROMPT, *FORCED]]))}
 
 
 @pytest.fixture(scope="module")
-def exact(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return truth(whisper_flow.whole(DIMS), given)
+def exact(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return truth(whisper_flow.whole(DIMS), inputs)
 
 
-def run(model: whisper.Whisper, given: dict[str, np.ndarray]) -> Activations:
+def run(model: whisper.Whisper, inputs: dict[str, np.ndarray]) -> Activations:
     with disable_sdpa():
-        return capture_openai(model, given["log_mel"][0], PROMPT, FORCED)
+        return capture_openai(model, inputs["log_mel"][0], PROMPT, FORCED)
 
 
-def test_pytorch_in_maxs_place_is_equal(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+def test_pytorch_without_a_mistake_is_equal(
+    model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
-    compared = list(compare_activations(whisper_flow.whole(DIMS), run(model, given), given, exact))
+    compared = list(compare_activations(whisper_flow.whole(DIMS), run(model, inputs), inputs, exact))
     assert [c.name for c in compared] == names(whisper_flow.whole(DIMS))
     assert first_divergence(compared) is None, str(first_divergence(compared))
 
 
-def test_openai_whisper_in_float64_is_the_definitions(model: whisper.Whisper, given: dict[str, np.ndarray]) -> None:
-    """At every activation, prefill and cached steps."""
+def test_openai_whisper_in_float64_is_the_definitions(model: whisper.Whisper, inputs: dict[str, np.ndarray]) -> None:
+    """Compared at every activation, in prefill and in steps with the KV cache."""
     with in_float64(model) as judge, disable_sdpa():
-        activations = capture_openai(judge, given["log_mel"][0], PROMPT, FORCED)
+        activations = capture_openai(judge, inputs["log_mel"][0], PROMPT, FORCED)
     assert {array.dtype for array in activations.values()} == {np.dtype(np.float64)}
-    shares = dict(apart_in_situ(whisper_flow.whole(DIMS), {**given, **activations}))
-    assert shares.keys() == activations.keys()
-    assert max(shares.values()) <= 1, max(shares, key=shares.__getitem__)
+    ratios = dict(apart_in_situ(whisper_flow.whole(DIMS), {**inputs, **activations}))
+    assert ratios.keys() == activations.keys()
+    assert max(ratios.values()) <= 1, max(ratios, key=ratios.__getitem__)
 
 
 def test_fused_attention_is_equal(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+    model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
-    """PyTorch's SDPA, which swallows scores and weights."""
-    activations = capture_openai(model, given["log_mel"][0], PROMPT, FORCED)
+    """PyTorch's fused attention (SDPA) does not expose scores and weights."""
+    activations = capture_openai(model, inputs["log_mel"][0], PROMPT, FORCED)
     assert not any(name.endswith((".scores", ".weights")) for name in activations)
-    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS, fused=True), activations, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS, fused=True), activations, inputs, exact))
     assert culprit is None, str(culprit)
 
 
@@ -89,19 +92,20 @@ def biased_keys(model: whisper.Whisper) -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_invented_key_bias_is_a_rewrite(
-    fused: bool, model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+def test_an_added_key_bias_is_reported_as_a_rewrite(
+    fused: bool, model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
-    """Equal from the context on, and the report says so."""
+    """Activations are equal from the context on, and the report says so."""
     rewritten = deepcopy(model)
     biased_keys(rewritten)
-    activations = capture_openai(rewritten, given["log_mel"][0], PROMPT, FORCED) if fused else run(rewritten, given)
-    compared = list(compare_activations(whisper_flow.whole(DIMS, fused), activations, given, exact))
+    activations = capture_openai(rewritten, inputs["log_mel"][0], PROMPT, FORCED) if fused else run(rewritten, inputs)
+    compared = list(compare_activations(whisper_flow.whole(DIMS, fused), activations, inputs, exact))
     assert first_divergence(compared) is None, str(first_divergence(compared))
     (key,) = [c for c in compared if c.rewritten]
     assert not key.in_situ.passes
     assert str(key) == (
-        "encoder.blocks.1.attn.key (linear): keys carry a bias, which softmax ignores; equal from encoder.blocks.1.attn.context on"
+        "encoder.blocks.1.attn.key (linear): keys carry a bias, which softmax ignores; "
+        "equal from encoder.blocks.1.attn.context on"
     )
 
 
@@ -149,7 +153,7 @@ def roll_logits(model: whisper.Whisper) -> None:
     model.decoder.register_forward_hook(lambda _, inputs, output: output.roll(1, dims=-1))
 
 
-# name: (how it is planted, what must be blamed, what it must be said to look like)
+# Name: (function that plants the fault, expected culprit, resemblance that must be reported).
 FAULTS: dict[str, tuple[Callable[[whisper.Whisper], None], str, str]] = {
     "tanh GELU": (lambda m: replace_gelu(m, nn.GELU("tanh")), "encoder.blocks.1.mlp.gelu", ""),
     "ReLU for GELU": (lambda m: replace_gelu(m, nn.ReLU()), "encoder.blocks.1.mlp.gelu", ""),
@@ -208,58 +212,58 @@ FAULTS: dict[str, tuple[Callable[[whisper.Whisper], None], str, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_first_that_differs_is_named(
-    fault: str, model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+def test_the_first_wrong_activation_is_named(
+    fault: str, model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
     plant, blamed, looks_like = FAULTS[fault]
     wrong = deepcopy(model)
     plant(wrong)
-    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), run(wrong, given), given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), run(wrong, inputs), inputs, exact))
     assert isinstance(culprit, Compared)
     assert culprit.name == blamed, str(culprit)
     assert looks_like in culprit.resembles, culprit.resembles
 
 
-def test_a_wrong_shape_is_named_and_what_follows_is_judged_all_the_same(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+def test_a_wrong_shape_is_named_and_later_activations_are_still_judged(
+    model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
-    activations = run(model, given)
+    activations = run(model, inputs)
     for name in ("encoder.blocks.0.attn.key", "encoder.blocks.1.attn.scores"):
         wrong = {**activations, name: activations[name][:, :-1]}
-        compared = list(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
+        compared = list(compare_activations(whisper_flow.whole(DIMS), wrong, inputs, exact))
         culprit = first_divergence(compared)
         assert culprit is not None
         assert culprit.name == name
         assert len(compared) == len(whisper_flow.whole(DIMS))
 
 
-def test_missing_heads_are_seen_however_large_the_scores(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+def test_missing_heads_are_noticed_even_if_the_scores_are_judged_head_by_head(
+    model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    activations = run(model, given)
+    activations = run(model, inputs)
     monkeypatch.setattr("reference.ops.judge.LARGE", 10)
-    assert first_divergence(compare_activations(whisper_flow.whole(DIMS), activations, given, exact)) is None
+    assert first_divergence(compare_activations(whisper_flow.whole(DIMS), activations, inputs, exact)) is None
     name = "encoder.blocks.1.attn.scores"
     wrong = {**activations, name: activations[name][:, :3]}
-    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, inputs, exact))
     assert culprit is not None
     assert culprit.name == name
     assert "shape" in str(culprit)
 
 
-def test_noise_on_keys_is_no_bias(
-    model: whisper.Whisper, given: dict[str, np.ndarray], exact: dict[str, np.ndarray]
+def test_noise_on_keys_is_not_taken_for_a_bias(
+    model: whisper.Whisper, inputs: dict[str, np.ndarray], exact: dict[str, np.ndarray]
 ) -> None:
-    activations = run(model, given)
+    activations = run(model, inputs)
     name = "encoder.blocks.0.attn.key"
     noise = 1e-5 * np.random.default_rng(0).standard_normal(activations[name].shape)
     wrong = {**activations, name: (activations[name] + noise).astype(np.float32)}
-    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, given, exact))
+    culprit = first_divergence(compare_activations(whisper_flow.whole(DIMS), wrong, inputs, exact))
     assert culprit is not None
     assert culprit.name == name
 
 
-def test_what_is_not_finite_is_infinitely_far() -> None:
+def test_a_result_that_is_not_finite_has_an_infinite_error() -> None:
     assert Error.of(np.full(3, np.nan), np.ones(3)) == Error(np.inf, np.inf)
     assert Error.of(np.array([-np.inf, 1.5]), np.array([-np.inf, 1.0])) == Error(0.5, 0.5)
     assert not Output("logits", Error(np.inf, np.inf), Error(1e-6, 1e-5)).passes

@@ -1,4 +1,7 @@
-"""The same machinery on a model that is not Whisper: two GPT-style blocks in PyTorch, their data flow written down, a fault found."""
+"""Compare activations of a model other than Whisper: two GPT-style blocks in PyTorch.
+
+The test writes down their data flow, and a fault is found.
+"""
 
 from collections.abc import Callable
 
@@ -16,7 +19,10 @@ Weights = dict[str, np.ndarray]
 
 
 def flow() -> dict[str, Step]:
-    """tokens → embedding → blocks (attention and MLP in parallel, as GPT-J has them) → logits."""
+    """Write the data flow: tokens → embedding → blocks → logits.
+
+    Attention and MLP are parallel in a block, as in GPT-J.
+    """
     steps = {"embed": Step("token_embedding", ("tokens", "embed.weight"))}
     x = "embed"
     for i in range(N_LAYER):
@@ -37,30 +43,30 @@ def flow() -> dict[str, Step]:
 
 
 def run(w: Weights, tokens: np.ndarray, gelu: Callable[[torch.Tensor], torch.Tensor] = F.gelu) -> dict[str, np.ndarray]:
-    """The model as someone would have ported it, noting its activations."""
-    found: dict[str, torch.Tensor] = {}
+    """Run the model as a port would compute it, and record its activations."""
+    activations: dict[str, torch.Tensor] = {}
 
-    def note(name: str, value: torch.Tensor) -> torch.Tensor:
-        found[name] = value
+    def record(name: str, value: torch.Tensor) -> torch.Tensor:
+        activations[name] = value
         return value
 
     t = {name: torch.from_numpy(value) for name, value in w.items()}
-    x = note("embed", t["embed.weight"][torch.from_numpy(tokens)])
+    x = record("embed", t["embed.weight"][torch.from_numpy(tokens)])
     for h in (f"h{i}" for i in range(N_LAYER)):
-        ln = note(f"{h}.ln", F.layer_norm(x, (N_STATE,), t[f"{h}.ln.weight"], t[f"{h}.ln.bias"]))
+        ln = record(f"{h}.ln", F.layer_norm(x, (N_STATE,), t[f"{h}.ln.weight"], t[f"{h}.ln.bias"]))
         q, k, v = (
-            note(f"{h}.{name}", ln @ t[f"{h}.{name}.weight"].T).unflatten(-1, (N_HEAD, -1)).transpose(1, 2)
+            record(f"{h}.{name}", ln @ t[f"{h}.{name}.weight"].T).unflatten(-1, (N_HEAD, -1)).transpose(1, 2)
             for name in ("q", "k", "v")
         )
-        context = note(
+        context = record(
             f"{h}.context", F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         )
-        attn = note(f"{h}.attn", context @ t[f"{h}.attn.weight"].T)
-        act = note(f"{h}.act", gelu(note(f"{h}.up", F.linear(ln, t[f"{h}.up.weight"], t[f"{h}.up.bias"]))))
-        down = note(f"{h}.down", F.linear(act, t[f"{h}.down.weight"], t[f"{h}.down.bias"]))
-        x = note(f"{h}.out", x + note(f"{h}.parallel", attn + down))
-    note("logits", x @ t["embed.weight"].T)
-    return {name: value.numpy() for name, value in found.items()}
+        attn = record(f"{h}.attn", context @ t[f"{h}.attn.weight"].T)
+        act = record(f"{h}.act", gelu(record(f"{h}.up", F.linear(ln, t[f"{h}.up.weight"], t[f"{h}.up.bias"]))))
+        down = record(f"{h}.down", F.linear(act, t[f"{h}.down.weight"], t[f"{h}.down.bias"]))
+        x = record(f"{h}.out", x + record(f"{h}.parallel", attn + down))
+    record("logits", x @ t["embed.weight"].T)
+    return {name: value.numpy() for name, value in activations.items()}
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +85,16 @@ def weights() -> Weights:
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def test_a_sound_port_is_equal_and_a_fault_is_named(weights: Weights) -> None:
+def test_a_correct_port_is_equal_and_a_fault_is_named(weights: Weights) -> None:
     tokens = np.arange(22).reshape(2, 11) % N_VOCAB
-    given = {**weights, "tokens": tokens, "mask": causal_mask(11)}
-    exact = truth(flow(), given)
-    assert first_divergence(compare_activations(flow(), run(weights, tokens), given, exact)) is None
+    inputs = {**weights, "tokens": tokens, "mask": causal_mask(11)}
+    exact = truth(flow(), inputs)
+    assert first_divergence(compare_activations(flow(), run(weights, tokens), inputs, exact)) is None
     wrong = run(weights, tokens, gelu=lambda x: F.gelu(x, approximate="tanh"))
-    culprit = first_divergence(compare_activations(flow(), wrong, given, exact))
+    culprit = first_divergence(compare_activations(flow(), wrong, inputs, exact))
     assert culprit is not None
     assert culprit.name == "h0.act"
     transposed = {**weights, "h1.attn.weight": weights["h1.attn.weight"].T.copy()}
-    culprit = first_divergence(compare_activations(flow(), run(transposed, tokens), given, exact))
+    culprit = first_divergence(compare_activations(flow(), run(transposed, tokens), inputs, exact))
     assert culprit is not None
     assert culprit.name == "h1.attn"

@@ -1,4 +1,4 @@
-"""What a difference looks like is said rightly, and nothing is said where no simple test tells."""
+"""A difference is described by the pattern it resembles, or not at all if none fits."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def only(index: tuple[slice | int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         (RIGHT / 8, "a constant factor of 0.125"),
         (-RIGHT, "a constant factor of -1"),
@@ -46,20 +46,20 @@ def only(index: tuple[slice | int, ...]) -> np.ndarray:
         (RIGHT + RNG.standard_normal(RIGHT.shape), ""),
     ],
 )
-def test_known_patterns(wrong: np.ndarray, says: str) -> None:
-    assert resemblance(wrong, RIGHT) == says
+def test_known_patterns(wrong: np.ndarray, message: str) -> None:
+    assert resemblance(wrong, RIGHT) == message
 
 
 def test_a_transposed_square() -> None:
     assert resemblance(SQUARE.swapaxes(1, 2), SQUARE) == "axes 1 and 2 swapped"
 
 
-def test_an_input_that_came_through() -> None:
+def test_an_unchanged_input() -> None:
     x = RNG.standard_normal(RIGHT.shape)
     assert resemblance(x, RIGHT, {"y": RIGHT + x, "x": x}) == "its input x, unchanged"
 
 
-def test_what_is_not_finite() -> None:
+def test_nan_in_part_of_an_array() -> None:
     wrong = RIGHT.copy()
     wrong[1, :, 2, :] = np.nan
     assert resemblance(wrong, RIGHT) == "wrong only at index 2 of axis 2"

@@ -35,7 +35,7 @@ NOISE = 0.3 * np.random.default_rng(0).standard_normal((44100, 2))
         ("empty.wav", NOISE[:0], 44100),
     ],
 )
-def test_sound_recordings_pass(name: str, samples: np.ndarray, rate: int, tmp_path: Path) -> None:
+def test_any_audio_format_passes(name: str, samples: np.ndarray, rate: int, tmp_path: Path) -> None:
     path = tmp_path / name
     soundfile.write(path, samples, rate, subtype="FLOAT" if name == "loud.wav" else None)
     stage = judge_samples(path, load_audio(path))
@@ -60,7 +60,7 @@ def test_mistakes_with_samples_are_named(tmp_path: Path) -> None:
 FAINT = np.random.default_rng(1).uniform(-1e-4, 1e-4, 60 * 44100)
 
 
-def recorded(rate: int) -> np.ndarray:
+def speech_with_noise(rate: int) -> np.ndarray:
     """Return speech with noise at all frequencies, as a microphone adds.
 
     Without noise, every third sample would be correct resampling from 48 kHz.
@@ -75,20 +75,20 @@ RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 @pytest.mark.parametrize(
     ("name", "rate"), [*product(("mono.wav", "stereo.flac"), RATES), *product(["mono.mp3"], RATES[:-1])]
 )
-def test_straight_lines_and_faint_noise_are_seen_where_the_rate_changes(name: str, rate: int, tmp_path: Path) -> None:
-    path, mono = tmp_path / name, recorded(rate)
+def test_linear_interpolation_and_faint_noise_fail_at_any_rate(name: str, rate: int, tmp_path: Path) -> None:
+    path, mono = tmp_path / name, speech_with_noise(rate)
     soundfile.write(path, np.stack([0.5 * mono, mono], axis=1) if "stereo" in name else mono, rate)
     samples = load_audio(path)
     stage = judge_samples(path, samples)
     assert stage.passes, stage
-    there = soundfile.read(path, always_2d=True)[0].mean(axis=1)
-    straight = np.interp(np.arange(len(samples)) * rate / 16000, np.arange(len(there)), there).astype(np.float32)
-    for wrong in (straight, samples + FAINT[: len(samples)]):
+    stored = soundfile.read(path, always_2d=True)[0].mean(axis=1)
+    interpolated = np.interp(np.arange(len(samples)) * rate / 16000, np.arange(len(stored)), stored)
+    for wrong in (interpolated.astype(np.float32), samples + FAINT[: len(samples)]):
         stage = judge_samples(path, wrong)
         assert not stage.passes, stage
 
 
-def test_every_clip_is_read_rightly_and_faint_noise_is_seen_in_it() -> None:
+def test_every_clip_passes_and_fails_with_faint_noise() -> None:
     for clip in all_clips().values():
         samples = clip.samples
         stage = judge_samples(clip.path, samples)
@@ -121,7 +121,7 @@ def test_a_token_that_the_rules_forbid_is_named() -> None:
     assert list(judge_tokens(Transcription({}, [Window([9], [2], 0.0, logits=logits)]), theirs, eot=2)) == []
 
 
-def test_a_rule_that_forbids_other_tokens_is_named_whatever_is_chosen() -> None:
+def test_different_forbidden_tokens_are_named_whatever_token_is_chosen() -> None:
     class Forbid:
         def apply(self, logits: np.ndarray, tokens: np.ndarray) -> None:
             logits[:, 3] = -np.inf

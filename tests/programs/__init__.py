@@ -1,1 +1,1 @@
-"""Programs as people wrote them for `openai-whisper`; `tests/test_drop_in.py` runs them with either import."""
+"""Programs written for `openai-whisper`. `tests/test_drop_in.py` runs them with either import."""

@@ -1,4 +1,7 @@
-"""The lower-level program of the README of `openai-whisper`: which language is spoken, and what is said in the first 30 seconds."""
+"""Detect the language and transcribe the first 30 seconds.
+
+This is the lower-level program of the README of `openai-whisper`.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Subtitles with a line for some words, and what the words of a recording are."""
+"""Write subtitles with short lines, and return the words of a recording with their times."""
 
 from pathlib import Path
 

@@ -39,8 +39,8 @@ from reference.ops.suite import suite
 from reference.parity.clip import Programs, compare_clip
 from reference.parity.observe import transcribe_with_max
 from reference.parity.transcripts import differences
+from tests.faults.all_faults import CONTROLS, FAULTS
 from tests.faults.recording import write_recording
-from tests.faults.table import CONTROLS, FAULTS
 from tests.faults.trial import Trials
 from tests.speed.baseline import machine
 from tests.speed.sizes import FIXED, real_sizes

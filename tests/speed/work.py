@@ -58,7 +58,7 @@ def cross_kv(dims: ModelDimensions, dtypes: DTypes) -> Work:
 
 
 def decoder(dims: ModelDimensions, dtypes: DTypes, n: int, n_past: int, n_rows: int = 1) -> Work:
-    """n tokens behind n_past others, of which n_rows get logits."""
+    """N tokens behind n_past others, of which n_rows get logits."""
     state, layers = dims.n_text_state, dims.n_text_layer
     projections = 2 * 6 * n * state * state  # query, key, value, out; query and out of cross-attention
     attention = 2 * 2 * n * state * (n_past + n / 2 + dims.n_audio_ctx)

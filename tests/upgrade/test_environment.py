@@ -58,7 +58,7 @@ def test_a_report_that_cannot_be_written_is_said_at_once(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("argv", [[], ["26.7.0"], ["26.7.0", "26.7.0", "--what"]])
 def test_arguments_that_make_no_comparison_are_no_verdict(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """argparse's exit status would be that of "slower"."""
+    """Argparse's exit status would be that of "slower"."""
     with pytest.raises(SystemExit) as status:
         main(argv)
     assert status.value.code == 3

@@ -1,4 +1,4 @@
-"""What the suite can say of itself: how many faults it caught, as a line and as the table of `tests/faults/README.md`."""
+"""A summary of the outcomes in one line, and the table of `tests/faults/README.md`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ BEGIN, END = "<!-- faults: written by `nox -s faults -- --readme` -->", "<!-- en
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many there are of each, and how many came out right."""
+    """Count the faults that were caught and blamed as expected, and the controls that passed."""
     faults = [outcome for outcome in outcomes if outcome.expected]
     controls = [outcome for outcome in outcomes if not outcome.expected]
     caught = sum(outcome.is_caught for outcome in faults)
@@ -22,7 +22,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """A row for each fault, then the controls."""
+    """Write a Markdown table with a row for each fault, then a list of the controls."""
     lines = [
         f"{summary(outcomes)}.",
         "",
@@ -32,16 +32,16 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     for o in outcomes:
         if not o.expected:
             continue
-        by = {"op": o.isolated, "in situ": o.in_situ, "text": o.end_to_end}
+        comparisons = {"op": o.isolated, "in situ": o.in_situ, "text": o.end_to_end}
         cosine = f"{o.contrast.cosine:.6f}" if o.contrast else ""
-        caught = ", ".join(name for name, is_caught in by.items() if is_caught)
+        caught = ", ".join(name for name, is_caught in comparisons.items() if is_caught)
         lines.append(f"| {o.name} | {caught} | `{o.blamed}` | {o.words:.0%} | {cosine} | {', '.join(o.let_through)} |")
     controls = "; ".join(o.name for o in outcomes if not o.expected)
     return "\n".join([*lines, "", f"Controls: {controls}."])
 
 
 def write_readme(outcomes: Sequence[Outcome]) -> None:
-    """Put the table where the last one stands."""
+    """Replace the table in `tests/faults/README.md`."""
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     README.write_text(f"{before}{BEGIN}\n{markdown(outcomes)}\n{END}{after}", encoding="utf-8")
