@@ -120,7 +120,7 @@ def bench(session: nox.Session) -> None:
     session.run(
         "pytest", "-m", "bench", "tests/speed", "--benchmark-columns=median,iqr,rounds,iterations", *session.posargs
     )
-    session.run("python", "-m", "tests.speed.floor")
+    session.run("python", "-m", "tests.speed.roofline")
 
 
 @nox.session

@@ -43,10 +43,10 @@ from tests.faults.recording import write_recording
 from tests.faults.table import CONTROLS, FAULTS
 from tests.faults.trial import Trials
 from tests.speed.baseline import machine
-from tests.speed.sizes import FIXED, real_sizes
+from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
 from tests.speed.stages import stages
-from tests.speed.turns import Turns
-from tests.speed.twins import by_torch, torch_device
+from tests.speed.interleaved import InterleavedTiming
+from tests.speed.counterparts import pytorch_caller, torch_device
 
 MODEL = "tiny.en"
 REPORT = Path("report/proof.json")
@@ -136,12 +136,12 @@ class Proof:
         """Every row at the model's sizes, beside PyTorch on the same device."""
         compiled, dims = suite(self.device), load_checkpoint(MODEL).dims
         for name in compiled.rows:
-            if name in FIXED or TABLE[name].on_host or (self.device == "gpu" and issubclass(TABLE[name], Composed)):
+            if name in FIXED_SIZE_OPS or TABLE[name].on_host or (self.device == "gpu" and issubclass(TABLE[name], Composed)):
                 continue  # PyTorch computes a composed row on the CPU
             dtype = TABLE[name].dtypes[0]
             arrays = Example(name, dtype, real_sizes(name, dims)).arrays()
-            turns = Turns(
-                compiled.caller(name, dtype, arrays), by_torch(TABLE[name], arrays, torch_device(self.device))
+            turns = InterleavedTiming(
+                compiled.caller(name, dtype, arrays), pytorch_caller(TABLE[name], arrays, torch_device(self.device))
             )
             yield self._timed("op speed", name, turns)
 
@@ -162,21 +162,21 @@ class Proof:
                 {"other words": other},
             )
             yield self._timed(
-                "halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+                "halves", f"file in {compute_type}", InterleavedTiming(partial(self._transcribe, model), self._openai(fp16=True))
             )
             yield self._timed(
-                "halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True))
+                "halves", f"file in {compute_type}, batched", InterleavedTiming(self._batched(model), self._openai(fp16=True))
             )
 
     def model_speed(self) -> Iterator[Line]:
         """The model's stages beside OpenAI Whisper's on the same device; and all samples by either."""
         model = self.programs.model
         for stage in stages(model, self.judge, self.samples):
-            yield self._timed("model speed", stage.name, Turns(stage.ours, stage.twin), stage.n)
-        yield self._timed("model speed", "file, batched", Turns(self._batched(model), self._openai(fp16=False)))
+            yield self._timed("model speed", stage.name, InterleavedTiming(stage.run_max, stage.run_openai), stage.n)
+        yield self._timed("model speed", "file, batched", InterleavedTiming(self._batched(model), self._openai(fp16=False)))
         if self.device == "gpu":
             yield self._timed(
-                "model speed", "file, beside float16", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+                "model speed", "file, beside float16", InterleavedTiming(partial(self._transcribe, model), self._openai(fp16=True))
             )
 
     @cached_property
@@ -195,7 +195,7 @@ class Proof:
             self.judge, self.samples, fp16=fp16, condition_on_previous_text=False, **GREEDY
         )
 
-    def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
+    def _timed(self, part: str, name: str, turns: InterleavedTiming, n: int = 1) -> Line:
         found = turns.take(ROUNDS)
         ours, theirs = float(np.median(turns.seconds)) / n, float(np.median(turns.twin_seconds)) / n
         numbers = {"seconds": ours, "PyTorch's seconds": theirs, "ratio": found}

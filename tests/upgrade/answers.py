@@ -21,7 +21,7 @@ from reference.parity.clip import Programs
 from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.transcripts import differences
 from reference.parity.window import Window, production_outputs
-from tests.speed.sizes import FIXED, real_sizes
+from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
 from tests.speed.stages import stages
 from tests.upgrade.findings import CLIP, DEVICE, MODEL, Activation, Op, Transcript
 
@@ -85,7 +85,7 @@ class Answers:
 
     def timed(self) -> dict[str, None]:
         """Names of all that `turn` times: rows at tiny.en's sizes, and stages."""
-        rows = [name for name, op in self._suite.rows.items() if name not in FIXED and not op.on_host]
+        rows = [name for name, op in self._suite.rows.items() if name not in FIXED_SIZE_OPS and not op.on_host]
         return dict.fromkeys([*rows, *self._stages])
 
     def turn(self, name: str) -> float:
@@ -123,7 +123,7 @@ class Answers:
     @cached_property
     def _stages(self) -> dict[str, Callable[[], object]]:
         both = stages(self._programs.model, self._programs.judge, self._samples)
-        return {f"{MODEL} {stage.name}": stage.ours for stage in both}
+        return {f"{MODEL} {stage.name}": stage.run_max for stage in both}
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
