@@ -24,7 +24,7 @@ MIN_MARGIN = 0.1  # of the largest ratio: how much a new one may exceed it if th
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Describe what ratios depend on: the GPU and its driver, or the processor and its cores.
 
-    Processors of one model name have several generations, so family and model number are included.
+    Processors of one name have several generations, so family and model number are included.
     """
     if device == "gpu":
         driver = "unknown"
@@ -40,7 +40,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def path_for(device: str) -> Path:
-    """Return a device's file: `golden/bench/cpu.json`, `golden/bench/nvidia-h100-80gb-hbm3.json`."""
+    """Return the file of a device, such as `golden/bench/nvidia-h100-80gb-hbm3.json` for a GPU."""
     name = re.sub(r"\W+", "-", machine("gpu")["gpu"].lower()) if device == "gpu" else device
     return FOLDER / f"{name}.json"
 
@@ -59,7 +59,7 @@ class Baseline:
     def limit(self, name: str) -> float | None:
         """Return the largest ratio that is not a regression, or None if nothing is recorded.
 
-        It is the largest recorded ratio plus the spread of the recorded ratios, at least MIN_MARGIN.
+        It is the largest recorded ratio plus the spread of the recorded ones, at least MIN_MARGIN.
         """
         if not (stored := self.ratios.get(name)):
             return None

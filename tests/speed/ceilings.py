@@ -33,7 +33,7 @@ class Ceilings:
 
 
 class CeilingMeter:
-    """Measures the CPU's peak rates repeatedly, because they vary with the load of a shared machine."""
+    """Measures the CPU's peak rates, repeatedly because a shared machine's load changes them."""
 
     def __init__(self) -> None:
         library = KernelLibrary()

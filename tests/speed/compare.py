@@ -76,12 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="number of runs of each program after the warm-up (%(default)s)",
     )
-    parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="of each program (%(default)s)")
     parser.add_argument(
-        "--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS)
+        "--threads", type=_positive, default=2, metavar="N", help="threads of each program (%(default)s)"
     )
     parser.add_argument(
-        "--report", type=Path, default=REPORT_FOLDER, metavar="REPORT_FOLDER", help="where the results go (%(default)s)"
+        "--only",
+        nargs="+",
+        choices=PROGRAMS,
+        default=list(PROGRAMS),
+        metavar="PROGRAM",
+        help=f"some of: {', '.join(PROGRAMS)}",
+    )
+    parser.add_argument(
+        "--report", type=Path, default=REPORT_FOLDER, metavar="FOLDER", help="folder for the results (%(default)s)"
     )
     args = parser.parse_args(argv)
     with TemporaryDirectory() as folder:
@@ -152,8 +159,8 @@ def describe(results: Sequence[Result], seconds: float, language: str) -> list[d
         language: selects the text normalizer for the word error rate.
 
     Returns:
-        For each program its times, its memory, the share of words that differ from OpenAI Whisper's,
-        and its text; or its problem.
+        For each program its times, memory, word error rate relative to OpenAI Whisper, and text; or
+        its problem.
     """
     normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
     ran = {result.program: result for result in results if not result.problem}

@@ -63,7 +63,7 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     rules = TokenRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
 
     def steps() -> None:
-        """Take N_STEPS decoder steps: in one call as greedy decoding if possible, else one by one."""
+        """Take N_STEPS steps: in one call if decoding runs in the graph, else one by one."""
         prefilled.n_past = len(prefix)
         if model.decodes_in_graph:
             prefilled.greedy(tokens[None, None, : N_STEPS + 1], np.zeros((1, 1)), rules, 2 * N_STEPS + 1)

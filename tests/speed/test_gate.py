@@ -11,9 +11,9 @@ from reference.ops.inputs import Example
 from reference.ops.suite import Suite
 from tests.speed import baseline
 from tests.speed.baseline import Baseline, machine
-from tests.speed.sizes import FIXED_SIZE_OPS, DECODER_STEP_OPS, CROSS_ATTENTION_OPS, real_sizes
-from tests.speed.interleaved import InterleavedTiming, clock, ratio
 from tests.speed.counterparts import pytorch_caller, torch_device
+from tests.speed.interleaved import InterleavedTiming, clock, ratio
+from tests.speed.sizes import CROSS_ATTENTION_OPS, DECODER_STEP_OPS, FIXED_SIZE_OPS, real_sizes
 
 
 def test_a_slowed_op_exceeds_the_limit(ops_suite: Suite, tmp_path: Path) -> None:

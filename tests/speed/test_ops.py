@@ -7,9 +7,9 @@ from reference.ops import TABLE
 from reference.ops.inputs import Example
 from reference.ops.suite import Suite
 from tests.speed.conftest import CompareSpeed
-from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
-from tests.speed.interleaved import clock
 from tests.speed.counterparts import pytorch_caller, torch_device
+from tests.speed.interleaved import clock
+from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
 
 pytestmark = pytest.mark.bench
 

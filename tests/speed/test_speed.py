@@ -37,8 +37,8 @@ def test_work_follows_from_the_shapes() -> None:
     matrices = 4 * (4 * 384**2 + 2 * 384**2 + 2 * 4 * 384**2) + 51864 * 384
     step = work.decoder(TINY_EN, float16_dtypes, n=1, n_past=99)
     kv_bytes = 4 * 2 * 384 * (1500 + 100) * 4
-    # Biases of each layer: query, value and out of self-attention, query and out of cross-attention,
-    # 4 x 384 and 384 in the MLP. Then three layer norms of each layer, and the last one.
+    # Biases of each layer: query, value and out of self-attention, query and out of
+    # cross-attention, 4 x 384 and 384 in the MLP. Then three layer norms per layer, and the last.
     vectors = 4 * ((3 + 2 + 4 + 1) * 384 + 3 * 2 * 384) + 2 * 384
     assert step.n_bytes == 2 * matrices + 4 * vectors + kv_bytes + 4 * 51864
     # The causal mask leaves half of a token's own keys on average.

@@ -6,8 +6,8 @@ from conftest import Trio
 from reference.clips import packaged_clips
 from reference.models.openai import load_openai
 from tests.speed.conftest import CompareSpeed
-from tests.speed.stages import stages
 from tests.speed.interleaved import clock
+from tests.speed.stages import stages
 
 pytestmark = pytest.mark.bench
 NAMES = ("encoder", "prefill", "step", "window", "file")

@@ -53,7 +53,7 @@ def encoder(dims: ModelDimensions, dtypes: DTypes) -> Work:
 
 
 def cross_kv(dims: ModelDimensions, dtypes: DTypes) -> Work:
-    """Return the work of computing and writing a window's keys and values for each decoder layer."""
+    """Return the work of computing and writing a window's keys and values for all layers."""
     n, state = dims.n_audio_ctx, dims.n_text_state
     n_written = 2 * dims.n_text_layer * n * state
     return Work(
