@@ -75,7 +75,7 @@ class Answers:
         return Op(worst_case_ratio, rms_ratio, failure, digest.hexdigest())
 
     def activations(self) -> dict[str, Activation]:
-        """Judge all activations of tiny.en on a window of speech, and the production graphs' outputs.
+        """Judge all activations of tiny.en on a window, and the production graphs' outputs.
 
         The decoder gets the tokens that OpenAI Whisper decoded.
         """
@@ -107,7 +107,7 @@ class Answers:
         return dict.fromkeys([*rows, *self._stages])
 
     def seconds_per_call(self, name: str) -> float:
-        """Return the time of a call, measured for MIN_SECONDS after a call that wakes all threads."""
+        """Return the mean time of calls for MIN_SECONDS, after one call that wakes all threads."""
         call = self._caller(name)
         call()
         begin, n = time.perf_counter(), 0

@@ -92,7 +92,7 @@ def _transcripts(sides: Sides) -> dict[str, Pair]:
 
 
 def _speed(environments: tuple[Environment, Environment]) -> tuple[dict[str, Pair], dict[str, list[Speed]]]:
-    """Time all lines with a pair of processes, and those that differ beyond noise with more pairs.
+    """Time all lines with a pair of processes, and those that differ with more pairs.
 
     Returns:
         For each line whether it could be timed, and its speeds, one for each pair of processes.

@@ -121,7 +121,7 @@ class Findings:
         return {name: pair.wrong_before for name, pair in self._computed() if pair.wrong_before}
 
     def slower(self) -> dict[str, str]:
-        """Return by name the ratios of lines slower beyond noise and of costs above their limits."""
+        """Return by name the ratios of lines slower beyond noise, and of costs above limits."""
         higher_costs = {
             name: f"{pair.new / pair.old:.2f} times as much"
             for name, pair in self.cost.items()

@@ -43,10 +43,10 @@ def show(findings: Findings, console: Console, old: str, new: str) -> None:
         console.print(Text(f"WRONG  {name}, on both sides: {why}", "yellow"), soft_wrap=True)
     for name, why in findings.wrong().items():
         console.print(Text(f"WRONG  {name}: {why}", "bold red"), soft_wrap=True)
-    for name, much in findings.slower().items():
-        console.print(Text(f"SLOWER {name}: {much}", "bold red"))
-    for name, much in findings.faster().items():
-        console.print(Text(f"FASTER {name}: {much}", "green"))
+    for name, ratio in findings.slower().items():
+        console.print(Text(f"SLOWER {name}: {ratio}", "bold red"))
+    for name, ratio in findings.faster().items():
+        console.print(Text(f"FASTER {name}: {ratio}", "green"))
     before, after = ({} if isinstance(side, str) else side for side in (findings.versions.old, findings.versions.new))
     for package in sorted(before.keys() & after.keys() - {"max", "mojo-compiler"}):
         if before[package] != after[package]:

@@ -28,7 +28,7 @@ def measured(rng: np.random.Generator, slowdown: float = 1.0, between_processes:
 
 
 def test_noise_is_rarely_reported_as_a_difference(rng: np.random.Generator) -> None:
-    """At most 1 in 2,000 lines is reported if processes differ by 5 %. A comparison has about 30."""
+    """At most 1 line in 2,000 is reported if processes differ by 5 %. A comparison has some 30."""
     lines = [[measured(rng, between_processes=0.05) for _ in range(N_AGREEING)] for _ in range(10_000)]
     assert sum(bool(agreed(speeds)) for speeds in lines) <= 5
     assert sum(any(speed.judged for speed in speeds) for speeds in lines) > 100  # one pair alone
