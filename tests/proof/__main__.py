@@ -112,7 +112,7 @@ class Proof:
                     yield Line("ops", f"{name}.{dtype}", True, f"{tally.n_examples} examples", shares)
 
     def activations(self) -> Iterator[Line]:
-        """Compare all activations of a clip in situ, the production graphs' outputs and the stages."""
+        """Compare activations of a clip in situ, the production graphs' outputs and the stages."""
         report = compare_clip(packaged_clips()["beckett"], self.programs, lambda compared, n: compared)
         in_windows: list[Any] = [part for window in report.windows for part in (*window.activations, *window.outputs)]
         for part in (*report.before, *in_windows, *report.after):

@@ -77,7 +77,7 @@ def _activations(sides: Sides) -> dict[str, Pair]:
 
 
 def _pairs_by_name(answers: Pair, missing: str) -> dict[str, Pair]:
-    """Turn a pair of dicts into a dict of pairs. If a side failed, return one pair for all names."""
+    """Turn a pair of dicts into a dict of pairs. If a side failed, make one pair for all names."""
     if answers.compared:
         names = answers.old | answers.new
         return {name: Pair(answers.old.get(name, missing), answers.new.get(name, missing)) for name in names}
