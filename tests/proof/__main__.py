@@ -193,7 +193,7 @@ class Proof:
         if self.device == "gpu":
             yield self._measure(
                 "model speed",
-                "file, beside float16",
+                "file, OpenAI in float16",
                 InterleavedTiming(partial(self._transcribe, model), self._openai(fp16=True)),
             )
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print a table, and write compare.json and compare.png.
 
     Returns:
-        0 if maxwhisper ran, else 1.
+        1 if maxwhisper could not run, or the model or the audio can't be read; else 0.
     """
     parser = argparse.ArgumentParser(prog="nox -s compare --", description=__doc__)
     parser.add_argument("audio", nargs="?", help="a recording; by default, two minutes of people speaking English")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=PROGRAMS,
         default=list(PROGRAMS),
         metavar="PROGRAM",
-        help=f"some of: {', '.join(PROGRAMS)}",
+        help=f"the programs to run, by default all: {', '.join(PROGRAMS)}",
     )
     parser.add_argument(
         "--report", type=Path, default=REPORT_FOLDER, metavar="FOLDER", help="folder for the results (%(default)s)"
