@@ -1,4 +1,4 @@
-"""Compiled graphs are kept once, found again, and never taken for what they are not."""
+"""The cache of compiled graphs: stored once, found again, and never used for something else."""
 
 import ast
 import dataclasses
@@ -28,17 +28,17 @@ TARGET = Target(DIMS, DTypes({"a.weight": DType.float16}), CPU(), "x86-64-v4")
 
 
 def export(path: Path) -> None:
-    """In place of a compiler."""
+    """Write a file, as the compiler would."""
     path.write_bytes(b"compiled")
 
 
-def test_what_is_kept_is_found(tmp_path: Path) -> None:
-    where = tmp_path / "new" / "folder"
-    assert find(TARGET, where) is None
-    path = keep(export, TARGET, where)
-    assert find(TARGET, where) == path
+def test_a_stored_file_is_found(tmp_path: Path) -> None:
+    cache = tmp_path / "new" / "folder"
+    assert find(TARGET, cache) is None
+    path = keep(export, TARGET, cache)
+    assert find(TARGET, cache) == path
     assert path.read_bytes() == b"compiled"
-    assert os.listdir(where) == [path.name]
+    assert os.listdir(cache) == [path.name]
 
 
 @pytest.mark.parametrize("content", [b"compilee", b"compile", b""])
@@ -51,7 +51,7 @@ def test_a_damaged_file_is_not_found(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "changes",
     [
         {"dims": dataclasses.replace(DIMS, n_text_layer=3)},
         {"dims": dataclasses.replace(DIMS, n_vocab=51865)},
@@ -61,12 +61,12 @@ def test_a_damaged_file_is_not_found(content: bytes, tmp_path: Path) -> None:
         {"cpu": HOST},
     ],
 )
-def test_what_was_compiled_for_something_else_is_not_found(other: dict, tmp_path: Path) -> None:
-    keep(export, dataclasses.replace(TARGET, **other), tmp_path)
+def test_a_file_compiled_for_a_different_target_is_not_found(changes: dict, tmp_path: Path) -> None:
+    keep(export, dataclasses.replace(TARGET, **changes), tmp_path)
     assert find(TARGET, tmp_path) is None
 
 
-def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_compiled_by_a_different_version_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(export, TARGET, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "version", lambda package: "99.0")
@@ -77,15 +77,15 @@ def test_what_another_version_compiled_is_not_found(tmp_path: Path, monkeypatch:
     assert find(dataclasses.replace(TARGET), tmp_path)
 
 
-# Of what the engine's modules import of others, that which changes nothing in a graph.
+# Files that the engine's modules import, and that can't change a graph.
 CHANGES_NO_GRAPH = {
     "errors.py",  # messages
-    "checkpoint/checkpoint.py",  # its weights' dtypes and sizes are in the key themselves
+    "checkpoint/checkpoint.py",  # the weights' dtypes and sizes are in the cache key
 }
 
 
 def definition(module: str, name: str) -> Path:
-    """The file that defines what can be imported under a name from a module, be it that this only passes it on."""
+    """Return the file that defines a name of a module, following imports that re-export it."""
     source = importlib.import_module(module)
     if hasattr(source, "__path__") and find_spec(f"{module}.{name}"):
         return Path(str(importlib.import_module(f"{module}.{name}").__file__))
@@ -97,31 +97,31 @@ def definition(module: str, name: str) -> Path:
 
 
 def imported_files(path: Path) -> Iterator[Path]:
-    """The files that define what a module imports from this package."""
+    """Yield the files that define the names a module imports from this package."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "maxwhisper":
             yield from (definition(str(node.module), alias.name) for alias in node.names)
 
 
-def test_every_file_that_graphs_are_made_of_counts() -> None:
-    engine, counted = PACKAGE / "engine", {path for pattern in SOURCES for path in PACKAGE.glob(pattern)}
-    made_of, to_read = {*(engine / "kernels").rglob("*.mojo")}, {engine / "graphs.py"}
+def test_the_cache_key_covers_every_file_that_graphs_depend_on() -> None:
+    engine, in_key = PACKAGE / "engine", {path for pattern in SOURCES for path in PACKAGE.glob(pattern)}
+    dependencies, to_read = {*(engine / "kernels").rglob("*.mojo")}, {engine / "graphs.py"}
     while to_read:
-        made_of |= to_read
-        found = {file for path in to_read if engine in path.parents for file in imported_files(path)}
-        to_read = found - made_of - {PACKAGE / name for name in CHANGES_NO_GRAPH}
-    assert made_of >= {PACKAGE / name for name in ("engine/ops/cpu.py", "audio.py", "checkpoint/dimensions.py")}
-    assert made_of <= counted
+        dependencies |= to_read
+        imported = {file for path in to_read if engine in path.parents for file in imported_files(path)}
+        to_read = imported - dependencies - {PACKAGE / name for name in CHANGES_NO_GRAPH}
+    assert dependencies >= {PACKAGE / name for name in ("engine/ops/cpu.py", "audio.py", "checkpoint/dimensions.py")}
+    assert dependencies <= in_key
 
 
-def test_many_may_keep_at_once(tmp_path: Path) -> None:
+def test_threads_may_store_one_file_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         (path,) = set(pool.map(lambda _: keep(export, TARGET, tmp_path), range(64)))
     assert find(TARGET, tmp_path) == path
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
     def full(path: Path) -> None:
         path.write_bytes(b"comp")
         raise OSError(28, "No space left on device")
@@ -141,27 +141,27 @@ def test_levels_of_processors(tmp_path: Path) -> None:
     assert cpu_level() in CPU_LEVELS
     assert cpu_level(tmp_path / "missing") == HOST
     v3, v4 = CPU_LEVELS["x86-64-v3"], CPU_LEVELS["x86-64-v4"]
-    shown = tmp_path / "cpuinfo"
+    cpuinfo = tmp_path / "cpuinfo"
     for level, features in (
         ("x86-64-v4", v3 | v4),
         ("x86-64-v3", v3 | v4 - {"avx512bw"}),
         (HOST, v3 - {"avx2"}),
         (HOST, set()),
     ):
-        shown.write_text(f"processor : 0\nflags\t\t: fpu {' '.join(sorted(features))} sse\nbugs : none\n")
-        assert cpu_level(shown) == level
+        cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {' '.join(sorted(features))} sse\nbugs : none\n")
+        assert cpu_level(cpuinfo) == level
 
 
 def test_a_model_is_compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time nothing is compiled, and the result is the same, bit for bit."""
+    """A second load compiles nothing, and the results are equal bit for bit."""
     monkeypatch.setattr(compiled, "compile_graphs", lambda *_: pytest.fail("compiled again"))
-    again = Whisper(tiny_en.checkpoint, "cpu")
+    reloaded = Whisper(tiny_en.checkpoint, "cpu")
     mel = np.random.default_rng(0).random((80, 3000), np.float32)
-    assert np.array_equal(again.embed_audio(mel).to_numpy(), tiny_en.model.embed_audio(mel).to_numpy())
+    assert np.array_equal(reloaded.embed_audio(mel).to_numpy(), tiny_en.model.embed_audio(mel).to_numpy())
 
 
 @pytest.mark.parametrize("no_home", [False, True])
-def test_a_model_that_can_not_be_kept_is_used_all_the_same(
+def test_a_model_that_can_not_be_stored_works_with_a_warning(
     no_home: bool, tiny_en: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -177,7 +177,7 @@ def test_a_model_that_can_not_be_kept_is_used_all_the_same(
     assert model.embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
 
 
-def test_the_command_says_where_it_is_kept(tiny_en: Trio, tmp_path: Path) -> None:
+def test_the_compile_command_prints_the_files_path(tiny_en: Trio, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maxwhisper", "compile", "--output_dir", str(tmp_path)]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Which devices there are, what they may do, and what compiles for those that are not here."""
+"""Device names, forked processes, idle processes, and compiling for an absent GPU."""
 
 import subprocess
 import sys
@@ -15,14 +15,14 @@ from maxwhisper.engine.devices import absent_gpu, find_device
 from tests.versions import BEFORE_26_7, KEEPS_FLOAT32
 
 
-def test_threads_are_chosen_before_the_first_model(tiny_en: Trio) -> None:
+def test_threads_must_be_set_before_the_first_model(tiny_en: Trio) -> None:
     with pytest.raises(OptionError, match="before the first model is loaded"):
         set_num_threads(1)
     with pytest.raises(OptionError, match=r"1000000 threads can't be used on \d+ cores"):
         set_num_threads(1000000)
 
 
-def test_unknown_devices_are_named() -> None:
+def test_unknown_devices_are_named_in_the_error() -> None:
     with pytest.raises(OptionError, match="'tpu' is neither 'cpu' nor 'gpu'"):
         find_device("tpu")
     with pytest.raises(OptionError, match="'tpu'"):
@@ -37,7 +37,7 @@ def test_the_cpu_has_many_names(name: object) -> None:
 @pytest.mark.parametrize(
     "name", [-1, 0.5, "", "0", "cpu:1", "cuda:", "cuda:-1", torch.device("meta"), torch.float16, None], ids=repr
 )
-def test_what_names_no_device_is_refused(name: object) -> None:
+def test_a_value_that_names_no_device_is_an_error(name: object) -> None:
     with pytest.raises(OptionError, match=r"^device .* is neither 'cpu' nor 'gpu'$"):
         find_device(name)
 
@@ -47,7 +47,7 @@ def test_what_names_no_device_is_refused(name: object) -> None:
     [("cuda", 0), ("gpu:1", 1), (torch.device("cuda"), 0), (torch.device("cuda", 2), 2), (0, 0), (1, 1)],
 )
 def test_gpus_are_named_as_pytorch_names_them(name: object, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On two GPUs that are not here."""
+    """This simulates a machine with two GPUs."""
     monkeypatch.setattr(devices, "accelerator_count", lambda: 2)
     monkeypatch.setattr(devices, "Accelerator", lambda number: ("GPU", number))
     if number < 2:
@@ -62,7 +62,12 @@ def test_gpus_are_named_as_pytorch_names_them(name: object, number: int, monkeyp
 
 
 def in_a_fork(before: str, then: str) -> subprocess.CompletedProcess[str]:
-    """What a process says that is forked off one where a model may have been loaded."""
+    """Run code in a forked process, and return what it prints.
+
+    Args:
+        before: code that runs before the fork, and may load a model.
+        then: code that runs in the forked process.
+    """
     script = f"""
 import multiprocessing, sys
 import numpy as np
@@ -94,36 +99,36 @@ sys.exit(forked.exitcode)
         "maxwhisper.load_model(device=model.device)",
     ],
 )
-def test_a_model_loaded_before_a_fork_says_so(then: str) -> None:
-    """Instead of waiting for threads that are in the other process."""
+def test_a_model_loaded_before_a_fork_is_an_error(then: str) -> None:
+    """Without the error the process would wait for threads that exist only in its parent."""
     done = in_a_fork("model = maxwhisper.load_model(); features = model.embed_audio(silence)", then)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a model was loaded before this process was forked")
     assert done.stdout.count("\n") == 1
 
 
-def test_a_model_is_loaded_after_a_fork() -> None:
+def test_a_model_can_be_loaded_after_a_fork() -> None:
     done = in_a_fork("", "maxwhisper.load_model().embed_audio(silence)")
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
 
 
-def test_a_model_that_waits_costs_nothing() -> None:
-    """In a process of its own: here, graphs have run that were none of a model's."""
+def test_an_idle_model_uses_no_processor_time() -> None:
+    """This needs a new process, because other graphs have run in this one."""
     script = """
 import time
 import numpy as np
 import maxwhisper
 maxwhisper.load_model().embed_audio(np.zeros((80, 3000), np.float32))
-time.sleep(2)  # the threads of MAX's pool look for work for a while
+time.sleep(2)  # the threads of MAX's pool poll for work for a while
 begin = time.process_time()
 time.sleep(1)
 print(time.process_time() - begin)
 """
     seconds = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
-    assert seconds < 0.03, f"{seconds} s of a core in a second of waiting"
+    assert seconds < 0.03, f"used {seconds} s of a core in one idle second"
 
 
-def test_a_gpu_is_chosen_before_the_first_model(tiny_en: Trio, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_gpu_must_be_chosen_before_the_first_model(tiny_en: Trio, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OptionError, match="'hopper' is no NVIDIA architecture; sm_90 is one"):
         absent_gpu("hopper")
     with pytest.raises(OptionError, match="before anything is loaded"):
@@ -133,7 +138,11 @@ def test_a_gpu_is_chosen_before_the_first_model(tiny_en: Trio, capsys: pytest.Ca
 
 
 def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
-    """`nox -s gpu_compile -- --op gelu linear --model` with Python that runs before; its exit status, and name and verdict of each line."""
+    """Run `nox -s gpu_compile -- --op gelu linear --model`, after some Python code.
+
+    Returns:
+        The exit status, and the name and verdict of each line.
+    """
     script = f"""
 import sys
 from max.graph import ops as max_ops
@@ -144,11 +153,11 @@ sys.exit(main(["--op", "gelu", "linear", "--model"]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     lines = (line.removeprefix("sm_90").split(" s  ") for line in done.stdout.splitlines())
-    return done.returncode, [[name.rsplit(maxsplit=1)[0].strip(), says] for name, says in lines]
+    return done.returncode, [[name.rsplit(maxsplit=1)[0].strip(), verdict] for name, verdict in lines]
 
 
 @pytest.mark.compiles
-def test_ops_compile_for_a_gpu_that_is_not_here() -> None:
+def test_ops_compile_for_an_absent_gpu() -> None:
     assert compile_for_gpu("") == (
         0,
         [["2 rows in float32", "compiled"], ["2 rows in float16 and bfloat16", "compiled"]],
@@ -158,9 +167,10 @@ def test_ops_compile_for_a_gpu_that_is_not_here() -> None:
 @pytest.mark.skipif(BEFORE_26_7, reason=KEEPS_FLOAT32)
 @pytest.mark.compiles
 def test_an_op_that_rounds_to_tf32_is_named() -> None:
-    """MAX's own product, in place of ours."""
-    status, (linear, gelu, halves) = compile_for_gpu(
-        "ops.matmul = lambda x, y, transposed=False: max_ops.matmul(x, max_ops.transpose(y, -2, -1) if transposed else y)"
+    """The planted op is MAX's own matrix product."""
+    status, (linear, gelu, half_precision) = compile_for_gpu(
+        "transpose = lambda y: max_ops.transpose(y, -2, -1)\n"
+        "ops.matmul = lambda x, y, transposed=False: max_ops.matmul(x, transpose(y) if transposed else y)"
     )
     assert (status, linear) == (1, ["linear", "rounds float32 to TF32: cuBLAS"])
-    assert gelu == ["gelu", "compiled"] and halves[1] == "compiled"
+    assert gelu == ["gelu", "compiled"] and half_precision[1] == "compiled"

@@ -1,4 +1,4 @@
-"""Check the documentation: its size, its links, and the paths, sessions and versions that it names."""
+"""The documentation: its size, its links, and the paths, sessions and versions that it names."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROO
 
 
 def lines_of(page: Path) -> Iterator[tuple[str, bool]]:
-    """Each line, and whether it is code. Leave out what `nox -s faults -- --readme` writes."""
+    """Yield each line and whether it is code, without what `nox -s faults -- --readme` writes."""
     text = re.sub(r"<!-- faults:.*<!-- end of faults -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     is_code = False
     for line in text.splitlines():
@@ -30,7 +30,7 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names under which GitHub links to a page's headings."""
+    """Return GitHub's anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -66,25 +66,25 @@ def test_lines_are_at_most_100_characters_of_prose_or_120_of_code(page: Path) ->
 
 
 @each_page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
         if not target.startswith("https://"):
             path, _, anchor = target.partition("#")
-            found = (page.parent / path).resolve() if path else page
-            assert found.exists(), target
-            assert not anchor or anchor in anchors(found), target
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
 
 
 @each_page
-def test_every_file_that_is_named_is_there(page: Path) -> None:
-    """Named from the project's root, or from the page's own folder."""
+def test_every_named_file_exists(page: Path) -> None:
+    """Paths are relative to the project's root or to the page's folder."""
     for path in re.findall(r"`([\w.\-]+(?:/[\w.\-]+)+\.(?:py|mojo|json|yml|md))`", prose(page)):
         if not path.startswith("report/"):
             assert (ROOT / path).exists() or (page.parent / path).exists(), path
 
 
 @each_page
-def test_every_session_that_is_named_is_there(page: Path) -> None:
+def test_every_named_session_exists(page: Path) -> None:
     named = {
         name for names in re.findall(r"nox -s ((?:\w+ ?)+)", page.read_text(encoding="utf-8")) for name in names.split()
     }

@@ -1,4 +1,4 @@
-"""The graphs name what they compute, in data-flow order, and say so before anything is compiled."""
+"""The graphs before compilation: names and order of activations, and signatures of backends."""
 
 import inspect
 import re
@@ -38,8 +38,8 @@ EXPECTED = {
 def test_every_activation_has_its_name() -> None:
     _, activations = build_module(DIMS, DeviceRef.CPU())
     assert activations == {graph: [] for graph in EXPECTED}
-    everything = [name for graph in EXPECTED.values() for name in graph]
-    _, activations = build_module(DIMS, DeviceRef.CPU(), capture=everything)
+    all_names = [name for graph in EXPECTED.values() for name in graph]
+    _, activations = build_module(DIMS, DeviceRef.CPU(), capture=all_names)
     assert activations == EXPECTED
 
 
@@ -53,7 +53,7 @@ def test_captured_activations_become_outputs_in_data_flow_order() -> None:
     }
 
 
-def test_unknown_activations_are_named() -> None:
+def test_unknown_activations_are_named_in_the_error() -> None:
     with pytest.raises(ValueError, match=r"encoder\.blocks\.7\.attn_ln"):
         build_module(DIMS, DeviceRef.CPU(), capture=["encoder.conv1", "encoder.blocks.7.attn_ln"])
 
@@ -65,24 +65,24 @@ def test_a_backend_has_its_own_graphs(backend: Backend, own: set[str]) -> None:
 
 
 def test_backends_have_equal_signatures() -> None:
-    ours, portables = (
+    cpu_ops, portable_ops = (
         {name: function for name, function in vars(backend).items() if inspect.isfunction(function) and name[0] != "_"}
         for backend in (cpu, portable)
     )
-    assert {"linear", "conv1d", "lm_head", "attention", "next_token"} <= ours.keys() & portables.keys()
-    for name in ours.keys() & portables.keys():
-        assert inspect.signature(ours[name]) == inspect.signature(portables[name]), name
-    # What only the CPU has: quantized layers, a fused block, and the candidates of a beam search.
-    assert ours.keys() - portables.keys() == {"linear_int8", "attention_int8", "decoder_block", "top_k_tokens"}
+    assert {"linear", "conv1d", "lm_head", "attention", "next_token"} <= cpu_ops.keys() & portable_ops.keys()
+    for name in cpu_ops.keys() & portable_ops.keys():
+        assert inspect.signature(cpu_ops[name]) == inspect.signature(portable_ops[name]), name
+    # Only the CPU has quantized layers, a fused block, and the candidates of a beam search.
+    assert cpu_ops.keys() - portable_ops.keys() == {"linear_int8", "attention_int8", "decoder_block", "top_k_tokens"}
 
 
-def test_the_fused_block_counts_as_python_does() -> None:
+def test_the_fused_blocks_constants_are_those_of_python() -> None:
     source = (PACKAGE / "engine" / "kernels" / "decoder_block.mojo").read_text(encoding="utf-8")
-    counted = {name: int(n) for name, n in re.findall(r"^comptime ([A-Z0-9_]+) = (\d+)$", source, re.MULTILINE)}
+    constants = {name: int(n) for name, n in re.findall(r"^comptime ([A-Z0-9_]+) = (\d+)$", source, re.MULTILINE)}
 
     def constant(name: str) -> str:
         return name.replace(".", "_").upper()
 
     for names in (ACTIVATIONS, [f"{name}.weight" for name in LINEARS], VECTORS):
-        assert [counted[constant(name)] for name in names] == list(range(len(names)))
-    assert (counted["N_MATRICES"], counted["N_VECTORS"]) == (len(LINEARS), len(VECTORS))
+        assert [constants[constant(name)] for name in names] == list(range(len(names)))
+    assert (constants["N_MATRICES"], constants["N_VECTORS"]) == (len(LINEARS), len(VECTORS))

@@ -1,4 +1,4 @@
-"""Weights rounded to 8 bits: every activation is what the rounded op makes of it, and hardly a word is another."""
+"""Weights in int8: activations agree with the quantized ops' definitions, and few words differ."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,13 +32,14 @@ from reference.ops.judge import judge_alone
 from reference.parity.activations import compare_activations, truth
 from tests.test_timing import time_shifts
 
-MAX_OTHER_WORDS = 0.06  # faster-whisper's int8 differs in 0.064 from OpenAI Whisper on 161 s of speech
+# Relative to OpenAI Whisper. faster-whisper's int8 has 0.064 on the same 161 s of speech.
+MAX_WORD_ERROR_RATE = 0.06
 PROMPT = [50257, 50362]
 
 
 @pytest.fixture(scope="module")
-def rounded(tiny_en: Trio) -> Callable[[bool], Whisper]:
-    """tiny.en with rounded weights, with all activations or as it is used."""
+def load_int8(tiny_en: Trio) -> Callable[[bool], Whisper]:
+    """Provide a function that loads tiny.en in int8, with all activations as outputs or without."""
 
     def load(capture: bool) -> Whisper:
         captured = names(whisper_flow.of_max(tiny_en.checkpoint.dims, "int8")) if capture else []
@@ -47,67 +48,70 @@ def rounded(tiny_en: Trio) -> Callable[[bool], Whisper]:
     return load
 
 
-def test_numbers_are_rounded_to_the_nearest(rng: np.random.Generator) -> None:
+def test_weights_are_quantized_to_the_nearest_integer(rng: np.random.Generator) -> None:
     weight = rng.standard_normal((5, 300)).astype(np.float16)
     weight[3] = 0
-    whole, scale = quantize(weight)
-    assert (whole.dtype, scale.dtype) == (np.int8, np.float32)
-    assert np.abs(whole).max(axis=1).tolist() == [127, 127, 127, 0, 127]
-    assert (np.abs(whole * scale[:, None].astype(float) - weight) <= scale[:, None] * (0.5 + 1e-4)).all()
+    quantized, scale = quantize(weight)
+    assert (quantized.dtype, scale.dtype) == (np.int8, np.float32)
+    assert np.abs(quantized).max(axis=1).tolist() == [127, 127, 127, 0, 127]
+    assert (np.abs(quantized * scale[:, None].astype(float) - weight) <= scale[:, None] * (0.5 + 1e-4)).all()
 
 
-def test_what_is_rounded(tiny_en: Trio) -> None:
+def test_matrices_are_quantized_and_other_weights_are_not(tiny_en: Trio) -> None:
     dtypes = DTypes.of(tiny_en.checkpoint, "int8").weights
     stored = convert_weights(tiny_en.checkpoint.weights, dtypes)
-    narrow = {name for name, dtype in dtypes.items() if dtype == DType.int8}
+    quantized = {name for name, dtype in dtypes.items() if dtype == DType.int8}
     assert {
         "encoder.blocks.0.mlp.2.weight",
         "decoder.blocks.3.cross_attn.key.weight",
         "decoder.token_embedding.weight",
-    } <= narrow
-    assert not narrow & {
+    } <= quantized
+    assert not quantized & {
         "encoder.conv1.weight",
         "encoder.positional_embedding",
         "decoder.positional_embedding",
         "decoder.ln.weight",
     }
-    assert set(stored) == set(dtypes) | {name.replace(".weight", ".scale") for name in narrow}
+    assert set(stored) == set(dtypes) | {name.replace(".weight", ".scale") for name in quantized}
 
 
-def test_every_activation_is_what_its_op_makes_of_it(rounded: Callable[[bool], Whisper]) -> None:
-    model = rounded(True)
+def test_every_int8_activation_agrees_with_its_ops_definition(load_int8: Callable[[bool], Whisper]) -> None:
+    model = load_int8(True)
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
-    said = [50363, 843, 523, 616, 5891, 3399, 11]
-    found = capture_max(model, mel, PROMPT, said)
-    given = {**model.weights, "log_mel": mel[None], **decoder_inputs(np.array([[*PROMPT, *said]]))}
+    tokens = [50363, 843, 523, 616, 5891, 3399, 11]
+    activations = capture_max(model, mel, PROMPT, tokens)
+    arrays = {**model.weights, "log_mel": mel[None], **decoder_inputs(np.array([[*PROMPT, *tokens]]))}
     flow = whisper_flow.of_max(model.dims, "int8")
-    compared = compare_activations(flow, found, given, truth(flow, given), verdict=judge_alone)
-    wrong = [str(part) for part in compared if not (part.passes and part.in_situ.passes)]  # not even if rewritten
-    assert not wrong, "\n".join(wrong)
+    compared = compare_activations(flow, activations, arrays, truth(flow, arrays), verdict=judge_alone)
+    # An activation must pass in situ too: an equivalent rewrite of its op is not accepted here.
+    failures = [str(part) for part in compared if not (part.passes and part.in_situ.passes)]
+    assert not failures, "\n".join(failures)
 
 
-def test_hardly_a_word_is_another(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
-    model, normal = rounded(False), EnglishTextNormalizer()
+def test_few_words_differ_in_int8(load_int8: Callable[[bool], Whisper], tiny_en: Trio) -> None:
+    model, normalize = load_int8(False), EnglishTextNormalizer()
     samples = english_speech()
-    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
-        "text"
-    ]
+    openai_text = whisper.transcribe(
+        tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False
+    )["text"]
     options: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
-    assert jiwer.wer(normal(theirs), normal(transcribe(model, samples, **options)["text"])) <= MAX_OTHER_WORDS
+    assert (
+        jiwer.wer(normalize(openai_text), normalize(transcribe(model, samples, **options)["text"]))
+        <= MAX_WORD_ERROR_RATE
+    )
     (batched,) = transcribe_batched(model, [samples], temperature=0.0)
     assert isinstance(batched, dict)
-    assert (
-        jiwer.wer(normal(theirs), normal(batched["text"])) <= 3 * MAX_OTHER_WORDS
-    )  # cut elsewhere, so other words at cuts
+    # Batched transcription cuts the audio at different places, so words at the cuts differ.
+    assert jiwer.wer(normalize(openai_text), normalize(batched["text"])) <= 3 * MAX_WORD_ERROR_RATE
 
 
-def test_words_are_timed_alike(rounded: Callable[[bool], Whisper], tiny_en: Trio) -> None:
-    shifts = time_shifts(rounded(False), tiny_en.model)
+def test_word_times_in_int8_are_those_of_float32(load_int8: Callable[[bool], Whisper], tiny_en: Trio) -> None:
+    shifts = time_shifts(load_int8(False), tiny_en.model)
     print(f"words shifted by {shifts}")
     assert np.quantile(shifts, 0.9) <= 1
-    assert shifts.max() <= 25  # a word that ends in a pause may end elsewhere in it
+    assert shifts.max() <= 25  # the end of a word before a pause is uncertain
 
 
-def test_compute_types_that_can_not_be_had() -> None:
+def test_an_unknown_compute_type_is_an_error() -> None:
     with pytest.raises(OptionError, match="compute_type 'int4' is none of float32, float16, bfloat16, int8"):
         load_model("tiny.en", compute_type="int4")

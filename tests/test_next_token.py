@@ -1,4 +1,4 @@
-"""The graph chooses the tokens that the filters of `maxwhisper.decoding` and its greedy decoder choose, and ends where they do."""
+"""In-graph decoding chooses the same tokens as the filters and greedy decoder on the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,24 +27,32 @@ TOKENIZER = get_tokenizer(False)
 N_VOCAB, N_CTX = 51864, 24
 PROMPT = [TOKENIZER.sot]
 NEVER = SuppressTokens([*TOKENIZER.non_speech_tokens, TOKENIZER.sot, TOKENIZER.no_speech])
-# Of a log-probability. Each lane of a vector adds up its share of exponentials, of sixteen 3,242, which γ allows to be off by 1.9e-4; half
-# of that.
+# Tolerance of a log-probability. Each lane of a vector sums N_VOCAB / LANES exponentials. For 16
+# lanes that is 3,242, and γ bounds the error by 1.9e-4. The tolerance is half of the bound.
 LANES = {"x86-64-v3": 8, HOST: 4}.get(cpu_level(), 16)
 SUM_ERROR = N_VOCAB / LANES * 2**-24 / 2
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int]]
 
 
 def mask_and_rules(timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What either op is told of the vocabulary."""
+    """Return the token mask, float32 [n_vocab], and the rules, int64 [3], that both ops take.
+
+    The rules are the prompt's length, the end-of-text token and the first timestamp.
+    """
     mask = np.zeros(N_VOCAB, np.float32)
     mask[NEVER.suppress_tokens] = -np.inf
     mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
     return mask, np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
 
 
-@pytest.fixture(scope="module", params=[cpu_ops.next_token, portable.next_token], ids=["whole", "by steps"])
+@pytest.fixture(scope="module", params=[cpu_ops.next_token, portable.next_token], ids=["fused", "portable"])
 def next_token(device: str, request: pytest.FixtureRequest) -> Step:
-    """The op alone: logits [n_seq, n_vocab], tokens so far [n_seq, n], sums of log-probabilities; by steps as on a GPU."""
+    """Compile the op alone, in the CPU's and the portable backend. The latter is used on GPUs.
+
+    The function takes logits, float32 [n_seq, n_vocab], tokens so far, int64 [n_seq, n], and sums
+    of log-probabilities, float64 [n_seq], which it updates. It returns the chosen tokens and the
+    number of unfinished sequences.
+    """
     cpu = DeviceRef.CPU()
     types = [
         TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),
@@ -62,41 +70,47 @@ def next_token(device: str, request: pytest.FixtureRequest) -> Step:
 
     def step(logits: np.ndarray, tokens: np.ndarray, sums: np.ndarray, timestamps: bool) -> tuple[list[int], int]:
         n = tokens.shape[1]
-        room = np.zeros((len(tokens), 1, N_CTX + 1), np.int64)
-        room[:, 0, :n] = tokens
-        written, added = Buffer.from_numpy(room), Buffer.from_numpy(sums[:, None].copy())
-        chosen, n_unfinished = model.execute(logits, written, added, *mask_and_rules(timestamps), np.array([n]))
-        sums[:] = added.to_numpy()[:, 0]
-        assert np.array_equal(written.to_numpy()[:, 0, : n + 1], np.column_stack([tokens, chosen.to_numpy()]))
+        padded = np.zeros((len(tokens), 1, N_CTX + 1), np.int64)
+        padded[:, 0, :n] = tokens
+        token_buffer, sum_buffer = Buffer.from_numpy(padded), Buffer.from_numpy(sums[:, None].copy())
+        chosen, n_unfinished = model.execute(
+            logits, token_buffer, sum_buffer, *mask_and_rules(timestamps), np.array([n])
+        )
+        sums[:] = sum_buffer.to_numpy()[:, 0]
+        assert np.array_equal(token_buffer.to_numpy()[:, 0, : n + 1], np.column_stack([tokens, chosen.to_numpy()]))
         return chosen.to_numpy().tolist(), int(n_unfinished.to_numpy()[0])
 
     return step
 
 
 def _history(draw: st.DrawFn) -> list[int]:
-    """Sampled tokens: text, timestamps that never fall, alone and in pairs, and the end."""
-    begin, said = TOKENIZER.timestamp_begin, list[int]()
-    now = begin
+    """Draw sampled tokens: text, and non-decreasing timestamps, single or in pairs."""
+    tokens = list[int]()
+    timestamp = TOKENIZER.timestamp_begin
     for kind in draw(st.lists(st.sampled_from(["text", "timestamp", "pair"]), min_size=1, max_size=6)):
         if kind == "text":
-            said.append(draw(st.integers(0, TOKENIZER.eot - 1)))
+            tokens.append(draw(st.integers(0, TOKENIZER.eot - 1)))
             continue
-        now = min(now + draw(st.integers(0, 700)), N_VOCAB - 1)
-        said += [now] * (2 if kind == "pair" else 1)
-    return said
+        timestamp = min(timestamp + draw(st.integers(0, 700)), N_VOCAB - 1)
+        tokens += [timestamp] * (2 if kind == "pair" else 1)
+    return tokens
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[int]]:
-    """Of as many sequences, all equally long; one that has ended goes on ending."""
+    """Draw one to three sequences of equal length, padded with the end-of-text token."""
     sequences = draw(st.lists(st.composite(_history)(), min_size=1, max_size=3))
     n = max(map(len, sequences))
     return [sequence + [TOKENIZER.eot] * (n - len(sequence)) for sequence in sequences]
 
 
 @pytest.fixture(scope="module")
-def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]:
-    """`ops.top_k_tokens` alone: logits [n_seq, n_vocab] and tokens so far [n_seq, n], of one window."""
+def top_k_tokens(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]:
+    """Compile `ops.top_k_tokens` alone.
+
+    The function takes logits, float32 [n_seq, n_vocab], and tokens so far, int64 [n_seq, n], of one
+    window. It returns the n_seq + 1 likeliest tokens of each sequence and their log-probabilities.
+    """
     cpu = DeviceRef.CPU()
     types = [
         TensorType(DType.float32, ["n_seq", "n_vocab"], cpu),
@@ -110,62 +124,62 @@ def likeliest(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.
         model = InferenceSession(devices=[CPU()]).load(graph)
 
     def find(logits: np.ndarray, tokens: np.ndarray, timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
-        found, logprobs = model.execute(logits, tokens[None], *mask_and_rules(timestamps))
-        return found.to_numpy(), logprobs.to_numpy()
+        top_tokens, logprobs = model.execute(logits, tokens[None], *mask_and_rules(timestamps))
+        return top_tokens.to_numpy(), logprobs.to_numpy()
 
     return find
 
 
 @given(
-    said=histories(),
+    sampled=histories(),
     seed=st.integers(0, 2**16),
-    lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
+    timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
     timestamps=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_finds_the_likeliest_that_filters_allow(
-    likeliest: Any, said: list[list[int]], seed: int, lean: float, timestamps: bool
+def test_top_k_tokens_are_the_most_likely_that_filters_allow(
+    top_k_tokens: Any, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
 ) -> None:
-    logits = 3 * np.random.default_rng(seed).standard_normal((len(said), N_VOCAB)).astype(np.float32)
-    logits[:, TOKENIZER.timestamp_begin :] += lean
-    tokens = np.array([[*PROMPT, *sequence] for sequence in said])
-    found, logprobs = likeliest(logits, tokens, timestamps)
+    logits = 3 * np.random.default_rng(seed).standard_normal((len(sampled), N_VOCAB)).astype(np.float32)
+    logits[:, TOKENIZER.timestamp_begin :] += timestamp_bias
+    tokens = np.array([[*PROMPT, *sequence] for sequence in sampled])
+    top_tokens, logprobs = top_k_tokens(logits, tokens, timestamps)
     NEVER.apply(logits, tokens)
     if timestamps:
         ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(logits, tokens)
-    allowed = np.isfinite(logits).any(axis=1)  # after the last timestamp of all there may be none left
-    expected = top_k(logits, len(said) + 1)
+    allowed = np.isfinite(logits).any(axis=1)  # after the last possible timestamp no token may be left
+    expected = top_k(logits, len(sampled) + 1)
     expected_logprobs = np.take_along_axis(logits, expected, axis=-1) - logsumexp(logits)[:, None]
-    assert found[allowed].tolist() == expected[allowed].tolist()
+    assert top_tokens[allowed].tolist() == expected[allowed].tolist()
     assert np.allclose(logprobs[allowed], expected_logprobs[allowed], rtol=0, atol=SUM_ERROR)
 
 
 @given(
-    said=histories(),
+    sampled=histories(),
     seed=st.integers(0, 2**16),
-    lean=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
+    timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
     timestamps=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_chooses_as_the_filters_do(
-    next_token: Step, said: list[list[int]], seed: int, lean: float, timestamps: bool
+def test_the_next_token_is_that_of_the_filters_and_the_greedy_decoder(
+    next_token: Step, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
 ) -> None:
-    logits = 3 * np.random.default_rng(seed).standard_normal((len(said), N_VOCAB)).astype(np.float32)
-    logits[:, TOKENIZER.timestamp_begin :] += lean  # so that timestamps now win over text, now lose
+    logits = 3 * np.random.default_rng(seed).standard_normal((len(sampled), N_VOCAB)).astype(np.float32)
+    logits[:, TOKENIZER.timestamp_begin :] += timestamp_bias  # makes timestamps more or less likely than text
     logits[:, TOKENIZER.eot] += 8 * (seed % 2)
-    tokens = np.array([[*PROMPT, *sequence] for sequence in said])
-    sums, expected_sums = np.full(len(said), -1.5), np.full(len(said), -1.5)
+    tokens = np.array([[*PROMPT, *sequence] for sequence in sampled])
+    sums, expected_sums = np.full(len(sampled), -1.5), np.full(len(sampled), -1.5)
     chosen, n_unfinished = next_token(logits, tokens, sums, timestamps)
     filtered = logits.copy()
     NEVER.apply(filtered, tokens)
     if timestamps:
         ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(filtered, tokens)
     if not np.isfinite(filtered).any(axis=1).all():
-        return  # after the last timestamp of all there may be none left, and then nothing is allowed
-    grown, completed = GreedyDecoder(0.0, TOKENIZER.eot, np.random.default_rng(0)).update(
+        return  # after the last possible timestamp no token may be allowed
+    new_tokens, completed = GreedyDecoder(0.0, TOKENIZER.eot, np.random.default_rng(0)).update(
         tokens, filtered, expected_sums
     )
-    assert chosen == grown[:, -1].tolist()
+    assert chosen == new_tokens[:, -1].tolist()
     assert (n_unfinished == 0) == completed
     assert np.allclose(sums, expected_sums, rtol=0, atol=SUM_ERROR)
 
@@ -173,14 +187,16 @@ def test_it_chooses_as_the_filters_do(
 @pytest.mark.parametrize(
     "options", [{}, {"without_timestamps": True}, {"suppress_tokens": None}, {"sample_len": 7}, {"prompt": [400] * 220}]
 )
-def test_a_whole_window_in_one_call(tiny_en: Trio, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two windows at once, one of them silent: the same tokens as step by step, and likelihoods."""
+def test_decoding_in_the_graph_gives_the_tokens_of_step_by_step_decoding(
+    tiny_en: Trio, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two windows are decoded at once, one of them silent. Their log-probabilities agree too."""
     speech = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     audio = tiny_en.model.embed_audio(np.stack([speech, np.full_like(speech, -1.0)]))
-    fast = decode(tiny_en.model, audio, **options)
+    in_graph = decode(tiny_en.model, audio, **options)
     monkeypatch.setattr(DecodingTask, "_rules", lambda task: None)
-    slow = decode(tiny_en.model, audio, **options)
-    assert isinstance(fast, list) and isinstance(slow, list)
-    for a, b in zip(fast, slow, strict=True):
+    step_by_step = decode(tiny_en.model, audio, **options)
+    assert isinstance(in_graph, list) and isinstance(step_by_step, list)
+    for a, b in zip(in_graph, step_by_step, strict=True):
         assert a.tokens == b.tokens and a.no_speech_prob == b.no_speech_prob
         assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=SUM_ERROR)

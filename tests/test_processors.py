@@ -1,4 +1,7 @@
-"""What holds on this processor holds on others: its libraries are told to compute as theirs do, and graphs are compiled for lesser ones."""
+"""Results on other processors, imitated on this one.
+
+Libraries are told to use other processors' kernels, and graphs are compiled for lower levels.
+"""
 
 import os
 import subprocess
@@ -14,13 +17,14 @@ from reference.ops.fuzz import fuzz
 from reference.ops.suite import Suite
 
 ROOT = Path(__file__).parents[1]
-# OpenBLAS's names of processors, the level that each needs, and what it calls the kernels that it takes there.
+# OpenBLAS's names of processors. For each, the level that it needs, and possible names of the
+# kernels that OpenBLAS then uses.
 CORE_TYPES = {
     "Haswell": ("x86-64-v3", {"Haswell"}),
     "SkylakeX": ("x86-64-v4", {"SkylakeX"}),
     "Zen": ("x86-64-v3", {"Haswell", "Zen"}),
 }
-COMPARE_WITH_WHAT_IS_KEPT = (
+COMPARE_WITH_STORED_RESULTS = (
     "ops/test_golden.py::test_the_definition_gives_the_stored_output",
     "ops/test_sensitivity.py::test_the_value_of_a_bound_is_that_of_the_definition",
     "parity/test_localisation.py::test_openai_whisper_in_float64_is_the_definitions",
@@ -30,64 +34,70 @@ COMPARE_WITH_WHAT_IS_KEPT = (
 
 
 def above(level: str) -> list[str]:
-    """The levels of processors that are better."""
+    """Return the levels above a level, best first."""
     best_first = list(CPU_LEVELS)
     return best_first[: best_first.index(level)]
 
 
 def skip_without(level: str) -> None:
-    """Skip what this processor can't execute."""
+    """Skip a test if this processor can't execute code of a level."""
     if level in above(cpu_level()):
-        pytest.skip(f"this processor is no {level}")
+        pytest.skip(f"this processor does not support {level}")
 
 
 def environment(core_type: str, level: str) -> dict[str, str]:
-    """In which OpenBLAS takes the kernels of a processor, and NumPy, PyTorch and what it brings along no AVX-512 where that has none."""
-    given = {**os.environ, "OPENBLAS_CORETYPE": core_type}
+    """Return environment variables that make libraries compute as on a different processor.
+
+    OpenBLAS uses that processor's kernels. NumPy, PyTorch, MKL and oneDNN don't use AVX-512 if the
+    level lacks it.
+    """
+    variables = {**os.environ, "OPENBLAS_CORETYPE": core_type}
     if level == "x86-64-v4":
-        return given
+        return variables
     features = [
         name for name in np.show_config(mode="dicts")["SIMD Extensions"]["found"] if "AVX512" in name or "V4" in name
     ]
-    narrow = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    return {**given, **narrow, "NPY_DISABLE_CPU_FEATURES": " ".join(features)}
+    without_avx512 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    return {**variables, **without_avx512, "NPY_DISABLE_CPU_FEATURES": " ".join(features)}
 
 
 @pytest.mark.parametrize("core_type", CORE_TYPES)
-def test_what_is_kept_holds_on_another_processor(core_type: str) -> None:
-    level, names = CORE_TYPES[core_type]
+def test_stored_results_hold_on_a_different_processor(core_type: str) -> None:
+    level, kernel_names = CORE_TYPES[core_type]
     skip_without(level)
-    elsewhere = environment(core_type, level)
-    ask = "import numpy, scipy.linalg, threadpoolctl; print(*{lib['architecture'] for lib in threadpoolctl.threadpool_info()})"
-    taken = subprocess.run(
-        [sys.executable, "-c", ask], env=elsewhere, capture_output=True, text=True, check=True
+    variables = environment(core_type, level)
+    script = (
+        "import numpy, scipy.linalg, threadpoolctl as t; print(*{lib['architecture'] for lib in t.threadpool_info()})"
+    )
+    used_kernels = subprocess.run(
+        [sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert taken
-    assert set(taken) <= names
-    tests = [f"tests/{test}" for test in COMPARE_WITH_WHAT_IS_KEPT]
+    assert used_kernels
+    assert set(used_kernels) <= kernel_names
+    tests = [f"tests/{test}" for test in COMPARE_WITH_STORED_RESULTS]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=elsewhere, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env=variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture
 def level(device: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A level that this processor is taken for; what it is compiled for everywhere else is skipped."""
+    """Treat this processor as one of a lower level. Skip its own level, which all tests use."""
     level: str = request.param
     if device != "cpu":
-        pytest.skip("this is about the CPU")
+        pytest.skip("only for the CPU")
     skip_without(level)
     if level == cpu_level():
-        pytest.skip(f"this processor is a {level}, and all tests run for it")
+        pytest.skip(f"this processor's level is {level}, so all tests run for it")
     for better in above(level):
         monkeypatch.delitem(CPU_LEVELS, better)
     assert cpu_level() == level
     return level
 
 
-MULTIPLY_BYTES = ("attention_int8", "linear_int8")
-COMPILED_FOR = {  # rows that kernels of ours compute, in vectors as wide as the processor's
+INT8_ROWS = ("attention_int8", "linear_int8")
+ROWS_BY_LEVEL = {  # rows computed by this project's kernels, in vectors of the processor's width
     "x86-64-v3": (
         *(
             "attention",
@@ -99,15 +109,15 @@ COMPILED_FOR = {  # rows that kernels of ours compute, in vectors as wide as the
             "few_rows",
             "linear",
         ),
-        *("linear_of_halves", "linear_scaled", *MULTIPLY_BYTES),
+        *("linear_of_halves", "linear_scaled", *INT8_ROWS),
     ),
-    "x86-64-v4": MULTIPLY_BYTES,  # all that it does in another way than a "cascadelake"
+    "x86-64-v4": INT8_ROWS,  # the only rows computed differently for "cascadelake"
 }
 
 
-@pytest.mark.parametrize("level", COMPILED_FOR, indirect=True)
-def test_rows_compiled_for_a_lesser_processor_stay_inside_both_gates(level: str) -> None:
-    rows = {name: TABLE[name] for name in COMPILED_FOR[level]}
+@pytest.mark.parametrize("level", ROWS_BY_LEVEL, indirect=True)
+def test_rows_compiled_for_a_lower_level_meet_both_bounds(level: str) -> None:
+    rows = {name: TABLE[name] for name in ROWS_BY_LEVEL[level]}
     compiled = Suite("cpu", rows, ["float32"])
     for op in rows:
         fuzz(compiled, op, "float32", n_examples=20)

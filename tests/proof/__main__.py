@@ -1,6 +1,8 @@
-"""`nox -s proof`: everything that is proven, and how fast it is, in one process and some minutes; for a machine that is lent, with a GPU.
+"""Run all comparisons in short form, and speed measurements, in one process and a few minutes.
 
-Every part goes on where another one fails. A short table comes last, and everything is in `report/proof.json`.
+This is for a GPU machine that is available for a short time. If a part fails, the other parts still
+run. It prints a short table and writes everything to `report/proof.json`.
+Usage: `nox -s proof [-- --device gpu]`.
 """
 
 import argparse
@@ -43,14 +45,14 @@ from tests.faults.all_faults import CONTROLS, FAULTS
 from tests.faults.recording import write_recording
 from tests.faults.trial import Trials
 from tests.speed.baseline import machine
-from tests.speed.sizes import FIXED, real_sizes
+from tests.speed.counterparts import pytorch_caller, torch_device
+from tests.speed.interleaved import InterleavedTiming
+from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
 from tests.speed.stages import stages
-from tests.speed.turns import Turns
-from tests.speed.twins import by_torch, torch_device
 
 MODEL = "tiny.en"
 REPORT = Path("report/proof.json")
-# One of each comparison that catches faults, and one that must be let alone.
+# A fault for each comparison that catches faults, and one control.
 PLANTED = (
     "tanh GELU",
     "mask off by one",
@@ -60,39 +62,40 @@ PLANTED = (
 )
 ROUNDS = 5
 GREEDY: dict[str, Any] = {"language": "en", "temperature": 0.0}
-MAX_OTHER_WORDS = 0.05  # in halves
+MAX_WORD_ERROR_RATE = 0.05  # in half precision, relative to float32
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was seen: whether it passes, what there is to say, and numbers by name."""
+    """A result."""
 
     part: str
     name: str
     passes: bool
-    says: str = ""
+    says: str = ""  # details for a reader
     numbers: dict[str, float] = field(default_factory=dict)
 
 
 class Proof:
-    """What the parts share, made when it is first needed."""
+    """All parts, and the models and samples that they share, which are loaded on first use."""
 
     def __init__(self, device: str, n_examples: int, recording: Path | None, folder: Path) -> None:
         self.device, self.n_examples, self._recording, self._folder = device, n_examples, recording, folder
 
     @cached_property
     def programs(self) -> Programs:
+        """The model on MAX, in OpenAI Whisper and in float64."""
         return Programs(load_checkpoint(MODEL), self.device)
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """What is transcribed for time, float32 [n_samples]."""
+        """The recording for speed measurements, float32 [n_samples] at 16 kHz."""
         if self._recording:
             return Clip(self._recording.name, self._recording, "en").samples
         return english_speech()
 
     def ops(self) -> Iterator[Line]:
-        """Every row on examples that are always the same."""
+        """Judge every row of the table of ops on a fixed set of examples."""
         compiled = suite(self.device)
         for name, op in compiled.rows.items():
             for dtype in op.dtypes:
@@ -109,23 +112,23 @@ class Proof:
                     yield Line("ops", f"{name}.{dtype}", True, f"{tally.n_examples} examples", shares)
 
     def activations(self) -> Iterator[Line]:
-        """Every activation of a window in situ, the production graphs' outputs, and all stages around them."""
+        """Compare activations of a clip in situ, the production graphs' outputs and the stages."""
         report = compare_clip(packaged_clips()["beckett"], self.programs, lambda compared, n: compared)
-        inside: list[Any] = [part for window in report.windows for part in (*window.activations, *window.outputs)]
-        for part in (*report.before, *inside, *report.after):
+        in_windows: list[Any] = [part for window in report.windows for part in (*window.activations, *window.outputs)]
+        for part in (*report.before, *in_windows, *report.after):
             yield Line("activations", part.name, part.passes, "" if part.passes else str(part))
 
     def transcripts(self) -> Iterator[Line]:
-        """Tokens, times and text as OpenAI Whisper's, which are kept."""
-        model_of = cache(lambda name: maxwhisper.load_model(name, self.device))
+        """Compare tokens, times and text with OpenAI Whisper's transcripts, stored in `golden/`."""
+        load = cache(lambda name: maxwhisper.load_model(name, self.device))
         for case in transcript_cases().values():
-            found = ["nothing is kept for these samples"]
-            if theirs := recall(case):
-                found = differences(transcribe_with_max(model_of(case.model), case.samples, **case.options), theirs)
-            yield Line("transcripts", case.name, not found, "; ".join(found[:3]))
+            messages = ["golden/ has no transcript of these samples"]
+            if openai := recall(case):
+                messages = differences(transcribe_with_max(load(case.model), case.samples, **case.options), openai)
+            yield Line("transcripts", case.name, not messages, "; ".join(messages[:3]))
 
     def faults(self) -> Iterator[Line]:
-        """Some planted faults: caught, and the right name blamed; and a control that is let alone."""
+        """Plant faults, which must be caught with the right name blamed, and a control."""
         planted = [{**FAULTS, **CONTROLS}[name] for name in PLANTED]
         trials = Trials(planted, write_recording(self._folder), self.device)
         for fault in planted:
@@ -133,50 +136,65 @@ class Proof:
             yield Line("faults", outcome.name, outcome.is_as_expected, f"blamed {outcome.blamed or 'nothing'}")
 
     def op_speed(self) -> Iterator[Line]:
-        """Every row at the model's sizes, beside PyTorch on the same device."""
+        """Time every row at the model's sizes against PyTorch on the same device."""
         compiled, dims = suite(self.device), load_checkpoint(MODEL).dims
         for name in compiled.rows:
-            if name in FIXED or TABLE[name].on_host or (self.device == "gpu" and issubclass(TABLE[name], Composed)):
+            if (
+                name in FIXED_SIZE_OPS
+                or TABLE[name].on_host
+                or (self.device == "gpu" and issubclass(TABLE[name], Composed))
+            ):
                 continue  # PyTorch computes a composed row on the CPU
             dtype = TABLE[name].dtypes[0]
             arrays = Example(name, dtype, real_sizes(name, dims)).arrays()
-            turns = Turns(
-                compiled.caller(name, dtype, arrays), by_torch(TABLE[name], arrays, torch_device(self.device))
+            timing = InterleavedTiming(
+                compiled.caller(name, dtype, arrays), pytorch_caller(TABLE[name], arrays, torch_device(self.device))
             )
-            yield self._timed("op speed", name, turns)
+            yield self._measure("op speed", name, timing)
 
-    def halves(self) -> Iterator[Line]:
-        """The same samples in half precision, which a GPU has: words beside those of float32; speed beside OpenAI Whisper's float16."""
+    def half_precision(self) -> Iterator[Line]:
+        """Transcribe in half precision, on a GPU only.
+
+        Words are compared with those of float32, and the time with OpenAI Whisper's in float16.
+        """
         if self.device != "gpu":
             return
-        normal = EnglishTextNormalizer()
-        words = normal(self._transcribe(self.programs.model)["text"])
+        normalize = EnglishTextNormalizer()
+        words = normalize(self._transcribe(self.programs.model)["text"])
         for compute_type in HALF_DTYPES:
             model = maxwhisper.load_model(MODEL, self.device, compute_type=compute_type)
-            other = jiwer.wer(words, normal(self._transcribe(model)["text"]))
+            error_rate = jiwer.wer(words, normalize(self._transcribe(model)["text"]))
             yield Line(
                 "halves",
                 f"words in {compute_type}",
-                other <= MAX_OTHER_WORDS,
-                f"{other:.1%} others",
-                {"other words": other},
+                error_rate <= MAX_WORD_ERROR_RATE,
+                f"{error_rate:.1%} of words differ",
+                {"other words": error_rate},
             )
-            yield self._timed(
-                "halves", f"file in {compute_type}", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+            yield self._measure(
+                "halves",
+                f"file in {compute_type}",
+                InterleavedTiming(partial(self._transcribe, model), self._openai(fp16=True)),
             )
-            yield self._timed(
-                "halves", f"file in {compute_type}, batched", Turns(self._batched(model), self._openai(fp16=True))
+            yield self._measure(
+                "halves",
+                f"file in {compute_type}, batched",
+                InterleavedTiming(self._batched(model), self._openai(fp16=True)),
             )
 
     def model_speed(self) -> Iterator[Line]:
-        """The model's stages beside OpenAI Whisper's on the same device; and all samples by either."""
+        """Time the model's stages, and whole files, against OpenAI Whisper on the same device."""
         model = self.programs.model
         for stage in stages(model, self.judge, self.samples):
-            yield self._timed("model speed", stage.name, Turns(stage.ours, stage.twin), stage.n)
-        yield self._timed("model speed", "file, batched", Turns(self._batched(model), self._openai(fp16=False)))
+            yield self._measure("model speed", stage.name, InterleavedTiming(stage.run_max, stage.run_openai), stage.n)
+        yield self._measure(
+            "model speed", "file, batched", InterleavedTiming(self._batched(model), self._openai(fp16=False))
+        )
         if self.device == "gpu":
-            yield self._timed(
-                "model speed", "file, beside float16", Turns(partial(self._transcribe, model), self._openai(fp16=True))
+            yield self._measure(
+                "model speed",
+                "file, OpenAI in float16",
+                InterleavedTiming(partial(self._transcribe, model), self._openai(fp16=True)),
             )
 
     @cached_property
@@ -195,15 +213,14 @@ class Proof:
             self.judge, self.samples, fp16=fp16, condition_on_previous_text=False, **GREEDY
         )
 
-    def _timed(self, part: str, name: str, turns: Turns, n: int = 1) -> Line:
-        found = turns.take(ROUNDS)
-        ours, theirs = float(np.median(turns.seconds)) / n, float(np.median(turns.twin_seconds)) / n
-        numbers = {"seconds": ours, "PyTorch's seconds": theirs, "ratio": found}
+    def _measure(self, part: str, name: str, timing: InterleavedTiming, n: int = 1) -> Line:
+        ratio = timing.measure(ROUNDS)
+        seconds, pytorch_seconds = (float(np.median(each)) / n for each in (timing.seconds, timing.counterpart_seconds))
+        numbers = {"seconds": seconds, "PyTorch's seconds": pytorch_seconds, "ratio": ratio}
         if name.startswith("file"):
-            numbers["times real time"] = len(self.samples) / SAMPLE_RATE / ours
-        return Line(
-            part, name, True, f"{1e6 * ours:,.0f} µs, PyTorch {1e6 * theirs:,.0f} µs, ratio {found:.2f}", numbers
-        )
+            numbers["times real time"] = len(self.samples) / SAMPLE_RATE / seconds
+        says = f"{1e6 * seconds:,.0f} µs, PyTorch {1e6 * pytorch_seconds:,.0f} µs, ratio {ratio:.2f}"
+        return Line(part, name, True, says, numbers)
 
 
 PARTS: dict[str, Callable[[Proof], Iterator[Line]]] = {
@@ -213,20 +230,33 @@ PARTS: dict[str, Callable[[Proof], Iterator[Line]]] = {
     "faults": Proof.faults,
     "op speed": Proof.op_speed,
     "model speed": Proof.model_speed,
-    "halves": Proof.halves,
+    "halves": Proof.half_precision,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Go through all parts, print what fails and a table, write the report; 0 where everything passes, else 1."""
+    """Run all parts, print failures and a table, and write the report.
+
+    Returns:
+        0 if everything passes, else 1.
+    """
     parser = argparse.ArgumentParser(prog="nox -s proof --", description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--examples", type=int, default=25, metavar="N", help="of each op and dtype (%(default)s)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs (%(default)s)")
     parser.add_argument(
-        "--audio", type=Path, help="what is transcribed for time; by default, people speaking English for two minutes"
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"the parts to run, by default all: {', '.join(PARTS)}",
     )
-    parser.add_argument("--report", type=Path, default=REPORT, help="where everything that was seen goes (%(default)s)")
+    parser.add_argument(
+        "--examples", type=int, default=25, metavar="N", help="number of examples of each op and dtype (%(default)s)"
+    )
+    parser.add_argument(
+        "--audio", type=Path, help="the recording to time; by default, two minutes of people speaking English"
+    )
+    parser.add_argument("--report", type=Path, default=REPORT, help="file for all results, as JSON (%(default)s)")
     args = parser.parse_args(argv)
     lines, seconds = list[Line](), dict[str, float]()
     with TemporaryDirectory() as folder:
@@ -238,31 +268,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         for part in args.only:
             begin = time.perf_counter()
-            lines += _go_on(part, PARTS[part](proof))
+            lines += _run(part, PARTS[part](proof))
             seconds[part] = time.perf_counter() - begin
-            _write(args.report, args.device, lines, seconds)  # what is known so far, should the machine be taken away
+            _write(args.report, args.device, lines, seconds)  # after each part, in case the run is cut off
     for line in lines:
         if not line.passes:
             print(f"{line.part}: {line.name}: {line.says}\n")
     Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(_table(lines, seconds))
-    print(f"{args.report} to process")
+    print(f"wrote {args.report}")
     return int(not all(line.passes for line in lines))
 
 
-def _go_on(part: str, lines: Iterator[Line]) -> Iterator[Line]:
-    """A part's lines; one more where it breaks off."""
+def _run(part: str, lines: Iterator[Line]) -> Iterator[Line]:
+    """Yield a part's lines. If it raises, the last line has the error."""
     try:
         yield from tqdm(lines, desc=part, unit="line", disable=None, leave=False)
-    except Exception as error:  # whatever it is, the other parts are still to be seen
-        yield Line(part, "broke off", False, f"{type(error).__name__}: {error}")
+    except Exception as error:  # the other parts still run
+        yield Line(part, "error", False, f"{type(error).__name__}: {error}")
 
 
 def _table(lines: Sequence[Line], seconds: dict[str, float]) -> Table:
     table = Table("part", "passed", "", title="proof")
-    for part, spent in seconds.items():
-        own = [line for line in lines if line.part == part]
-        says = "\n".join(f"{line.name}: {line.says}" for line in own if line.numbers and part != "ops")
-        table.add_row(f"{part}\n{spent:.0f} s", f"{sum(line.passes for line in own)} of {len(own)}", says)
+    for part, part_seconds in seconds.items():
+        part_lines = [line for line in lines if line.part == part]
+        says = "\n".join(f"{line.name}: {line.says}" for line in part_lines if line.numbers and part != "ops")
+        n_passed = sum(line.passes for line in part_lines)
+        table.add_row(f"{part}\n{part_seconds:.0f} s", f"{n_passed} of {len(part_lines)}", says)
     return table
 
 

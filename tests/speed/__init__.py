@@ -1,1 +1,1 @@
-"""How fast: MAX beside the programs that people use, in one run and taking turns."""
+"""Speed measurements of MAX, interleaved with those of other programs in the same run."""

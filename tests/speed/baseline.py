@@ -1,7 +1,8 @@
-"""What speed was when it was recorded, and whether it has worsened by more than it then varied.
+"""Speed ratios recorded on a machine, and the limit above which a new ratio is a regression.
 
-`golden/bench/cpu.json`, or that of a GPU under its name, holds for each benchmark our time over the twin's in a few runs; and which
-machine they ran on, for another one's ratios are others.
+`golden/bench/cpu.json` (for a GPU, a file named after it) stores for each benchmark the ratios of
+MAX's time to its PyTorch counterpart's from a few runs. It also stores the machine they were
+measured on, because ratios differ between machines.
 """
 
 import json
@@ -16,12 +17,15 @@ import torch
 from maxwhisper.system import n_cores
 
 FOLDER = Path(__file__).parents[2] / "golden" / "bench"
-N_KEPT = 5  # runs
-AT_LEAST = 0.1  # of a ratio is how much one may vary, however little those recorded did
+N_STORED = 5  # runs
+MIN_MARGIN = 0.1  # of the largest ratio: how much a new one may exceed it if the stored ones agree
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What ratios depend on: the GPU, or the processor; of one name there are several generations, told by family and model."""
+    """Describe what ratios depend on: the GPU and its driver, or the processor and its cores.
+
+    Processors of one name have several generations, so family and model number are included.
+    """
     if device == "gpu":
         driver = "unknown"
         with suppress(OSError):
@@ -30,42 +34,47 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     with suppress(OSError, KeyError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-        known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        processor = f"{known['model name']}, family {known['cpu family']}, model {known['model']}"
+        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        processor = f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
     return {"processor": processor, "cores": n_cores()}
 
 
 def path_for(device: str) -> Path:
-    """Where a device's ratios are kept: `golden/bench/cpu.json`, `golden/bench/nvidia-h100-80gb-hbm3.json`."""
+    """Return the file of a device, such as `golden/bench/nvidia-h100-80gb-hbm3.json` for a GPU."""
     name = re.sub(r"\W+", "-", machine("gpu")["gpu"].lower()) if device == "gpu" else device
     return FOLDER / f"{name}.json"
 
 
 class Baseline:
-    """Ratios recorded on a machine; none where it is another than this one."""
+    """Ratios recorded on this machine. Empty if the file was recorded on a different machine."""
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         self.path, self.machine = path, machine(device)
         self.ratios: dict[str, list[float]] = {}
         if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["machine"] == self.machine:
-                self.ratios = kept["ratios"]
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["machine"] == self.machine:
+                self.ratios = stored["ratios"]
 
     def limit(self, name: str) -> float | None:
-        """The largest ratio that is no worse than those recorded: above them all by as much as they differ. None if there are none."""
-        if not (kept := self.ratios.get(name)):
+        """Return the largest ratio that is not a regression, or None if nothing is recorded.
+
+        It is the largest recorded ratio plus the spread of the recorded ones, at least MIN_MARGIN.
+        """
+        if not (stored := self.ratios.get(name)):
             return None
-        return max(kept) + max(max(kept) - min(kept), AT_LEAST * max(kept))
+        return max(stored) + max(max(stored) - min(stored), MIN_MARGIN * max(stored))
 
     def record(self, name: str, ratio: float) -> None:
-        """Add a run's."""
-        self.ratios[name] = [*self.ratios.get(name, []), float(f"{ratio:.4g}")][-N_KEPT:]
+        """Add the ratio of a run. Only the last N_STORED are stored."""
+        self.ratios[name] = [*self.ratios.get(name, []), float(f"{ratio:.4g}")][-N_STORED:]
 
     def save(self, versions: dict[str, str]) -> None:
-        """Write them all."""
+        """Write all ratios, the machine and the packages' versions to the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(kept)}" for name, kept in sorted(self.ratios.items()))
+        lines = ",\n".join(
+            f"  {json.dumps(name)}: {json.dumps(stored)}" for name, stored in sorted(self.ratios.items())
+        )
         head = json.dumps(
             {"written_by": "nox -s bench -- --record", "machine": self.machine, "versions": versions}, indent=1
         )

@@ -1,4 +1,7 @@
-"""What this machine can do at most: multiply-adds in registers, and bytes from memory, by kernels that do nothing else."""
+"""Peak rates of this machine: multiply-adds in registers and bytes read from memory.
+
+Both are measured by kernels that do nothing else.
+"""
 
 import time
 from dataclasses import dataclass
@@ -19,18 +22,18 @@ N_READ = 1 << 26  # float32 numbers: more than any cache holds
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Operations and bytes per second."""
+    """Peak rates of a machine."""
 
-    operations: float
-    bandwidth: float
+    operations: float  # per second
+    bandwidth: float  # bytes per second
 
-    def floor(self, operations: float, n_bytes: float) -> float:
-        """Seconds that so many operations and bytes from memory take at least."""
+    def roofline_seconds(self, operations: float, n_bytes: float) -> float:
+        """Return the shortest time in which both peak rates allow this work."""
         return max(operations / self.operations, n_bytes / self.bandwidth)
 
 
-class Machine:
-    """Measures the CPU's ceilings, over and over, for a shared machine's come and go."""
+class CeilingMeter:
+    """Measures the CPU's peak rates, repeatedly because a shared machine's load changes them."""
 
     def __init__(self) -> None:
         library = KernelLibrary()
@@ -47,11 +50,11 @@ class Machine:
     def _numbers(self) -> Buffer:
         return Buffer.from_numpy(np.ones(N_READ, np.float32))
 
-    def ceilings(self) -> Ceilings:
-        """As they are now."""
-        few, count = Buffer.from_numpy(np.full(64, 0.5, np.float32)), Buffer.from_numpy(np.array([N_MULTIPLY_ADDS]))
+    def measure(self) -> Ceilings:
+        """Measure the current peak rates."""
+        vectors, count = Buffer.from_numpy(np.full(64, 0.5, np.float32)), Buffer.from_numpy(np.array([N_MULTIPLY_ADDS]))
         return Ceilings(
-            2 * N_MULTIPLY_ADDS * n_cores() / _seconds(self._graphs["multiply_add"], few, count),
+            2 * N_MULTIPLY_ADDS * n_cores() / _seconds(self._graphs["multiply_add"], vectors, count),
             4 * N_READ / _seconds(self._graphs["read"], self._numbers),
         )
 

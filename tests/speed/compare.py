@@ -1,4 +1,8 @@
-"""`nox -s compare`: MAX beside OpenAI Whisper, faster-whisper and whisper.cpp; same weights, samples and threads, taking turns."""
+"""Compare the speed, memory and words of MAX, OpenAI Whisper, faster-whisper and whisper.cpp.
+
+All programs have the same weights, samples and number of threads, and their runs are interleaved.
+Usage: `nox -s compare [-- AUDIO]`.
+"""
 
 import argparse
 import json
@@ -24,56 +28,67 @@ from maxwhisper import WhisperError, available_models
 from maxwhisper.audio import SAMPLE_RATE
 from reference.clips import Clip, english_speech
 from tests.speed.formats import write_formats
-from tests.speed.programs import PROGRAMS, Question
+from tests.speed.programs import PROGRAMS, RunSettings
 from tests.speed.worker import Run, Worker
 
-FOLDER = Path("report")
-REST = 2.0  # seconds between two turns: threads of the program before go on looking for work, MAX's for a second
+REPORT_FOLDER = Path("report")
+REST_SECONDS = 2.0  # between two runs: threads of the previous program poll for work, MAX's for 1 s
 ORIGINAL = "OpenAI Whisper"
 PACKAGES = ("max", "torch", "openai-whisper", "faster-whisper", "ctranslate2", "pywhispercpp", "numpy")
 
 
 @dataclass
 class Result:
-    """What came of a program: its runs after the first, or why there are none; peak memory in MB."""
+    """The runs of a program, or the reason why it could not run."""
 
     program: str
-    problem: str = ""
-    runs: list[Run] = field(default_factory=list)
-    megabytes: float = 0.0
+    problem: str = ""  # empty if the program ran
+    runs: list[Run] = field(default_factory=list)  # without the warm-up
+    megabytes: float = 0.0  # peak memory
 
     @property
     def seconds(self) -> float:
-        """The median."""
+        """The median time of a run."""
         return median(run.seconds for run in self.runs)
 
     @property
     def text(self) -> str:
-        """What the last run said."""
+        """The transcript of the last run."""
         return self.runs[-1].text.strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare, print a table, write compare.json and compare.png; 0 where maxwhisper ran."""
+    """Compare, print a table, and write compare.json and compare.png.
+
+    Returns:
+        1 if maxwhisper could not run, or the model or the audio can't be read; else 0.
+    """
     parser = argparse.ArgumentParser(prog="nox -s compare --", description=__doc__)
     parser.add_argument("audio", nargs="?", help="a recording; by default, two minutes of people speaking English")
     parser.add_argument(
         "--model", default="tiny.en", help=f"one of {', '.join(available_models())}, or a model's file or folder"
     )
-    parser.add_argument("--language", default="en", help="which the recording is in (%(default)s)")
+    parser.add_argument("--language", default="en", help="the language of the recording (%(default)s)")
     parser.add_argument(
         "--rounds",
         type=_positive,
         default=5,
         metavar="N",
-        help="runs of each program, after one to warm up (%(default)s)",
-    )
-    parser.add_argument("--threads", type=_positive, default=2, metavar="N", help="of each program (%(default)s)")
-    parser.add_argument(
-        "--only", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="PROGRAM", help=", ".join(PROGRAMS)
+        help="number of runs of each program after the warm-up (%(default)s)",
     )
     parser.add_argument(
-        "--report", type=Path, default=FOLDER, metavar="FOLDER", help="where the results go (%(default)s)"
+        "--threads", type=_positive, default=2, metavar="N", help="threads of each program (%(default)s)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PROGRAMS,
+        default=list(PROGRAMS),
+        metavar="PROGRAM",
+        help=f"the programs to run, by default all: {', '.join(PROGRAMS)}",
+    )
+    parser.add_argument(
+        "--report", type=Path, default=REPORT_FOLDER, metavar="FOLDER", help="folder for the results (%(default)s)"
     )
     args = parser.parse_args(argv)
     with TemporaryDirectory() as folder:
@@ -83,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except WhisperError as error:
             print(f"compare: {error}", file=sys.stderr)
             return 1
-        question = Question(args.model, Path(folder), args.language, args.threads)
-        results = run_in_turns(args.only, question, samples, args.rounds)
+        settings = RunSettings(args.model, Path(folder), args.language, args.threads)
+        results = run_interleaved(args.only, settings, samples, args.rounds)
     seconds = len(samples) / SAMPLE_RATE
     rows = describe(results, seconds, args.language)
     name = args.audio or "clips of tests"
@@ -96,24 +111,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
     _chart(rows, title).savefig(args.report / "compare.png", dpi=120, bbox_inches="tight")
-    print(f"{args.report / 'compare.png'} to look at, {args.report / 'compare.json'} to process")
+    print(f"wrote {args.report / 'compare.png'} and {args.report / 'compare.json'}")
     return int(any(result.problem for result in results if result.program == "maxwhisper"))
 
 
-def run_in_turns(programs: Sequence[str], question: Question, samples: np.ndarray, n_rounds: int) -> list[Result]:
-    """Each program once in each round, so that what else the machine does slows them alike; a round before that warms up."""
+def run_interleaved(programs: Sequence[str], settings: RunSettings, samples: np.ndarray, n_rounds: int) -> list[Result]:
+    """Run each program once in each round, so load on the machine slows all alike.
+
+    Args:
+        programs: names from PROGRAMS.
+        settings: the same for all programs.
+        samples: float32 [n_samples] at 16 kHz.
+        n_rounds: number of rounds after a warm-up round.
+
+    Returns:
+        One result for each program.
+    """
     results = {program: Result(program) for program in programs}
     workers = {}
     for program in tqdm(programs, desc="loading", unit="program", disable=None, leave=False):
-        worker = Worker(program, question, samples)
+        worker = Worker(program, settings, samples)
         results[program].problem = worker.problem
         if not worker.problem:
             workers[program] = worker
-    turns = [(n_round, program) for n_round in range(n_rounds + 1) for program in workers]
-    for n_round, program in tqdm(turns, desc="in turns", unit="run", disable=None, leave=False):
+    schedule = [(n_round, program) for n_round in range(n_rounds + 1) for program in workers]
+    for n_round, program in tqdm(schedule, desc="interleaved runs", unit="run", disable=None, leave=False):
         if results[program].problem:
             continue
-        time.sleep(REST)
+        time.sleep(REST_SECONDS)
         run = workers[program].run()
         if isinstance(run, str):
             results[program].problem = run
@@ -126,10 +151,20 @@ def run_in_turns(programs: Sequence[str], question: Question, samples: np.ndarra
 
 
 def describe(results: Sequence[Result], seconds: float, language: str) -> list[dict[str, Any]]:
-    """A row for each program: its median time, how that compares with the audio's and with maxwhisper's, memory, words, text."""
-    normal = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    """Make a row of compare.json for each program.
+
+    Args:
+        results: the result of each program.
+        seconds: duration of the audio.
+        language: selects the text normalizer for the word error rate.
+
+    Returns:
+        For each program its times, memory, word error rate relative to OpenAI Whisper, and text; or
+        its problem.
+    """
+    normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
     ran = {result.program: result for result in results if not result.problem}
-    ours, original = ran.get("maxwhisper"), ran.get(ORIGINAL)
+    maxwhisper, original = ran.get("maxwhisper"), ran.get(ORIGINAL)
     rows = []
     for result in results:
         if result.problem:
@@ -141,10 +176,12 @@ def describe(results: Sequence[Result], seconds: float, language: str) -> list[d
             "times_real_time": seconds / result.seconds,
         }
         row["all_seconds"] = [run.seconds for run in result.runs]
-        row["times_maxwhisper"] = result.seconds / ours.seconds if ours else None
+        row["times_maxwhisper"] = result.seconds / maxwhisper.seconds if maxwhisper else None
         row["megabytes"] = result.megabytes
         row["other_words"] = (
-            jiwer.wer(normal(original.text), normal(result.text)) if original and normal(original.text) else None
+            jiwer.wer(normalize(original.text), normalize(result.text))
+            if original and normalize(original.text)
+            else None
         )
         rows.append(row | {"text": result.text})
     return rows
@@ -152,7 +189,7 @@ def describe(results: Sequence[Result], seconds: float, language: str) -> list[d
 
 def _table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     table = Table("program", title=title)
-    for heading in ("seconds", "× real time", "× maxwhisper's time", "peak MB", f"other words than {ORIGINAL}"):
+    for heading in ("seconds", "× real time", "× maxwhisper's time", "peak MB", f"words that differ from {ORIGINAL}"):
         table.add_column(heading, justify="right")
     for row in rows:
         if "problem" in row:
@@ -178,25 +215,25 @@ def _chart(rows: Sequence[dict[str, Any]], title: str) -> matplotlib.figure.Figu
     colours = ["tab:orange" if row["program"].startswith("maxwhisper") else "tab:gray" for row in ran]
     bars = axes.barh([row["program"] for row in ran], [row["times_real_time"] for row in ran], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set_xlabel("times as fast as the audio plays")
+    axes.set_xlabel("× real time")
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""One checkpoint in the formats of the programs that are compared, so that all run on the same weights."""
+"""Write one checkpoint in the formats of all compared programs, so that all have equal weights."""
 
 import dataclasses
 import shutil
@@ -15,9 +15,10 @@ from tests.speed.programs import CTRANSLATE2, GGML, OPENAI
 
 
 def write_formats(model: str, folder: Path) -> None:
-    """Write them all into a folder; CTranslate2's only where a package brings it.
+    """Write a model in all formats to a folder. CTranslate2's is copied if a package contains it.
 
-    Raises CheckpointError where the model can't be found or read.
+    Raises:
+        CheckpointError: if the model can't be found or read.
     """
     checkpoint = load_checkpoint(model)
     write_ggml(checkpoint, folder / GGML)
@@ -30,8 +31,8 @@ def write_formats(model: str, folder: Path) -> None:
             spec = find_spec(package)
             assert spec is not None and spec.submodule_search_locations
             path = Path(spec.submodule_search_locations[0], file)
-            with path.open("rb") as part, (folder / CTRANSLATE2 / "model.bin").open("ab") as whole:
-                shutil.copyfileobj(part, whole)
-            for other in path.parent.iterdir():
-                if other.suffix in (".json", ".txt"):
-                    shutil.copy(other, folder / CTRANSLATE2)
+            with path.open("rb") as part, (folder / CTRANSLATE2 / "model.bin").open("ab") as model_file:
+                shutil.copyfileobj(part, model_file)
+            for sibling in path.parent.iterdir():
+                if sibling.suffix in (".json", ".txt"):
+                    shutil.copy(sibling, folder / CTRANSLATE2)

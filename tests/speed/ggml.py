@@ -1,4 +1,4 @@
-"""A checkpoint in whisper.cpp's own format, so that it runs on the same weights."""
+"""Write a checkpoint in whisper.cpp's own format, so that it has the same weights."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,11 @@ FLOAT32, FLOAT16 = 0, 1
 
 
 def write_ggml(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `ggml-*.bin` as `convert-pt-to-ggml.py` of whisper.cpp does: sizes, mel filters, vocabulary, weights; matrices in float16."""
+    """Write `ggml-*.bin` as whisper.cpp's `convert-pt-to-ggml.py` does.
+
+    The file has the model's dimensions, the mel filters, the vocabulary and the weights, in this
+    order. Matrices are in float16.
+    """
     dims = checkpoint.dims
     audio = (dims.n_vocab, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer)
     text = (dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer, dims.n_mels, FLOAT16)
@@ -28,9 +32,9 @@ def write_ggml(checkpoint: Checkpoint, path: Path) -> None:
         for word in words:
             file.write(struct.pack("i", len(word)) + word)
         for name, weight in checkpoint.weights.items():
-            is_bias = name in ("encoder.conv1.bias", "encoder.conv2.bias")  # a column, as whisper.cpp adds it
+            is_bias = name in ("encoder.conv1.bias", "encoder.conv2.bias")  # stored as a column, as whisper.cpp adds it
             array = weight.reshape(-1, 1) if is_bias else weight
-            wide = array.ndim < 2 or is_bias or name.endswith("positional_embedding")
-            file.write(struct.pack("3i", array.ndim, len(name), FLOAT32 if wide else FLOAT16))
+            in_float32 = array.ndim < 2 or is_bias or name.endswith("positional_embedding")
+            file.write(struct.pack("3i", array.ndim, len(name), FLOAT32 if in_float32 else FLOAT16))
             file.write(struct.pack(f"{array.ndim}i", *reversed(array.shape)) + name.encode())
-            file.write(np.ascontiguousarray(array, np.float32 if wide else np.float16).tobytes())
+            file.write(np.ascontiguousarray(array, np.float32 if in_float32 else np.float16).tobytes())

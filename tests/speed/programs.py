@@ -1,8 +1,8 @@
-"""The programs that are compared, each as a function that loads a model and returns one that turns samples into text.
+"""The compared programs, each as a function that loads a model and returns a transcribe function.
 
-All decode greedily, or with as many beams as their names say, without falling back to sampling and without the text before as a prompt, so
-that each does the same work every time.
-Each is imported only where it runs, so that no other one's memory is counted.
+All decode greedily, or with the number of beams in their names. None falls back to sampling or uses
+the previous text as a prompt, so that each does the same work in every run.
+Each program is imported only in its own process, so that no other program's memory is counted.
 """
 
 from collections.abc import Callable
@@ -13,30 +13,30 @@ from typing import Any
 import numpy as np
 
 Transcribe = Callable[[np.ndarray], str]
-OPENAI, GGML, CTRANSLATE2 = "openai.pt", "ggml.bin", "ctranslate2"  # a checkpoint in each format, in `Question.folder`
+OPENAI, GGML, CTRANSLATE2 = "openai.pt", "ggml.bin", "ctranslate2"  # file names in `RunSettings.folder`
 
 
 @dataclass(frozen=True)
-class Question:
-    """What all programs are asked: a model, by its name or path and in `formats.write_formats`' folder; a language; a number of threads."""
+class RunSettings:
+    """Settings that are the same for all programs."""
 
-    model: str
-    folder: Path
+    model: str  # name or path
+    folder: Path  # the model in all formats, written by `formats.write_formats`
     language: str
     n_threads: int
 
 
 def maxwhisper(
     compute_type: str = "float32", batch_size: int | None = None, beam_size: int | None = None
-) -> Callable[[Question], Transcribe]:
-    """Ours."""
+) -> Callable[[RunSettings], Transcribe]:
+    """Return the loader of maxwhisper, sequential or batched."""
 
-    def load(question: Question) -> Transcribe:
+    def load(settings: RunSettings) -> Transcribe:
         import maxwhisper
 
-        maxwhisper.set_num_threads(question.n_threads)
-        model = maxwhisper.load_model(question.model, compute_type=compute_type)
-        options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
+        maxwhisper.set_num_threads(settings.n_threads)
+        model = maxwhisper.load_model(settings.model, compute_type=compute_type)
+        options: dict[str, Any] = {"language": settings.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
             return lambda samples: str(
                 maxwhisper.transcribe(model, samples, condition_on_previous_text=False, **options)["text"]
@@ -51,15 +51,15 @@ def maxwhisper(
     return load
 
 
-def openai_whisper(question: Question) -> Transcribe:
-    """The original, by PyTorch in float32."""
+def openai_whisper(settings: RunSettings) -> Transcribe:
+    """Load OpenAI Whisper, on PyTorch in float32."""
     import torch
     import whisper
 
-    torch.set_num_threads(question.n_threads)
-    model = whisper.load_model(str(question.folder / OPENAI), device="cpu")
+    torch.set_num_threads(settings.n_threads)
+    model = whisper.load_model(str(settings.folder / OPENAI), device="cpu")
     options: dict[str, Any] = {
-        "language": question.language,
+        "language": settings.language,
         "temperature": 0.0,
         "condition_on_previous_text": False,
         "fp16": False,
@@ -69,17 +69,20 @@ def openai_whisper(question: Question) -> Transcribe:
 
 def faster_whisper(
     compute_type: str, batch_size: int | None = None, beam_size: int = 1
-) -> Callable[[Question], Transcribe]:
-    """SYSTRAN's, on CTranslate2; in batches it splits where a voice-activity model hears a pause."""
+) -> Callable[[RunSettings], Transcribe]:
+    """Return the loader of SYSTRAN's faster-whisper, on CTranslate2.
 
-    def load(question: Question) -> Transcribe:
+    In batches it splits the audio at pauses that a voice-activity model detects.
+    """
+
+    def load(settings: RunSettings) -> Transcribe:
         from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-        folder = question.folder / CTRANSLATE2
+        folder = settings.folder / CTRANSLATE2
         if not folder.exists():
-            raise LookupError(f"{question.model} comes in no package in CTranslate2's format, only tiny.en and base do")
-        model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=question.n_threads)
-        options: dict[str, Any] = {"language": question.language, "temperature": 0.0, "beam_size": beam_size}
+            raise LookupError(f"no package has {settings.model} in CTranslate2's format; use tiny.en or base")
+        model = WhisperModel(str(folder), device="cpu", compute_type=compute_type, cpu_threads=settings.n_threads)
+        options: dict[str, Any] = {"language": settings.language, "temperature": 0.0, "beam_size": beam_size}
         if batch_size is None:
             return lambda samples: "".join(
                 s.text for s in model.transcribe(samples, condition_on_previous_text=False, **options)[0]
@@ -91,23 +94,23 @@ def faster_whisper(
     return load
 
 
-def whisper_cpp(question: Question) -> Transcribe:
-    """Georgi Gerganov's, in C++, weights in float16."""
+def whisper_cpp(settings: RunSettings) -> Transcribe:
+    """Load Georgi Gerganov's whisper.cpp, with weights in float16."""
     from pywhispercpp.model import Model
 
     options: dict[str, Any] = {
         "temperature_inc": 0.0,
         "no_context": True,
         "greedy": {"best_of": 1},
-        "language": question.language,
+        "language": settings.language,
     }
-    path = str((question.folder / GGML).resolve(strict=True))
+    path = str((settings.folder / GGML).resolve(strict=True))
     quiet: dict[str, Any] = {"redirect_whispercpp_logs_to": None, "print_progress": False, "print_realtime": False}
-    model = Model(path, n_threads=question.n_threads, **quiet)
+    model = Model(path, n_threads=settings.n_threads, **quiet)
     return lambda samples: "".join(f" {segment.text.strip()}" for segment in model.transcribe(samples, **options))
 
 
-PROGRAMS: dict[str, Callable[[Question], Transcribe]] = {
+PROGRAMS: dict[str, Callable[[RunSettings], Transcribe]] = {
     "maxwhisper": maxwhisper(),
     "maxwhisper, int8": maxwhisper("int8"),
     "OpenAI Whisper": openai_whisper,

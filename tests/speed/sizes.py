@@ -1,4 +1,4 @@
-"""The sizes that ops have in a real model."""
+"""The sizes of ops in a real model."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,8 @@ from maxwhisper import ModelDimensions
 from maxwhisper.audio import N_SAMPLES
 from reference.ops.inputs import dimensions
 
-# What the decoder does for each token; the other ops work on a whole window.
-OF_A_STEP = {
+# Ops that the decoder runs once per token. The others work on a whole window.
+DECODER_STEP_OPS = {
     "few_rows",
     "lm_head",
     "cached_attention",
@@ -18,18 +18,27 @@ OF_A_STEP = {
     "token_embedding",
     "position_embedding",
 }
-TO_AUDIO = {"cross_attention"}
-FIXED = {"residual_block", "cross_attention_block", "decoder_block", "decoder_block_int8"}  # rows of one small width
+CROSS_ATTENTION_OPS = {"cross_attention"}
+FIXED_SIZE_OPS = {
+    "residual_block",
+    "cross_attention_block",
+    "decoder_block",
+    "decoder_block_int8",
+}  # of one small width
 
 
 def real_sizes(op: str, dims: ModelDimensions) -> Mapping[str, int]:
-    """Sizes of an op's dimensions in a model's encoder, or in a step of its decoder in the middle of its context."""
-    steps, state = op in OF_A_STEP, dims.n_text_state if op in OF_A_STEP else dims.n_audio_state
-    n_head = dims.n_text_head if steps else dims.n_audio_head
+    """Return the sizes of an op's dimensions in a model.
+
+    Sizes are those of the encoder or, for a DECODER_STEP_OPS op, of a decoder step in the middle of
+    the context.
+    """
+    is_step, state = op in DECODER_STEP_OPS, dims.n_text_state if op in DECODER_STEP_OPS else dims.n_audio_state
+    n_head = dims.n_text_head if is_step else dims.n_audio_head
     sizes = {
         "batch": 1,
-        "n": 1 if steps else dims.n_audio_ctx,
-        "n_kv": dims.n_audio_ctx if op in TO_AUDIO or not steps else dims.n_text_ctx // 2,
+        "n": 1 if is_step else dims.n_audio_ctx,
+        "n_kv": dims.n_audio_ctx if op in CROSS_ATTENTION_OPS or not is_step else dims.n_text_ctx // 2,
         "n_head": n_head,
         "head_dim": state // n_head,
         "n_state": state,

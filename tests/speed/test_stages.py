@@ -1,13 +1,13 @@
-"""Whisper's stages beside OpenAI Whisper's, on real speech."""
+"""Benchmarks of Whisper's stages against OpenAI Whisper's, on real speech."""
 
 import pytest
 
 from conftest import Trio
 from reference.clips import packaged_clips
 from reference.models.openai import load_openai
-from tests.speed.conftest import Beside
+from tests.speed.conftest import CompareSpeed
+from tests.speed.interleaved import clock
 from tests.speed.stages import stages
-from tests.speed.turns import clock
 
 pytestmark = pytest.mark.bench
 NAMES = ("encoder", "prefill", "step", "window", "file")
@@ -15,9 +15,9 @@ NAMES = ("encoder", "prefill", "step", "window", "file")
 
 @pytest.mark.benchmark(timer=clock)
 @pytest.mark.parametrize("name", NAMES)
-def test_stage(name: str, all_stages: dict, beside: Beside) -> None:
+def test_stage(name: str, all_stages: dict, compare_speed: CompareSpeed) -> None:
     stage = all_stages[name]
-    beside(stage.ours, stage.twin, f"tiny.en {name}", rounds=5, n=stage.n)
+    compare_speed(stage.run_max, stage.run_openai, f"tiny.en {name}", rounds=5, n=stage.n)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A program in a process of its own, so that its memory is its own and it can take turns with the others."""
+"""Run a program in its own process, so that its memory is its own and runs can be interleaved."""
 
 import os
 import pickle
@@ -13,37 +13,37 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tests.speed.programs import PROGRAMS, Question
+from tests.speed.programs import PROGRAMS, RunSettings
 
 SERVE = f"from {__name__} import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One transcript: how long it took, from samples in memory to text."""
+    """One transcription."""
 
-    seconds: float
+    seconds: float  # from samples in memory to text
     text: str
 
 
 class Worker:
-    """A program that has loaded its model, or the reason why it could not."""
+    """A process in which a program has loaded its model. `problem` says why if it could not."""
 
-    def __init__(self, program: str, question: Question, samples: np.ndarray) -> None:
+    def __init__(self, program: str, settings: RunSettings, samples: np.ndarray) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.problem = self._ask((program, question, samples))
+        self.problem = self._request((program, settings, samples))
 
     def run(self) -> Run | str:
-        """Transcribe once; or what went wrong."""
-        return self._ask("run")
+        """Transcribe once. If that fails, return the reason."""
+        return self._request("run")
 
     def stop(self) -> float:
-        """End it; its peak memory in MB."""
-        peak = self._ask("stop")
+        """End the process and return its peak memory in MB."""
+        peak = self._request("stop")
         self._process.wait()
         return peak
 
-    def _ask(self, message: object) -> Any:
+    def _request(self, message: object) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             pickle.dump(message, self._process.stdin)
@@ -54,34 +54,41 @@ class Worker:
 
 
 def serve() -> None:
-    """The process's side: answer on standard output, where programs that print would be in the way."""
-    with os.fdopen(os.dup(1), "wb") as answers:
+    """Reply to requests, in the worker's process.
+
+    Replies go to the original standard output. What the program prints goes to standard error.
+    """
+    with os.fdopen(os.dup(1), "wb") as replies:
         os.dup2(2, 1)
-        _serve(sys.stdin.buffer, answers)
+        _serve(sys.stdin.buffer, replies)
 
 
-def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    def answer(message: object) -> None:
-        pickle.dump(message, answers)
-        answers.flush()
+def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    def reply(message: object) -> None:
+        pickle.dump(message, replies)
+        replies.flush()
 
-    program, question, samples = pickle.load(questions)
+    program, settings, samples = pickle.load(requests)
     try:
-        transcribe = PROGRAMS[program](question)
-    except Exception as error:  # whatever keeps one of them from running, the others are still compared
-        answer(f"{type(error).__name__}: {error}")
+        transcribe = PROGRAMS[program](settings)
+    except Exception as error:  # any failure is this program's problem; the others are still compared
+        reply(f"{type(error).__name__}: {error}")
         return
-    answer("")
-    while pickle.load(questions) == "run":
+    reply("")
+    while pickle.load(requests) == "run":
         begin = time.perf_counter()
         text = transcribe(samples)
-        answer(Run(time.perf_counter() - begin, text))
-    answer(peak_megabytes())
+        reply(Run(time.perf_counter() - begin, text))
+    reply(peak_megabytes())
 
 
 def peak_megabytes() -> float:
-    """Linux's `ru_maxrss` counts what the parent had when it started this process; the high-water mark does not."""
+    """Return this process's peak memory in MB.
+
+    On Linux `ru_maxrss` includes the parent's memory at the time it started this process, so the
+    high-water mark is read instead.
+    """
     status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) * 1024 / 1e6
+    if status.exists() and (match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(match[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

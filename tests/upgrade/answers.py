@@ -1,4 +1,4 @@
-"""What one side computes under its version of MAX, and how that compares with the reference."""
+"""Compute results under one version of MAX, and compare them with the reference."""
 
 import hashlib
 import platform
@@ -21,89 +21,107 @@ from reference.parity.clip import Programs
 from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.transcripts import differences
 from reference.parity.window import Window, production_outputs
-from tests.speed.sizes import FIXED, real_sizes
+from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
 from tests.speed.stages import stages
 from tests.upgrade.findings import CLIP, DEVICE, MODEL, Activation, Op, Transcript
 
-TURN = 0.05  # seconds
+MIN_SECONDS = 0.05  # of a timing
 
 
 class Answers:
-    """What can be asked; whoever asks first pays for what it needs. Of ops, these rows of the table can."""
+    """Answers to all questions about one version of MAX. Models and ops are compiled on first use.
+
+    Args:
+        rows: the rows of the table of ops that questions may be about.
+    """
 
     def __init__(self, rows: Sequence[str]) -> None:
         self._names = rows
         self._callers: dict[str, Callable[[], object]] = {}
 
     def versions(self) -> dict[str, str]:
+        """Return the versions of Python and of the packages that compute."""
         return {
             "python": platform.python_version(),
             **{name: version(name) for name in ("max", "mojo-compiler", "numpy", "torch")},
         }
 
     def op(self, name: str, dtype: str, examples: Sequence[Example]) -> Op:
-        """A row on these examples: the largest shares of its bounds, what fails first, and a digest of all bits.
+        """Run a row on examples and judge the results.
 
-        Raises RuntimeError where it does not compile.
+        Args:
+            name: a row of the table of ops.
+            dtype: "float32", "float16" or "bfloat16".
+            examples: its inputs.
+
+        Returns:
+            The largest ratios of errors to bounds, the first failure, and a digest of all bits.
+
+        Raises:
+            RuntimeError: if the row does not compile.
         """
         if name in self._broken:
             raise RuntimeError(self._broken[name])
-        digest, failure, share, sharp = hashlib.sha256(), "", 0.0, 0.0
+        digest, failure, worst_case_ratio, rms_ratio = hashlib.sha256(), "", 0.0, 0.0
         for example in examples:
-            given = example.arrays()
-            results = self._suite.run_parts(name, dtype, given)
+            inputs = example.arrays()
+            results = self._suite.run_parts(name, dtype, inputs)
             digest.update(_bits(results[-1]))
-            verdict = self._suite.judge(example, given, results).actual
-            share, sharp = max(share, verdict.worst_case_ratio), max(sharp, verdict.rms_ratio)
+            verdict = self._suite.judge(example, inputs, results).actual
+            worst_case_ratio = max(worst_case_ratio, verdict.worst_case_ratio)
+            rms_ratio = max(rms_ratio, verdict.rms_ratio)
             if not failure and not verdict.passes:
                 failure = f"{verdict}\n{snippet(example, DEVICE)}"
-        return Op(share, sharp, failure, digest.hexdigest())
+        return Op(worst_case_ratio, rms_ratio, failure, digest.hexdigest())
 
     def activations(self) -> dict[str, Activation]:
-        """Every activation of tiny.en on a window of speech, and the production graphs' outputs; decoded as OpenAI Whisper did."""
-        seen = transcribe_with_openai(self._programs.judge, self._samples, temperature=0.0).windows[0]
-        question = self._programs.question(seen)
+        """Judge all activations of tiny.en on a window, and the production graphs' outputs.
+
+        The decoder gets the tokens that OpenAI Whisper decoded.
+        """
+        openai_window = transcribe_with_openai(self._programs.judge, self._samples, temperature=0.0).windows[0]
+        question = self._programs.question(openai_window)
         window = Window(question, self._programs.instrumented, self._programs.judge, self._programs.truth)
-        found = {
+        activations = {
             part.name: Activation(
                 part.op, part.error.rms, "" if part.passes else str(part), _digest(window.max[part.name])
             )
             for part in window.compare()
         }
         outputs = production_outputs(question, self._programs.model, window)
-        return found | {
+        return activations | {
             part.name: Activation("", part.error.rms, "" if part.passes else str(part), "") for part in outputs
         }
 
     def transcript(self, name: str) -> Transcript:
-        """A clip's tokens, and in what they differ from OpenAI Whisper's, which are kept."""
+        """Transcribe a clip, and compare its tokens with OpenAI Whisper's stored ones."""
         case = transcript_cases()[name]
-        ours = transcribe_with_max(_model(case.model), case.samples, **case.options)
-        theirs = recall(case)
-        assert theirs is not None, f"golden/ keeps no transcript of {name}; nox -s golden writes it"
-        return Transcript([window.tokens for window in ours.windows], "; ".join(differences(ours, theirs)[:3]))
+        actual = transcribe_with_max(_model(case.model), case.samples, **case.options)
+        openai = recall(case)
+        assert openai is not None, f"golden/ has no transcript of {name}; write it with nox -s golden"
+        return Transcript([window.tokens for window in actual.windows], "; ".join(differences(actual, openai)[:3]))
 
-    def timed(self) -> dict[str, None]:
-        """Names of all that `turn` times: rows at tiny.en's sizes, and stages."""
-        rows = [name for name, op in self._suite.rows.items() if name not in FIXED and not op.on_host]
+    def timed_names(self) -> dict[str, None]:
+        """Return the names that `seconds_per_call` accepts: rows at tiny.en's sizes, and stages."""
+        rows = [name for name, op in self._suite.rows.items() if name not in FIXED_SIZE_OPS and not op.on_host]
         return dict.fromkeys([*rows, *self._stages])
 
-    def turn(self, name: str) -> float:
-        """Seconds of a call, after one that wakes all threads."""
+    def seconds_per_call(self, name: str) -> float:
+        """Return the mean time of calls for MIN_SECONDS, after one call that wakes all threads."""
         call = self._caller(name)
         call()
         begin, n = time.perf_counter(), 0
-        while (spent := time.perf_counter() - begin) < TURN:
+        while (elapsed := time.perf_counter() - begin) < MIN_SECONDS:
             call()
             n += 1
-        return spent / n
+        return elapsed / n
 
     @cached_property
     def _broken(self) -> dict[str, str]:
-        """Rows that do not compile, and why. All compile together; only where that fails, each alone."""
+        """Rows that do not compile, and why. Rows compile one by one only if all together fail."""
         try:
             _suite(*self._names)
-        except Exception:  # which is said of each row that has one alone
+        except Exception:  # _problem finds the failing rows
             return {name: problem for name in self._names if (problem := _problem(name))}
         return {}
 
@@ -122,8 +140,8 @@ class Answers:
 
     @cached_property
     def _stages(self) -> dict[str, Callable[[], object]]:
-        both = stages(self._programs.model, self._programs.judge, self._samples)
-        return {f"{MODEL} {stage.name}": stage.ours for stage in both}
+        all_stages = stages(self._programs.model, self._programs.judge, self._samples)
+        return {f"{MODEL} {stage.name}": stage.run_max for stage in all_stages}
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
@@ -151,7 +169,7 @@ def _suite(*names: str) -> Suite:
 def _problem(name: str) -> str:
     try:
         _suite(name)
-    except Exception as error:  # whatever it is, it is what is asked for
+    except Exception as error:  # any failure to compile is the result
         return f"does not compile: {type(error).__name__}: {error}".strip()
     return ""
 

@@ -1,4 +1,4 @@
-"""Both sides asked for everything: first what they compute, at once; then how fast, in turns; last what it costs, and MAX's defects."""
+"""Compare both versions: results in parallel, then interleaved timing, cost, and MAX's defects."""
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,30 +17,29 @@ from tests.upgrade.findings import DEVICE, Findings, Pair
 from tests.upgrade.noise import N_AGREEING, N_ROUNDS, Speed
 from tests.upgrade.side import Side
 
-N_EXAMPLES = 25  # of an op in a dtype
+N_EXAMPLES = 25  # of each op and dtype
 Sides = tuple[Side, Side]
 
 
 def compare(old: Environment, new: Environment) -> Findings:
-    """Everything, which takes half an hour where nothing is compiled yet.
+    """Compare everything. This takes half an hour if nothing is compiled yet.
 
-    Raises UpgradeError where OLD does not even say which version it is.
+    Raises:
+        UpgradeError: if OLD can't be imported, so that there is nothing to compare with.
     """
     environments = (old, new)
     with _sides(environments) as sides:
-        found = Findings(_ask(sides, "versions"))
-        if isinstance(found.versions.old, str):
-            raise UpgradeError(f"there is nothing to compare with: {found.versions.old}")
-        found.ops, found.activations, found.transcripts = (
-            _ops(sides, rows_on(DEVICE)),
-            _activations(sides),
-            _transcripts(sides),
-        )
-    found.timing, found.speed = _speed(environments)
+        findings = Findings(_ask(sides, "versions"))
+        if isinstance(findings.versions.old, str):
+            raise UpgradeError(f"there is nothing to compare with: {findings.versions.old}")
+        findings.ops = _ops(sides, rows_on(DEVICE))
+        findings.activations = _activations(sides)
+        findings.transcripts = _transcripts(sides)
+    findings.timing, findings.speed = _speed(environments)
     with tqdm(desc="start-up", unit="process", disable=None, leave=False) as bar:
-        found.cost = costs(environments, bar.update)
-    found.defects = defects(environments)
-    return found
+        findings.cost = costs(environments, bar.update)
+    findings.defects = defects(environments)
+    return findings
 
 
 @contextmanager
@@ -54,13 +53,13 @@ def _sides(environments: tuple[Environment, Environment]) -> Iterator[Sides]:
 
 
 def _ask(sides: Sides, question: str, *arguments: object) -> Pair:
-    """Both answers at once."""
+    """Ask both sides in parallel."""
     with ThreadPoolExecutor() as threads:
         return Pair(*threads.map(lambda side: _answer(side, question, *arguments), sides))
 
 
 def _answer(side: Side, question: str, *arguments: object) -> Any:
-    """An answer, or what went wrong: a string."""
+    """Return a side's answer, or the error as a string."""
     try:
         return side.ask(question, *arguments)
     except UpgradeError as error:
@@ -74,14 +73,15 @@ def _ops(sides: Sides, names: Collection[str]) -> dict[str, Pair]:
 
 
 def _activations(sides: Sides) -> dict[str, Pair]:
-    return _each(_ask(sides, "activations"), "there is no such activation")
+    return _pairs_by_name(_ask(sides, "activations"), "there is no such activation")
 
 
-def _each(both: Pair, missing: str) -> dict[str, Pair]:
-    """Answers by name as pairs by name; one for all of them where a side has none."""
-    if both.compared:
-        return {name: Pair(both.old.get(name, missing), both.new.get(name, missing)) for name in both.old | both.new}
-    return {"all of them": Pair(*(side if isinstance(side, str) else None for side in (both.old, both.new)))}
+def _pairs_by_name(answers: Pair, missing: str) -> dict[str, Pair]:
+    """Turn a pair of dicts into a dict of pairs. If a side failed, make one pair for all names."""
+    if answers.compared:
+        names = answers.old | answers.new
+        return {name: Pair(answers.old.get(name, missing), answers.new.get(name, missing)) for name in names}
+    return {"all of them": Pair(*(side if isinstance(side, str) else None for side in (answers.old, answers.new)))}
 
 
 def _transcripts(sides: Sides) -> dict[str, Pair]:
@@ -92,36 +92,50 @@ def _transcripts(sides: Sides) -> dict[str, Pair]:
 
 
 def _speed(environments: tuple[Environment, Environment]) -> tuple[dict[str, Pair], dict[str, list[Speed]]]:
-    """What could be timed, and every such line's speed by one pair of processes; where they differ beyond noise, by others, too."""
+    """Time all lines with a pair of processes, and those that differ with more pairs.
+
+    Returns:
+        For each line whether it could be timed, and its speeds, one for each pair of processes.
+    """
     with _sides(environments) as sides:
-        timing = _each(_ask(sides, "timed"), "there is no such line")
-        seen = {name: [speed] for name, speed in _turns(sides, timing).items()}
+        timing = _pairs_by_name(_ask(sides, "timed_names"), "there is no such line")
+        speeds_by_name = {name: [speed] for name, speed in _time_interleaved(sides, timing).items()}
     for _ in range(N_AGREEING - 1):
-        if flagged := {name: timing[name] for name, speeds in seen.items() if all(speed.judged for speed in speeds)}:
+        flagged = {
+            name: timing[name] for name, speeds in speeds_by_name.items() if all(speed.judged for speed in speeds)
+        }
+        if flagged:
             with _sides(environments) as sides:
-                for name, speed in _turns(sides, flagged).items():
-                    seen[name].append(speed)
+                for name, speed in _time_interleaved(sides, flagged).items():
+                    speeds_by_name[name].append(speed)
             timing |= flagged
-    return timing, seen
+    return timing, speeds_by_name
 
 
-def _turns(sides: Sides, timing: dict[str, Pair]) -> dict[str, Speed]:
-    """Rounds in which each line has a turn on either side, one directly after the other; which one is first changes.
+def _time_interleaved(sides: Sides, timing: dict[str, Pair]) -> dict[str, Speed]:
+    """Time each line in rounds, on one side directly after the other.
 
-    timing: the lines; of one that fails it says so in the end.
+    The side that is first alternates between rounds.
+
+    Args:
+        sides: the two processes.
+        timing: the lines. The entry of a line that fails is replaced by its errors.
+
+    Returns:
+        The speeds of the lines that did not fail.
     """
     seconds: dict[str, tuple[list[float], list[float]]] = {
         name: ([], []) for name, pair in timing.items() if pair.compared
     }
     for round_ in tqdm(range(N_ROUNDS), desc=f"speed of {len(seconds)}", disable=None, leave=False):
-        for name, both in list(seconds.items()):
-            turns: list[Any] = [None, None]
+        for name, (old_seconds, new_seconds) in list(seconds.items()):
+            answers: list[Any] = [None, None]
             for i in (0, 1) if round_ % 2 else (1, 0):
-                turns[i] = _answer(sides[i], "turn", name)
-            if (pair := Pair(*turns)).compared:
-                both[0].append(pair.old)
-                both[1].append(pair.new)
+                answers[i] = _answer(sides[i], "seconds_per_call", name)
+            if (pair := Pair(*answers)).compared:
+                old_seconds.append(pair.old)
+                new_seconds.append(pair.new)
             else:
                 timing[name] = pair
                 del seconds[name]
-    return {name: Speed.of(*both) for name, both in seconds.items()}
+    return {name: Speed.of(*both_seconds) for name, both_seconds in seconds.items()}

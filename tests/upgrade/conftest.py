@@ -1,4 +1,4 @@
-"""An environment that is the tests' own."""
+"""Fixtures that make environments from this Python, without installing anything."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.upgrade.environment import Environment
 
 @pytest.fixture
 def make_environment(tmp_path: Path) -> Callable[..., Environment]:
-    """`make_environment("new", "print(1)")`: this very Python and its packages, which runs that script when it starts."""
+    """Provide `make_environment(name, script)`: this Python, which runs the script at its start."""
 
     def make(name: str, at_start: str = "") -> Environment:
         environment = Environment(tmp_path / name)
@@ -28,5 +28,5 @@ def make_environment(tmp_path: Path) -> Callable[..., Environment]:
 
 @pytest.fixture
 def own_python(make_environment: Callable[..., Environment]) -> Environment:
-    """This very Python."""
+    """Provide an environment that is this Python."""
     return make_environment("own")

@@ -1,4 +1,8 @@
-"""What it costs to have a model under either version: processes of their own compile it, or find it compiled, and transcribe."""
+"""Measure what compiling, loading and using a model costs under both versions.
+
+Each measurement is a new process that loads a model and transcribes. The first one compiles it, and
+the others load it compiled.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,45 +14,52 @@ from tests.upgrade.environment import Environment, UpgradeError
 from tests.upgrade.findings import LIMITS, Pair, costs_more
 from tests.upgrade.noise import N_AGREEING
 
-N_WARM = 5  # processes of each side that find it compiled
+N_WARM = 5  # processes of each side that load the compiled model
 Loaded = dict[str, float]
 Environments = tuple[Environment, Environment]
 
 
 def costs(environments: Environments, each: Callable[[], object]) -> dict[str, Pair]:
-    """What either side pays, by the names of `LIMITS`, or why it could not be seen. The sides take turns, with nothing beside them.
+    """Measure both sides, interleaved, with nothing else running.
 
-    Where something seems to cost more all is measured again, and each side's least counts. each: called after each process.
+    If a cost seems to exceed its limit, all are measured again and each side's minimum counts.
+
+    Args:
+        environments: of OLD and NEW.
+        each: called after each process.
+
+    Returns:
+        Pairs of costs, or of errors, by the names of `LIMITS`.
     """
-    found = _measured(environments, each)
+    pairs = _measure(environments, each)
     for _ in range(N_AGREEING - 1):
-        if any(costs_more(name, pair) for name, pair in found.items()):
-            again = _measured(environments, each)
-            found = {
-                name: Pair(_least(pair.old, again[name].old), _least(pair.new, again[name].new))
-                for name, pair in found.items()
+        if any(costs_more(name, pair) for name, pair in pairs.items()):
+            repeated = _measure(environments, each)
+            pairs = {
+                name: Pair(_minimum(pair.old, repeated[name].old), _minimum(pair.new, repeated[name].new))
+                for name, pair in pairs.items()
             }
-    return found
+    return pairs
 
 
-def _measured(environments: Environments, each: Callable[[], object]) -> dict[str, Pair]:
+def _measure(environments: Environments, each: Callable[[], object]) -> dict[str, Pair]:
     with TemporaryDirectory() as folder:
         caches = [Path(folder) / side for side in ("old", "new")]
 
-        def turn() -> list[Loaded | str]:
-            found = []
+        def load_both() -> list[Loaded | str]:
+            measurements = []
             for environment, cache in zip(environments, caches):
-                found.append(_load(environment, cache))
+                measurements.append(_load(environment, cache))
                 each()
-            return found
+            return measurements
 
-        turns = [turn() for _ in range(1 + N_WARM)]
-    old, new = (_summed_up(side) for side in zip(*turns))
+        rounds = [load_both() for _ in range(1 + N_WARM)]
+    old, new = (_summarize(side) for side in zip(*rounds))
     return {name: Pair(old[name], new[name]) for name in LIMITS}
 
 
-def _least(a: float | str, b: float | str) -> float | str:
-    """What did not fail, if one of them did not."""
+def _minimum(a: float | str, b: float | str) -> float | str:
+    """Return the smaller number. An error is returned only if both are errors."""
     return min((x for x in (a, b) if not isinstance(x, str)), default=a)
 
 
@@ -60,18 +71,18 @@ def _load(environment: Environment, cache: Path) -> Loaded | str:
         return str(error)
 
 
-def _summed_up(turns: Sequence[Loaded | str]) -> dict[str, float | str]:
-    """The first turn compiles, the others find it compiled."""
+def _summarize(measurements: Sequence[Loaded | str]) -> dict[str, float | str]:
+    """Return costs by the names of `LIMITS`: cold from the first process, warm from the others."""
     loaded = list[Loaded]()
-    for turn in turns:
-        if isinstance(turn, str):
-            return dict.fromkeys(LIMITS, turn)
-        loaded.append(turn)
+    for measurement in measurements:
+        if isinstance(measurement, str):
+            return dict.fromkeys(LIMITS, measurement)
+        loaded.append(measurement)
     cold, *warm = loaded
     return {
         "CPU seconds to load, cold": cold["seconds"],
-        "CPU seconds to load, warm": median(turn["seconds"] for turn in warm),
+        "CPU seconds to load, warm": median(each["seconds"] for each in warm),
         "MB compiled": cold["compiled MB"],
         "MB of memory, cold": cold["peak MB"],
-        "MB of memory, warm": median(turn["peak MB"] for turn in warm),
+        "MB of memory, warm": median(each["peak MB"] for each in warm),
     }

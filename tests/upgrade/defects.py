@@ -1,4 +1,4 @@
-"""The pinned reproducers of MAX's defects under either version."""
+"""Run the pinned reproducers of MAX's defects under both versions."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,19 @@ FILE = "tests/test_max_defects.py"
 
 
 def defects(environments: tuple[Environment, Environment]) -> dict[str, Pair]:
-    """By test: `THERE`, `GONE`, or what else happens; in both environments at once. Where they differ, which some do by chance when the
-    machine is busy, one is asked again after the other.
+    """Run all reproducers in both environments in parallel.
+
+    A few states depend on the machine's load, so reproducers whose states differ run again, one
+    environment after the other.
+
+    Returns:
+        For each test its state on both sides: `THERE`, `GONE`, or an error message.
     """
     with ThreadPoolExecutor() as threads:
-        found = _paired(*threads.map(_states, environments))
-    if others := [name for name, pair in found.items() if pair.old != pair.new]:
-        found |= _paired(*(_states(environment, others) for environment in environments))
-    return found
+        states = _paired(*threads.map(_states, environments))
+    if changed := [name for name, pair in states.items() if pair.old != pair.new]:
+        states |= _paired(*(_states(environment, changed) for environment in environments))
+    return states
 
 
 def _paired(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, Pair]:
@@ -35,15 +40,18 @@ def _states(environment: Environment, only: Iterable[str] = ()) -> dict[str, str
             environment.run(
                 "-m", "pytest", "-m", "max_defects", *tests, "--junitxml", str(results), "-p", "no:cacheprovider"
             )
-        except UpgradeError as error:  # as where one is gone
+        except UpgradeError as error:  # pytest fails too if a defect is gone
             if not results.exists():
                 return {"all of them": str(error)}
         return read_states(results)
 
 
 def read_states(results: Path) -> dict[str, str]:
-    """What pytest's JUnit XML says of each reproducer. One that passes counts as failed there, for it is strictly expected to fail."""
-    found = {}
+    """Read the state of each reproducer from pytest's JUnit XML.
+
+    A reproducer that passes is a failure there, because it is a strict expected failure.
+    """
+    states = {}
     for case in ET.parse(results).iter("testcase"):
         outcome = next((part for part in case if part.tag in ("skipped", "failure", "error")), None)
         message = "" if outcome is None else outcome.get("message", "")
@@ -53,5 +61,5 @@ def read_states(results: Path) -> dict[str, str]:
             state = THERE
         else:
             state = message
-        found[case.get("name", "")] = state
-    return found
+        states[case.get("name", "")] = state
+    return states

@@ -1,4 +1,4 @@
-"""The comparison as data, `report/upgrade.json`: what `tests.upgrade.findings` names, by the names it gives."""
+"""The comparison as JSON, `report/upgrade.json`. Its keys are the names in `findings`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -11,34 +11,39 @@ from tests.upgrade.findings import STATUS, Findings, Pair
 from tests.upgrade.noise import agreed
 
 
-def document(found: Findings, old: str, new: str) -> dict[str, Any]:
-    """Everything that was found. Null stands for a number that is infinite or undefined, a string in place of a side for why it is missing.
+def document(findings: Findings, old: str, new: str) -> dict[str, Any]:
+    """Convert the findings to JSON.
 
-    old, new: what was asked for.
+    Null stands for a number that is infinite or NaN. If a side has no result, a string says why.
+
+    Args:
+        findings: of the comparison.
+        old: OLD, as on the command line.
+        new: NEW, as on the command line.
     """
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
-        "old": {"asked": old, "versions": found.versions.old},
-        "new": {"asked": new, "versions": found.versions.new},
-        "verdict": found.verdict,
-        "status": STATUS[found.verdict],
-        "wrong": found.wrong(),
-        "wrong_before": found.wrong_before(),
-        "slower": found.slower(),
-        "faster": found.faster(),
-        "different": found.different(),
-        "ops": _pairs(found.ops),
-        "activations": _pairs(found.activations),
-        "transcripts": _pairs(found.transcripts),
+        "old": {"asked": old, "versions": findings.versions.old},
+        "new": {"asked": new, "versions": findings.versions.new},
+        "verdict": findings.verdict,
+        "status": STATUS[findings.verdict],
+        "wrong": findings.wrong(),
+        "wrong_before": findings.wrong_before(),
+        "slower": findings.slower(),
+        "faster": findings.faster(),
+        "different": findings.different(),
+        "ops": _pairs(findings.ops),
+        "activations": _pairs(findings.activations),
+        "transcripts": _pairs(findings.transcripts),
         "speed": {
-            name: {"beyond_noise": agreed(seen), "seen": [_plain(speed) for speed in seen]}
-            for name, seen in found.speed.items()
+            name: {"beyond_noise": agreed(speeds), "seen": [_plain(speed) for speed in speeds]}
+            for name, speeds in findings.speed.items()
         },
-        "cost": _pairs(found.cost),
+        "cost": _pairs(findings.cost),
         "defects": {
             name: {"equal": pair.old == pair.new, "old": pair.old, "new": pair.new}
-            for name, pair in found.defects.items()
+            for name, pair in findings.defects.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""An environment of its own for each version of MAX, with everything else the same."""
+"""Virtual environments that differ only in the version of MAX."""
 
 import hashlib
 import os
@@ -13,16 +13,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".nox" / "versions-of-max"
 EXTRAS = ("test", "base")
-SECONDS = 1800  # of a process that computes; who takes longer is taken to hang
+TIMEOUT_SECONDS = 1800  # a process that takes longer is assumed to hang
 
 
 class UpgradeError(Exception):
-    """A comparison that can't be made, or an answer that can't be had; its text says why, and what to do."""
+    """Says why a comparison or an answer is impossible, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A folder with Python and packages, what MAX compiled there, and what processes wrote on standard error."""
+    """A virtual environment, with MAX's caches and a log of its processes' standard error."""
 
     folder: Path
 
@@ -35,13 +35,23 @@ class Environment:
         return self.folder / "log"
 
     def start(self, *arguments: str, cache: Path | None = None) -> "subprocess.Popen[bytes]":
-        """A process of its Python. cache: where what is compiled lies, in place of the environment's own folder."""
-        kept = cache or self.folder / "cache"
-        temporary = self.folder / "tmp"  # MAX gives there the same name to whatever it compiles of our kernels
+        """Start a process of this environment's Python.
+
+        Args:
+            arguments: of Python.
+            cache: folder of compiled graphs, by default the environment's own.
+        """
+        caches = cache or self.folder / "cache"
+        # MAX compiles all kernels to one file name in TMPDIR, so each environment has its own.
+        temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        # What MAX itself sets in a process that imports it, paths of its compiler's, would be another version's.
+        # A process that imports MAX has paths of that version's compiler in MODULAR_ variables.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODULAR_")}
-        folders = {"MAXWHISPER_CACHE": kept / "maxwhisper", "MODULAR_CACHE_DIR": kept / "modular", "TMPDIR": temporary}
+        folders = {
+            "MAXWHISPER_CACHE": caches / "maxwhisper",
+            "MODULAR_CACHE_DIR": caches / "modular",
+            "TMPDIR": temporary,
+        }
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [str(self.python), *arguments],
@@ -53,37 +63,52 @@ class Environment:
             )
 
     def run(self, *arguments: str, cache: Path | None = None) -> bytes:
-        """What such a process prints. Raises UpgradeError where it fails, or takes more than `SECONDS`."""
+        """Run such a process and return its standard output.
+
+        Raises:
+            UpgradeError: if it fails, or takes more than `TIMEOUT_SECONDS`.
+        """
         process = self.start(*arguments, cache=cache)
         try:
-            output, _ = process.communicate(timeout=SECONDS)
+            output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
         if process.wait():
-            raise UpgradeError(self.obituary(process))
+            raise UpgradeError(self.exit_message(process))
         return output
 
-    def obituary(self, process: "subprocess.Popen[bytes]") -> str:
-        """How a process ended, and what was written last on standard error."""
+    def exit_message(self, process: "subprocess.Popen[bytes]") -> str:
+        """Return how a process ended, and the last line on standard error."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return ": ".join([f"the process ended with exit status {process.wait()}", *lines[-1:]])
 
 
-def requirements(asked: str, index: str | None = None) -> tuple[str, list[str]]:
-    """What pip is told for one side: MAX as a version, a wheel's path, `latest` or `nightly`; and behind commas, wheels to lay over it.
+def requirements(spec: str, index: str | None = None) -> tuple[str, list[str]]:
+    """Turn a side of the command line into pip's arguments.
 
-    index: a further index of packages, where nightly versions are. Raises UpgradeError where a wheel is missing, or a version is none.
+    Args:
+        spec: a version of MAX, a wheel's path, `latest` or `nightly`; after commas, wheels to
+            install over it.
+        index: an additional package index, which nightly versions need.
+
+    Returns:
+        The requirement of MAX, and the paths of the wheels to install over it.
+
+    Raises:
+        UpgradeError: if a wheel is missing, or the version is not valid.
     """
-    version, *others = asked.split(",")
+    version, *wheels = spec.split(",")
     if version == "nightly" and index is None:
-        raise UpgradeError("nightly versions are in an index of their own; give it with --index URL")
+        raise UpgradeError("nightly versions have their own package index; name it with --index URL")
     if not version.endswith(".whl") and version not in SPECIAL and not re.fullmatch(r"\d+(\.\d+)+[\w.+]*", version):
-        raise UpgradeError(f"{version!r} is no version of MAX; give one as 26.7.0, a wheel's path, latest or nightly")
-    wanted = _existing(version) if version.endswith(".whl") else SPECIAL.get(version, f"max=={version}")
-    return wanted, [_existing(other) for other in others]
+        raise UpgradeError(
+            f"{version!r} is no version of MAX; use one such as 26.7.0, a wheel's path, latest or nightly"
+        )
+    requirement = _existing(version) if version.endswith(".whl") else SPECIAL.get(version, f"max=={version}")
+    return requirement, [_existing(wheel) for wheel in wheels]
 
 
-# A pre-release in the bounds is what lets pip take pre-releases, of this package alone.
+# A pre-release in the bounds makes pip accept pre-releases of this package alone.
 SPECIAL = {"latest": "max", "nightly": "max>=26.0.0.dev0"}
 
 
@@ -94,53 +119,58 @@ def _existing(wheel: str) -> str:
     return str(path)
 
 
-def prepare(asked: str, index: str | None = None, beside: Environment | None = None) -> Environment:
-    """Make an environment, or bring the one that is there up to date. One that would be that of `beside` is made again under another name.
+def prepare(spec: str, index: str | None = None, other: Environment | None = None) -> Environment:
+    """Make an environment, or update the existing one.
 
-    Raises UpgradeError where pip fails, with what it said, or finds no nightly version.
+    Args:
+        spec: as in `requirements`.
+        index: an additional package index.
+        other: the environment to compare with. If both would be the same, a second one is made.
+
+    Raises:
+        UpgradeError: if pip fails (with its message), or finds no nightly version.
     """
-    wanted, wheels = requirements(asked, index)
-    environment = Environment(FOLDER / _name(asked, [wanted, *wheels]))
-    if environment == beside:
+    requirement, wheels = requirements(spec, index)
+    environment = Environment(FOLDER / _name(spec, [requirement, *wheels]))
+    if environment == other:
         environment = Environment(environment.folder.with_name(environment.folder.name + "-again"))
     if not (environment.folder / "bin" / "pip").exists():
         _run([sys.executable, "-m", "venv", "--clear", str(environment.folder)])
     environment.log.unlink(missing_ok=True)
 
     pip = [str(environment.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    further = ["--extra-index-url", index] if index else []
-    newest = ["--upgrade"] if wanted in SPECIAL.values() else []
-    beside_it = (
-        ["--find-links", str(Path(wanted).parent)] if wanted.endswith(".whl") else []
-    )  # a wheel of MAX's needs others
+    extra_index = ["--extra-index-url", index] if index else []
+    upgrade = ["--upgrade"] if requirement in SPECIAL.values() else []
+    # A wheel of MAX needs other wheels, which are expected in the same folder.
+    find_links = ["--find-links", str(Path(requirement).parent)] if requirement.endswith(".whl") else []
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
-    _run([*pip, *further, *newest, *beside_it, wanted])
-    _run([*pip, *_others(project["project"])])
+    _run([*pip, *extra_index, *upgrade, *find_links, requirement])
+    _run([*pip, *_other_requirements(project["project"])])
     _run([*pip, "--no-deps", *project["dependency-groups"]["speech"], "--editable", str(ROOT)])
-    if wheels:  # over what is there, be it of the same version
+    if wheels:  # even if the installed version is the same
         _run([*pip, "--no-deps", "--force-reinstall", *wheels])
 
-    if wanted == SPECIAL["nightly"]:
+    if requirement == SPECIAL["nightly"]:
         version = (
             environment.run("-c", "from importlib.metadata import version; print(version('max'))").decode().strip()
         )
         if "dev" not in version:
-            raise UpgradeError(f"no nightly version is to be had from {index}, only {version}")
+            raise UpgradeError(f"{index} has no nightly version, only {version}")
     return environment
 
 
-def _others(project: dict) -> list[str]:
-    """What the project needs but MAX, whose version is what is compared."""
-    every = [*project["dependencies"], *(need for extra in EXTRAS for need in project["optional-dependencies"][extra])]
-    return [need for need in every if not re.match(r"max\b", need)]
+def _other_requirements(project: dict) -> list[str]:
+    """Return the project's dependencies and those of EXTRAS, without MAX."""
+    extras = (requirement for extra in EXTRAS for requirement in project["optional-dependencies"][extra])
+    return [requirement for requirement in (*project["dependencies"], *extras) if not re.match(r"max\b", requirement)]
 
 
-def _name(asked: str, wanted: Sequence[str]) -> str:
-    """Another one where a wheel holds something else."""
-    wheels = [Path(need).read_bytes() for need in wanted if need.endswith(".whl")]
+def _name(spec: str, requirements: Sequence[str]) -> str:
+    """Return an environment's name. It has a digest of its wheels, as their contents may change."""
+    wheels = [Path(requirement).read_bytes() for requirement in requirements if requirement.endswith(".whl")]
     digest = hashlib.sha256(b"".join(wheels)).hexdigest()[:8] if wheels else ""
-    names = [Path(part).stem if part.endswith(".whl") else part for part in asked.split(",")]
+    names = [Path(part).stem if part.endswith(".whl") else part for part in spec.split(",")]
     return re.sub(r"[^\w.]+", "-", "-".join([*names, digest]).rstrip("-"))
 
 

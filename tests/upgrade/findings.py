@@ -1,4 +1,4 @@
-"""What was found on both sides, and what that amounts to."""
+"""The results of both sides, and the verdict."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,11 +6,12 @@ from typing import Any
 
 from tests.upgrade.noise import Speed, agreed
 
-MODEL, CLIP, DEVICE = "tiny.en", "beckett", "cpu"  # whose activations, stages and costs; on what; where
-# By verdict.
+MODEL, CLIP, DEVICE = "tiny.en", "beckett", "cpu"  # of activations, stages and costs
+# Exit statuses by verdict.
 STATUS = {"nothing differs": 0, "nothing worse": 0, "wrong": 1, "slower": 2, "could not be compared": 3}
-THERE, GONE = "there", "gone"  # a defect of MAX
-# By name, NEW's over OLD's from which a cost is worse: far beyond noise, for what takes a minute is not measured often.
+THERE, GONE = "there", "gone"  # states of a defect of MAX
+# Costs by name, and the ratio NEW / OLD above which a cost is worse. The ratios are far beyond
+# noise, because measurements that take a minute are repeated only a few times.
 LIMITS = {
     "CPU seconds to load, cold": 1.5,
     "CPU seconds to load, warm": 1.5,
@@ -22,62 +23,62 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Op:
-    """A row in a dtype: shares of its bounds, what fails ("" where nothing does), and a digest of all bits."""
+    """The results of a row of the table of ops in a dtype."""
 
-    share: float
-    sharp_share: float
-    failure: str
-    digest: str
+    share: float  # the largest error as a share of the worst-case bound
+    sharp_share: float  # the RMS error as a share of the statistical bound
+    failure: str  # empty if nothing fails
+    digest: str  # of all bits
 
 
 @dataclass(frozen=True)
 class Activation:
-    """The op, the distance from float64 after all ops up to here (root mean square), what fails, and a digest of all bits."""
+    """The results of an activation."""
 
     op: str
-    rms: float
-    failure: str
-    digest: str
+    rms: float  # distance from float64, accumulated over all ops up to this one
+    failure: str  # empty if nothing fails
+    digest: str  # of all bits
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """Tokens of each window, and in what the transcript differs from OpenAI Whisper's."""
+    """A transcript."""
 
-    tokens: list[list[int]]
-    failure: str
+    tokens: list[list[int]]  # of each window
+    failure: str  # how it differs from OpenAI Whisper's; empty if it does not
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Either side's, or why there is none: a string."""
+    """The results of both sides. A string instead of a result says why there is none."""
 
     old: Any
     new: Any
 
     @property
     def compared(self) -> bool:
-        """Whether both sides are there."""
+        """Whether both sides have a result."""
         return not isinstance(self.old, str) and not isinstance(self.new, str)
 
     @property
     def equal(self) -> bool:
-        """Both are there, and the same bit for bit."""
+        """Whether both sides have a result, and the results are equal bit for bit."""
         return self.compared and self.old == self.new
 
     @property
     def worse(self) -> str:
-        """What is wrong with NEW and was not with OLD."""
+        """What is wrong with NEW but not with OLD; empty if nothing."""
         return "" if _failure(self.old) else _failure(self.new)
 
     @property
     def wrong_before(self) -> str:
-        """What is wrong with both."""
+        """What is wrong with both; empty if nothing."""
         return _failure(self.new) if _failure(self.old) else ""
 
 
 def costs_more(name: str, pair: Pair) -> bool:
-    """Whether NEW is over a limit."""
+    """Return whether NEW exceeds the limit of a cost."""
     return pair.compared and pair.new > LIMITS[name] * pair.old
 
 
@@ -87,20 +88,16 @@ def _failure(side: Any) -> str:
 
 @dataclass
 class Findings:
-    """Everything, by name.
-
-    timing: lines, whether each could be timed. speed: of each line what pairs of processes said, one after the other. cost: numbers, by the
-    names of `LIMITS`. defects: `THERE`, `GONE`, or what else happens.
-    """
+    """All results by name."""
 
     versions: Pair
     ops: Mapping[str, Pair] = field(default_factory=dict)
     activations: Mapping[str, Pair] = field(default_factory=dict)
     transcripts: Mapping[str, Pair] = field(default_factory=dict)
-    timing: Mapping[str, Pair] = field(default_factory=dict)
-    speed: Mapping[str, list[Speed]] = field(default_factory=dict)
-    cost: Mapping[str, Pair] = field(default_factory=dict)
-    defects: Mapping[str, Pair] = field(default_factory=dict)
+    timing: Mapping[str, Pair] = field(default_factory=dict)  # whether each line could be timed
+    speed: Mapping[str, list[Speed]] = field(default_factory=dict)  # of each pair of processes
+    cost: Mapping[str, Pair] = field(default_factory=dict)  # numbers by the names of `LIMITS`
+    defects: Mapping[str, Pair] = field(default_factory=dict)  # `THERE`, `GONE` or an error message
 
     def _computed(self) -> Iterator[tuple[str, Pair]]:
         parts = {
@@ -114,43 +111,45 @@ class Findings:
         yield from ((f"{part} {name}", pair) for part, pairs in parts.items() for name, pair in pairs.items())
 
     def wrong(self) -> dict[str, str]:
-        """What NEW computes wrong, or not at all, and OLD did not, by name; and MAX's defects that are new."""
-        found = {name: pair.worse for name, pair in self._computed() if pair.worse}
+        """Return by name what only NEW computes wrong or not at all, and MAX's new defects."""
+        worse = {name: pair.worse for name, pair in self._computed() if pair.worse}
         new = {name: pair.new for name, pair in self.defects.items() if pair.old == GONE and pair.new != GONE}
-        return found | {f"defect {name}": "it is new" if state == THERE else state for name, state in new.items()}
+        return worse | {f"defect {name}": "it is new" if state == THERE else state for name, state in new.items()}
 
     def wrong_before(self) -> dict[str, str]:
-        """What both compute wrong, or not at all, by name."""
+        """Return by name what both compute wrong or not at all."""
         return {name: pair.wrong_before for name, pair in self._computed() if pair.wrong_before}
 
     def slower(self) -> dict[str, str]:
-        """Lines that are slower beyond noise, and what costs more than its limit, by name: how much."""
-        more = {
+        """Return by name the ratios of lines slower beyond noise, and of costs above limits."""
+        higher_costs = {
             name: f"{pair.new / pair.old:.2f} times as much"
             for name, pair in self.cost.items()
             if costs_more(name, pair)
         }
-        return self._beyond_noise("slower") | more
+        return self._beyond_noise("slower") | higher_costs
 
     def faster(self) -> dict[str, str]:
-        """Lines that are faster beyond noise, by name: how much."""
+        """Return by name the ratios of lines that are faster beyond noise."""
         return self._beyond_noise("faster")
 
     def _beyond_noise(self, judged: str) -> dict[str, str]:
         return {
-            name: f"{seen[-1].ratio:.2f} times as long" for name, seen in self.speed.items() if agreed(seen) == judged
+            name: f"{speeds[-1].ratio:.2f} times as long"
+            for name, speeds in self.speed.items()
+            if agreed(speeds) == judged
         }
 
     def different(self) -> list[str]:
-        """Results that are not the same bits, or tokens; and defects that come or go."""
+        """Return the names of results whose bits or tokens differ, and of defects that differ."""
         results = {"op": self.ops, "activation": self.activations, "transcript": self.transcripts}
-        found = [
+        changed = [
             f"{part} {name}"
             for part, pairs in results.items()
             for name, pair in pairs.items()
             if pair.compared and not pair.equal
         ]
-        return found + [f"defect {name}" for name, pair in self.defects.items() if pair.old != pair.new]
+        return changed + [f"defect {name}" for name, pair in self.defects.items() if pair.old != pair.new]
 
     @property
     def verdict(self) -> str:

@@ -1,4 +1,4 @@
-"""A process that loads a model and transcribes, and prints what that cost: seconds of processors, megabytes; as JSON."""
+"""Load a model, transcribe, and print the cost as JSON: CPU seconds and megabytes."""
 
 import json
 import os
@@ -10,17 +10,20 @@ from tests.speed.worker import peak_megabytes
 from tests.upgrade.findings import CLIP, DEVICE, MODEL
 
 
-def worked() -> float:
-    """Seconds of all threads and of processes that ended. A busy machine changes them little, where it may double what a clock says."""
+def cpu_seconds() -> float:
+    """Return the CPU seconds of all threads and of child processes that ended.
+
+    They depend little on other load of the machine, which may double wall-clock time.
+    """
     return sum(os.times()[:4])
 
 
 def main() -> None:
-    """Seconds that processors worked until the model was loaded, megabytes of what is compiled, and peak memory after a transcript."""
+    """Print the CPU seconds of loading, the size of compiled graphs, and the peak memory."""
     samples = packaged_clips()[CLIP].samples
-    begin = worked()
+    begin = cpu_seconds()
     model = load_model(MODEL, DEVICE)
-    seconds = worked() - begin
+    seconds = cpu_seconds() - begin
     model.transcribe(samples, language="en")
     size = sum(path.stat().st_size for path in Path(os.environ["MAXWHISPER_CACHE"]).glob("*.mef"))
     print(json.dumps({"seconds": seconds, "compiled MB": size / 1e6, "peak MB": peak_megabytes()}))

@@ -1,4 +1,4 @@
-"""Whether one side is slower than the other, or the machine only seems to say so."""
+"""Decide whether one side is slower than the other beyond the machine's noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 N_ROUNDS = 21
-N_AGREEING = 3  # pairs of processes: where memory lies differs from one to the next, and moves small ops by a tenth
-AT_LEAST = 0.1  # of the time, which nobody would look into
-# Of 21 ratios the sixth smallest and the sixth largest lie around their median 97 times in 100, whatever they are distributed like
-# (binomially, P(at most 5 of 21 below the median) = 27896 / 2^21), though a few turns on either side be disturbed.
+# Pairs of processes that must agree. Memory layout differs between processes and changes the time
+# of small ops by 10 %.
+N_AGREEING = 3
+MIN_DIFFERENCE = 0.1  # of the time: smaller differences are not reported
+# The interval from the 6th smallest to the 6th largest of 21 ratios contains their median with
+# probability 0.97, for any distribution: P(at most 5 of 21 below the median) = 27896 / 2^21
+# (binomial). A few disturbed measurements on either side don't change it.
 N_OUTSIDE = 5
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a call on either side, medians; NEW's over OLD's turn by turn: its median and the interval that noise explains."""
+    """The time of a call on both sides, from one pair of processes."""
 
-    old: float
-    new: float
-    ratio: float
-    low: float
+    old: float  # seconds, median
+    new: float  # seconds, median
+    ratio: float  # NEW / OLD, median over rounds
+    low: float  # the noise interval of the ratio
     high: float
 
     @classmethod
@@ -32,13 +35,13 @@ class Speed:
 
     @property
     def judged(self) -> str:
-        """ "slower" or "faster" beyond noise, else nothing."""
-        if self.low > 1 and self.ratio > 1 + AT_LEAST:
+        """The verdict "slower" or "faster" if beyond noise, else an empty string."""
+        if self.low > 1 and self.ratio > 1 + MIN_DIFFERENCE:
             return "slower"
-        return "faster" if self.high < 1 and self.ratio < 1 / (1 + AT_LEAST) else ""
+        return "faster" if self.high < 1 and self.ratio < 1 / (1 + MIN_DIFFERENCE) else ""
 
 
-def agreed(seen: Sequence[Speed]) -> str:
-    """What all pairs of processes say of a line, where they agree."""
-    verdicts = {speed.judged for speed in seen}
-    return verdicts.pop() if len(seen) >= N_AGREEING and len(verdicts) == 1 else ""
+def agreed(speeds: Sequence[Speed]) -> str:
+    """Return the verdict of N_AGREEING pairs of processes if they agree, else an empty string."""
+    verdicts = {speed.judged for speed in speeds}
+    return verdicts.pop() if len(speeds) >= N_AGREEING and len(verdicts) == 1 else ""

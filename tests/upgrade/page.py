@@ -1,4 +1,4 @@
-"""The comparison to look at, `report/upgrade.html`."""
+"""The comparison as a page, `report/upgrade.html`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,36 +10,36 @@ from matplotlib.axes import Axes
 from reference.parity.pictures import through_the_layers
 from reference.report.page import Picture, draw, render
 from tests.upgrade.findings import LIMITS, Findings, Pair
-from tests.upgrade.noise import AT_LEAST, Speed
+from tests.upgrade.noise import MIN_DIFFERENCE, Speed
 
 TEMPLATE = Path(__file__).parent / "page.html"
 COLORS = {"old": "#4c8bf5", "new": "#e4572e"}
 JUDGED = {"slower": "#b3261e", "faster": "#12783b", "": "gray"}
 
 
-def page(found: Findings, document: Mapping[str, Any]) -> str:
-    """The whole page."""
+def page(findings: Findings, document: Mapping[str, Any]) -> str:
+    """Render the page, with pictures of speed and of distances from float64."""
     pictures = []
-    if found.speed:
-        pictures.append(_speed({name: seen[-1] for name, seen in found.speed.items()}, document["speed"]))
-    if both := {
+    if findings.speed:
+        pictures.append(_speed({name: speeds[-1] for name, speeds in findings.speed.items()}, document["speed"]))
+    if compared := {
         name: pair
-        for name, pair in found.activations.items()
+        for name, pair in findings.activations.items()
         if all(hasattr(side, "rms") for side in (pair.old, pair.new))
     }:
-        pictures.append(_distances(both))
+        pictures.append(_distances(compared))
     return render(TEMPLATE, document=document, pictures=pictures, limits=LIMITS)
 
 
 def _speed(speeds: Mapping[str, Speed], judged: Mapping[str, Any]) -> Picture:
-    """New over old, line by line."""
+    """Draw the ratio new / old of each line."""
 
     def paint(axes: Axes) -> None:
         for i, (name, speed) in enumerate(speeds.items()):
             color = JUDGED[judged[name]["beyond_noise"]]
             axes.plot([speed.low, speed.high], [i, i], "-", color=color, linewidth=2, alpha=0.6)
             axes.plot([speed.ratio], [i], "o", color=color, markersize=4)
-        axes.axvspan(1 / (1 + AT_LEAST), 1 + AT_LEAST, color="gray", alpha=0.12)
+        axes.axvspan(1 / (1 + MIN_DIFFERENCE), 1 + MIN_DIFFERENCE, color="gray", alpha=0.12)
         axes.axvline(1, color="gray", linestyle="--", linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(
@@ -56,12 +56,15 @@ def _speed(speeds: Mapping[str, Speed], judged: Mapping[str, Any]) -> Picture:
         axes.invert_yaxis()
         axes.set_xlabel("time, new / old")
 
-    caption = "The median of turns, and the interval that noise explains; grey where three pairs of processes don't agree that it differs."
+    caption = (
+        "The median over rounds, and its noise interval."
+        " Grey: three pairs of processes do not agree that the line differs."
+    )
     return draw("Speed", caption, (7, 0.2 * len(speeds) + 0.8), paint)
 
 
 def _distances(activations: Mapping[str, Pair]) -> Picture:
-    """How far from float64 before and after."""
+    """Draw the distance from float64 of each activation on both sides."""
 
     def paint(axes: Axes) -> None:
         x = np.arange(len(activations))
@@ -70,5 +73,5 @@ def _distances(activations: Mapping[str, Pair]) -> Picture:
             axes.plot(x, rms, ".-", color=color, label=side, linewidth=1, markersize=4)
         through_the_layers(axes, list(activations), "distance (rms)")
 
-    caption = "Of every activation of tiny.en on ten seconds of speech, after all ops up to there."
+    caption = "Every activation of tiny.en on ten seconds of speech. Errors of all earlier ops are included."
     return draw("Distance from float64", caption, (7, 3.6), paint)

@@ -1,4 +1,4 @@
-"""A process in one of the two environments, which stands still while the other one works."""
+"""A process in one of the two environments, paused while the other one works."""
 
 import pickle
 import signal
@@ -7,46 +7,54 @@ from collections.abc import Sequence
 from threading import Timer
 from typing import Any
 
-from tests.upgrade.environment import SECONDS, Environment, UpgradeError
+from tests.upgrade.environment import TIMEOUT_SECONDS, Environment, UpgradeError
 
-N_DEATHS = 3  # after which no further process is started
+MAX_CRASHES = 3  # after which no new process is started
 
 
 class Side:
-    """Answers questions, methods of `tests.upgrade.answers.Answers`, in a process that is started when first needed.
+    """Answers questions in a process, which starts with the first question.
 
-    rows: of the table of ops that are asked for; none for all.
+    Questions are methods of `tests.upgrade.answers.Answers`.
+
+    Args:
+        environment: the process's Python and packages.
+        rows: the rows of the table of ops that questions are about, by default all.
     """
 
     def __init__(self, environment: Environment, rows: Sequence[str] = ()) -> None:
         self._environment, self._rows = environment, rows
         self._process: subprocess.Popen[bytes] | None = None
-        self._deaths = list[str]()
+        self._crashes = list[str]()
 
     def ask(self, question: str, *arguments: object) -> Any:
-        """The answer. MAX's threads look for work long after they had some; so that they take none of the other side's time, all stand
-        still until they are asked again.
+        """Ask a question and return the answer.
 
-        Raises UpgradeError, with what was said, where the question fails or the process dies; another one then answers the next.
+        MAX's threads poll for work long after a call. The process is paused (SIGSTOP) between
+        questions, so that they take no time from the other side.
+
+        Raises:
+            UpgradeError: with the error message, if the question fails or the process dies. A new
+                process answers the next question.
         """
-        if len(self._deaths) == N_DEATHS:
-            raise UpgradeError(f"not asked, for {self._deaths[-1]}")
+        if len(self._crashes) == MAX_CRASHES:
+            raise UpgradeError(f"not asked, because {self._crashes[-1]}")
         process = self._process = self._process or self._environment.start("-m", "tests.upgrade.serve", *self._rows)
         assert process.stdin is not None and process.stdout is not None
-        too_long = Timer(SECONDS, process.kill)
-        too_long.start()
+        timeout = Timer(TIMEOUT_SECONDS, process.kill)
+        timeout.start()
         process.send_signal(signal.SIGCONT)
         try:
             pickle.dump(pickle.dumps((question, arguments)), process.stdin)
             process.stdin.flush()
             works, answer = pickle.load(process.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            process.kill()  # should it not be dead
+            process.kill()  # in case it is alive
             self._process = None
-            self._deaths.append(self._environment.obituary(process))
-            raise UpgradeError(self._deaths[-1]) from None
+            self._crashes.append(self._environment.exit_message(process))
+            raise UpgradeError(self._crashes[-1]) from None
         finally:
-            too_long.cancel()
+            timeout.cancel()
         process.send_signal(signal.SIGSTOP)
         if not works:
             raise UpgradeError(answer)

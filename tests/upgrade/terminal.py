@@ -1,4 +1,4 @@
-"""The comparison in a terminal: what differs, line by line, and the verdict last."""
+"""Print the comparison in a terminal: the differences line by line, and the verdict last."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,45 +13,51 @@ from tests.upgrade.noise import agreed
 STYLES = {"nothing worse": "green", "nothing differs": "green"}
 
 
-def show(found: Findings, console: Console, old: str, new: str) -> None:
-    """Tables of ops, speed and costs; of activations, transcripts and defects what differs.
+def show(findings: Findings, console: Console, old: str, new: str) -> None:
+    """Print tables of ops, speed and costs, and differences of other results.
 
-    old, new: what was asked for.
+    Args:
+        findings: of the comparison.
+        console: to print on.
+        old: OLD, as on the command line.
+        new: NEW, as on the command line.
     """
     console.print(
-        _table("share of the worst-case bound (of the statistical one)", ("op", "old", "new", "bits"), _ops(found.ops))
+        _table(
+            "largest error / worst-case bound (RMS error / statistical bound)",
+            ("op", "old", "new", "bits"),
+            _ops(findings.ops),
+        )
     )
-    console.print(_table("milliseconds", ("speed", "old", "new", "new / old", "noise", ""), _speed(found)))
-    console.print(_table("tiny.en", ("cost", "old", "new", "new / old", "limit"), _costs(found.cost)))
-    for name, pairs in (("activations", found.activations), ("transcripts", found.transcripts)):
+    console.print(_table("milliseconds", ("speed", "old", "new", "new / old", "noise", ""), _speed(findings)))
+    console.print(_table("tiny.en", ("cost", "old", "new", "new / old", "limit"), _costs(findings.cost)))
+    for name, pairs in (("activations", findings.activations), ("transcripts", findings.transcripts)):
         equal = sum(pair.equal for pair in pairs.values())
         console.print(f"{equal} of {len(pairs)} {name} are equal{_farthest(pairs)}")
-    for name, pair in found.defects.items():
+    for name, pair in findings.defects.items():
         if pair.old != pair.new:
             console.print(Text(f"defect {name}: {_state(pair.old)}, now {_state(pair.new)}"))
-    n_there = sum(pair.new == THERE for pair in found.defects.values())
-    console.print(f"{n_there} of {len(found.defects)} pinned defects are there")
-    for name, why in found.wrong_before().items():
+    n_there = sum(pair.new == THERE for pair in findings.defects.values())
+    console.print(f"{n_there} of {len(findings.defects)} pinned defects are present in the new version")
+    for name, why in findings.wrong_before().items():
         console.print(Text(f"WRONG  {name}, on both sides: {why}", "yellow"), soft_wrap=True)
-    for name, why in found.wrong().items():
+    for name, why in findings.wrong().items():
         console.print(Text(f"WRONG  {name}: {why}", "bold red"), soft_wrap=True)
-    for name, much in found.slower().items():
-        console.print(Text(f"SLOWER {name}: {much}", "bold red"))
-    for name, much in found.faster().items():
-        console.print(Text(f"FASTER {name}: {much}", "green"))
-    before, after = ({} if isinstance(side, str) else side for side in (found.versions.old, found.versions.new))
+    for name, ratio in findings.slower().items():
+        console.print(Text(f"SLOWER {name}: {ratio}", "bold red"))
+    for name, ratio in findings.faster().items():
+        console.print(Text(f"FASTER {name}: {ratio}", "green"))
+    before, after = ({} if isinstance(side, str) else side for side in (findings.versions.old, findings.versions.new))
     for package in sorted(before.keys() & after.keys() - {"max", "mojo-compiler"}):
         if before[package] != after[package]:
-            console.print(
-                Text(f"beside MAX, {package} is another version, too: {before[package]} → {after[package]}", "yellow")
-            )
-    verdict = f"{found.verdict.upper()}: MAX {_version(before, old)} → {_version(after, new)}"
-    console.print(Text(verdict, STYLES.get(found.verdict, "bold red")), soft_wrap=True)
+            console.print(Text(f"the version of {package} differs too: {before[package]} → {after[package]}", "yellow"))
+    verdict = f"{findings.verdict.upper()}: MAX {_version(before, old)} → {_version(after, new)}"
+    console.print(Text(verdict, STYLES.get(findings.verdict, "bold red")), soft_wrap=True)
 
 
-def _version(packages: Mapping[str, str], asked: str) -> str:
+def _version(packages: Mapping[str, str], spec: str) -> str:
     version = packages.get("max", "?")
-    return version if version == asked else f"{version} ({asked})"
+    return version if version == spec else f"{version} ({spec})"
 
 
 def _table(caption: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
@@ -67,25 +73,25 @@ def _ops(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, ...]]:
     for name, pair in pairs.items():
         yield (
             name,
-            *(_share(side) for side in (pair.old, pair.new)),
+            *(_ratios(side) for side in (pair.old, pair.new)),
             "equal" if pair.equal else "differ" if pair.compared else "none",
         )
 
 
-def _share(side: Any) -> str:
+def _ratios(side: Any) -> str:
     return "none" if isinstance(side, str) else f"{side.share:.3f} ({side.sharp_share:.3f})"
 
 
-def _speed(found: Findings) -> Iterator[tuple[str, ...]]:
-    for name, seen in found.speed.items():
-        last = seen[-1]
+def _speed(findings: Findings) -> Iterator[tuple[str, ...]]:
+    for name, speeds in findings.speed.items():
+        last = speeds[-1]
         yield (
             name,
             f"{1e3 * last.old:.3f}",
             f"{1e3 * last.new:.3f}",
             f"{last.ratio:.2f}",
             f"{last.low:.2f}–{last.high:.2f}",
-            agreed(seen),
+            agreed(speeds),
         )
 
 
@@ -101,16 +107,16 @@ def _costs(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, ...]]:
 
 
 def _farthest(pairs: Mapping[str, Pair]) -> str:
-    """The activation whose distance from float64 has grown most."""
-    grown = {
+    """Describe the activation whose distance from float64 has grown most."""
+    growth = {
         name: pair.new.rms / pair.old.rms
         for name, pair in pairs.items()
         if not pair.equal and all(getattr(side, "rms", 0) for side in (pair.old, pair.new))
     }
-    if not grown:
+    if not growth:
         return ""
-    name = max(grown, key=lambda name: grown[name])
-    return f"; distance from float64 grew at most {grown[name]:.2f} times, that of {name}"
+    name = max(growth, key=lambda name: growth[name])
+    return f"; distance from float64 grew at most {growth[name]:.2f} times, that of {name}"
 
 
 def _state(state: str) -> str:

@@ -1,4 +1,4 @@
-"""What is written and printed of a comparison, whatever was found."""
+"""The report of a comparison: JSON, terminal and page."""
 
 import io
 import json
@@ -48,15 +48,15 @@ FOUND = Findings(
 NOTHING = Findings(Pair({"max": "26.7.0"}, "ImportError: cannot import name 'Graph'"))
 
 
-@pytest.mark.parametrize("found", [FOUND, NOTHING])
-def test_all_that_was_found_is_valid_json(found: Findings) -> None:
-    data = json.loads(json.dumps(document(found, "26.6.0", "26.7.0"), allow_nan=False))
-    assert data["verdict"] == found.verdict
+@pytest.mark.parametrize("findings", [FOUND, NOTHING])
+def test_findings_are_valid_json(findings: Findings) -> None:
+    data = json.loads(json.dumps(document(findings, "26.6.0", "26.7.0"), allow_nan=False))
+    assert data["verdict"] == findings.verdict
     assert data["machine"]["cores"] > 0
-    assert data["ops"].keys() == found.ops.keys()
+    assert data["ops"].keys() == findings.ops.keys()
 
 
-def test_the_data_says_what_is_worse() -> None:
+def test_the_json_names_results_that_are_worse() -> None:
     data: dict[str, Any] = document(FOUND, "26.6.0", "26.7.0")
     assert list(data["wrong"]) == ["op softmax float32", "op gelu float32", "transcript joined", "cost MB compiled"]
     assert data["slower"] == {"softmax": "1.30 times as long", "CPU seconds to load, cold": "1.80 times as much"}
@@ -69,19 +69,19 @@ def test_the_data_says_what_is_worse() -> None:
     assert data["ops"]["softmax float32"]["new"]["share"] is None
 
 
-def shown(found: Findings) -> str:
+def printed(findings: Findings) -> str:
     terminal = io.StringIO()
-    show(found, Console(width=150, file=terminal), "26.6.0", "latest")
+    show(findings, Console(width=150, file=terminal), "26.6.0", "latest")
     return terminal.getvalue()
 
 
 def test_a_terminal_shows_the_verdict_last() -> None:
-    *_, last = shown(FOUND).splitlines()
+    *_, last = printed(FOUND).splitlines()
     assert last == "WRONG: MAX 26.6.0 → 26.7.0 (latest)"
 
 
-def test_a_terminal_names_all_that_is_worse() -> None:
-    text = shown(FOUND)
+def test_a_terminal_names_all_results_that_are_worse() -> None:
+    text = printed(FOUND)
     assert "WRONG  op softmax float32: <not> finite" in text
     assert "SLOWER softmax: 1.30 times as long" in text
     assert "SLOWER CPU seconds to load, cold: 1.80 times as much" in text
@@ -89,38 +89,37 @@ def test_a_terminal_names_all_that_is_worse() -> None:
     assert "grew at most 2.00 times, that of encoder.blocks.0.attn_ln" in text
 
 
-def test_nothing_to_show_is_shown() -> None:
-    assert "WRONG: MAX 26.7.0 (26.6.0) → ? (latest)" in shown(NOTHING)
+def test_a_version_that_does_not_import_can_be_shown() -> None:
+    assert "WRONG: MAX 26.7.0 (26.6.0) → ? (latest)" in printed(NOTHING)
     assert "cannot import name" in page(NOTHING, document(NOTHING, "26.6.0", "26.7.0"))
 
 
 def test_the_page_in_a_browser(browser: Browser, tmp_path: Path) -> None:
-    """It loads nothing, fits a phone, and says what is worse."""
+    """The page loads nothing, fits a phone, and shows what is worse."""
     path = tmp_path / "upgrade.html"
     path.write_text(page(FOUND, document(FOUND, "26.6.0", "26.7.0")), encoding="utf-8")
-    sheet = browser.new_page(viewport={"width": 390, "height": 800})
+    tab = browser.new_page(viewport={"width": 390, "height": 800})
     loaded, problems = list[str](), list[str]()
-    sheet.on("request", lambda request: loaded.append(request.url))
-    sheet.on("console", lambda message: problems.append(message.text))
-    sheet.goto(path.as_uri())
+    tab.on("request", lambda request: loaded.append(request.url))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.goto(path.as_uri())
     assert [url for url in loaded if not url.startswith(("file:", "data:"))] == []
     assert problems == []
-    assert sheet.locator("#verdict").inner_text() == "Wrong: Whisper on MAX 26.7.0, beside 26.6.0"
-    assert "<not> finite" in sheet.locator("body").inner_text()
-    assert sheet.locator("img").count() == 2
-    assert all(sheet.locator("img").evaluate_all("images => images.map(image => image.naturalWidth > 0)"))
-    assert sheet.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.locator("#verdict").inner_text() == "Wrong: Whisper on MAX 26.7.0, compared with 26.6.0"
+    assert "<not> finite" in tab.locator("body").inner_text()
+    assert tab.locator("img").count() == 2
+    assert all(tab.locator("img").evaluate_all("images => images.map(image => image.naturalWidth > 0)"))
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_what_pytest_says_of_reproducers(tmp_path: Path) -> None:
-    """As pytest writes it."""
+def test_states_of_reproducers_are_read_from_pytests_xml(tmp_path: Path) -> None:
     results = tmp_path / "results.xml"
     suite = ET.Element("testsuite")
     for name, outcome in {
         "test_there": ("skipped", {"type": "pytest.xfail", "message": "MAX 26.7.0: it is"}),
         "test_gone": ("failure", {"message": "[XPASS(strict)] MAX 26.7.0: it was"}),
         "test_other": ("failure", {"message": "ValueError: something else"}),
-        "test_mended": None,
+        "test_fixed": None,
     }.items():
         case = ET.SubElement(suite, "testcase", name=name)
         if outcome:
@@ -130,5 +129,5 @@ def test_what_pytest_says_of_reproducers(tmp_path: Path) -> None:
         "test_there": THERE,
         "test_gone": GONE,
         "test_other": "ValueError: something else",
-        "test_mended": GONE,
+        "test_fixed": GONE,
     }

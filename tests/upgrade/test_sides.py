@@ -1,4 +1,4 @@
-"""Two processes that are asked the same: faults planted in one of them are found and named, and no failure ends the comparison."""
+"""Two processes answer the same questions: planted faults are named, no failure ends the run."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.upgrade.findings import Findings, Pair
 from tests.upgrade.side import Side
 
 Make = Callable[..., Environment]
-# What wheels of `tests.upgrade.wheels` do, without a wheel.
+# The faults of `tests.upgrade.wheels`, planted without a wheel.
 WRONG = """
 from max.graph import ops
 layer_norm = ops.layer_norm
@@ -47,8 +47,8 @@ def both(old: Environment, new: Environment, *rows: str) -> Iterator[compare.Sid
             side.stop()
 
 
-def stands_still(pid: int) -> bool:
-    """A signal takes its time."""
+def is_paused(pid: int) -> bool:
+    """Return whether a process is paused, waiting up to ten seconds for the signal to arrive."""
     for _ in range(100):
         if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T":
             return True
@@ -56,21 +56,21 @@ def stands_still(pid: int) -> bool:
     return False
 
 
-def test_a_side_answers_and_then_stands_still(own_python: Environment) -> None:
+def test_a_side_answers_and_is_then_paused(own_python: Environment) -> None:
     side = Side(own_python)
     try:
         assert side.ask("versions")["max"]
         assert side._process
-        assert stands_still(side._process.pid)
+        assert is_paused(side._process.pid)
         with pytest.raises(UpgradeError, match=r"AttributeError: .*nonsense"):
             side.ask("nonsense")
-        assert stands_still(side._process.pid)
+        assert is_paused(side._process.pid)
         assert side.ask("versions")["max"]
     finally:
         side.stop()
 
 
-def test_a_process_that_dies_is_said_and_replaced(own_python: Environment) -> None:
+def test_a_process_that_dies_is_reported_and_replaced(own_python: Environment) -> None:
     side = Side(own_python)
     try:
         side.ask("versions")
@@ -83,43 +83,42 @@ def test_a_process_that_dies_is_said_and_replaced(own_python: Environment) -> No
         side.stop()
 
 
-def test_a_process_that_always_dies_is_not_started_for_ever(make_environment: Make) -> None:
-    side = Side(make_environment("dying", "import sys; sys.exit('no such luck')"))
-    said = []
+def test_a_process_that_always_dies_is_started_three_times(make_environment: Make) -> None:
+    side = Side(make_environment("dying", "import sys; sys.exit('planted crash')"))
+    messages = []
     for _ in range(4):
-        with pytest.raises(UpgradeError, match="no such luck") as error:
+        with pytest.raises(UpgradeError, match="planted crash") as error:
             side.ask("versions")
-        said.append(str(error.value))
-    assert [text.startswith("not asked") for text in said] == [False, False, False, True]
+        messages.append(str(error.value))
+    assert [message.startswith("not asked") for message in messages] == [False, False, False, True]
 
 
-def test_a_line_that_cannot_be_timed_is_said_and_left_out(own_python: Environment, make_environment: Make) -> None:
+def test_a_line_that_cannot_be_timed_is_reported_and_left_out(own_python: Environment, make_environment: Make) -> None:
     timing = {"no such stage": Pair(None, None)}
     with both(own_python, make_environment("new"), "softmax") as sides:
-        assert compare._turns(sides, timing) == {}
+        assert compare._time_interleaved(sides, timing) == {}
     assert timing["no such stage"] == Pair("KeyError: 'no such stage'", "KeyError: 'no such stage'")
 
 
-def test_what_no_longer_imports_is_the_answer(make_environment: Make) -> None:
+def test_an_import_error_is_the_answer(make_environment: Make) -> None:
     with both(make_environment("old"), make_environment("new", BROKEN), "softmax") as sides:
         pair = compare._ask(sides, "op", "softmax", "float32", [])
     assert not isinstance(pair.old, str)
     assert pair.worse.startswith("ImportError: cannot import name 'Graph'")
 
 
-def test_an_op_that_is_wrong_is_named(make_environment: Make) -> None:
-    """And no other one is."""
+def test_the_wrong_op_and_no_other_is_named(make_environment: Make) -> None:
     rows = ("layer_norm", "softmax")
     with both(make_environment("old"), make_environment("new", WRONG), *rows) as sides:
-        found = Findings(compare._ask(sides, "versions"), compare._ops(sides, rows))
-    assert found.verdict == "wrong"
-    assert found.wrong().keys() == {f"op layer_norm {dtype}" for dtype in ("float32", "float16", "bfloat16")}
-    assert "Example(op='layer_norm'" in found.wrong()["op layer_norm float32"]
-    assert all(pair.equal for name, pair in found.ops.items() if "softmax" in name)
+        findings = Findings(compare._ask(sides, "versions"), compare._ops(sides, rows))
+    assert findings.verdict == "wrong"
+    assert findings.wrong().keys() == {f"op layer_norm {dtype}" for dtype in ("float32", "float16", "bfloat16")}
+    assert "Example(op='layer_norm'" in findings.wrong()["op layer_norm float32"]
+    assert all(pair.equal for name, pair in findings.ops.items() if "softmax" in name)
 
 
-def test_what_is_slowed_by_a_third_is_seen(make_environment: Make) -> None:
-    """At the latest when asked for the third time, for a machine that does something else meanwhile may hide it."""
+def test_an_op_that_takes_30_percent_longer_is_slower(make_environment: Make) -> None:
+    """One of three measurements must show it, because other load of the machine may hide it."""
     with both(make_environment("old"), make_environment("new", SLOW), "attention") as sides:
-        speeds = (compare._turns(sides, {"attention": Pair(None, None)})["attention"] for _ in range(3))
+        speeds = (compare._time_interleaved(sides, {"attention": Pair(None, None)})["attention"] for _ in range(3))
         assert any(speed.judged == "slower" and 1.2 < speed.ratio < 1.5 for speed in speeds)

@@ -1,4 +1,4 @@
-"""What differences amount to: beyond noise or not, wrong or only different."""
+"""Verdicts on differences: beyond noise or not, wrong or only different."""
 
 from typing import Any
 
@@ -14,7 +14,10 @@ VERSIONS = Pair({"max": "1"}, {"max": "2"})
 
 
 def measured(rng: np.random.Generator, slowdown: float = 1.0, between_processes: float = 0.0) -> Speed:
-    """Two sides on a noisy machine: most turns vary by some per cent, one in ten takes half as long again, or more."""
+    """Simulate two sides on a noisy machine.
+
+    Times vary by 3 %, and one in ten takes 1.5 to 2.5 times as long.
+    """
     pair = slowdown * np.exp(between_processes * rng.standard_normal())
     old, new = (
         np.exp(0.03 * rng.standard_normal(N_ROUNDS))
@@ -24,21 +27,21 @@ def measured(rng: np.random.Generator, slowdown: float = 1.0, between_processes:
     return Speed.of(old.tolist(), (pair * new).tolist())
 
 
-def test_noise_is_hardly_ever_taken_for_a_difference(rng: np.random.Generator) -> None:
-    """Once in 2,000 lines at most, where memory lies better or worse by 5 % in each pair of processes; a comparison has some 30."""
+def test_noise_is_rarely_reported_as_a_difference(rng: np.random.Generator) -> None:
+    """At most 1 line in 2,000 is reported if processes differ by 5 %. A comparison has some 30."""
     lines = [[measured(rng, between_processes=0.05) for _ in range(N_AGREEING)] for _ in range(10_000)]
-    assert sum(bool(agreed(seen)) for seen in lines) <= 5
-    assert sum(any(speed.judged for speed in seen) for seen in lines) > 100  # which one pair alone would report
+    assert sum(bool(agreed(speeds)) for speeds in lines) <= 5
+    assert sum(any(speed.judged for speed in speeds) for speeds in lines) > 100  # one pair alone
 
 
 @pytest.mark.parametrize(("slowdown", "judged"), [(1.3, "slower"), (1 / 1.3, "faster")])
-def test_a_third_is_seen_amid_noise(rng: np.random.Generator, slowdown: float, judged: str) -> None:
+def test_30_percent_is_reported_amid_noise(rng: np.random.Generator, slowdown: float, judged: str) -> None:
     lines = [[measured(rng, slowdown) for _ in range(N_AGREEING)] for _ in range(1000)]
-    assert np.mean([agreed(seen) == judged for seen in lines]) > 0.95
+    assert np.mean([agreed(speeds) == judged for speeds in lines]) > 0.95
 
 
-def test_what_nobody_would_look_into_is_not_reported() -> None:
-    """Five per cent, however sure."""
+def test_a_small_difference_is_not_reported() -> None:
+    """A difference of 5 % is not reported even without any noise."""
     assert not Speed.of([1.0] * N_ROUNDS, [1.05] * N_ROUNDS).judged
 
 
@@ -50,7 +53,7 @@ def test_all_pairs_of_processes_must_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict", "says"),
+    ("results", "verdict", "wrong"),
     [
         ({}, "nothing differs", {}),
         ({"ops": {"softmax float32": Pair(RIGHT, RIGHT)}, "speed": {"softmax": [SAME]}}, "nothing differs", {}),
@@ -117,10 +120,10 @@ def test_all_pairs_of_processes_must_agree() -> None:
         ({"defects": {"tanh": Pair(GONE, THERE)}}, "wrong", {"defect tanh": "it is new"}),
     ],
 )
-def test_verdicts(found: dict[str, Any], verdict: str, says: dict[str, str]) -> None:
-    findings = Findings(VERSIONS, **found)
+def test_verdicts(results: dict[str, Any], verdict: str, wrong: dict[str, str]) -> None:
+    findings = Findings(VERSIONS, **results)
     assert findings.verdict == verdict
-    assert findings.wrong() == says
+    assert findings.wrong() == wrong
 
 
 def test_a_version_that_does_not_import_is_wrong() -> None:
@@ -129,11 +132,11 @@ def test_a_version_that_does_not_import_is_wrong() -> None:
     assert findings.wrong() == {"import of maxwhisper": "ImportError: Graph"}
 
 
-def test_what_is_wrong_on_both_sides_is_said() -> None:
+def test_a_failure_on_both_sides_is_listed() -> None:
     findings = Findings(VERSIONS, ops={"softmax float32": Pair(WRONG, WRONG), "gelu float32": Pair(RIGHT, RIGHT)})
     assert findings.wrong_before() == {"op softmax float32": "3 times its bound"}
 
 
 def test_exit_statuses() -> None:
-    """As `tests/upgrade/README.md` says."""
+    """They are those of `tests/upgrade/README.md`."""
     assert STATUS == {"nothing differs": 0, "nothing worse": 0, "wrong": 1, "slower": 2, "could not be compared": 3}

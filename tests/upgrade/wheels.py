@@ -1,7 +1,8 @@
-"""Wheels to be installed over a version of MAX that make it wrong in one op, or slow; to see `nox -s upgrade` find it.
+"""Write wheels that plant a fault in MAX, to check that `nox -s upgrade` finds it.
 
-`.nox/tests/bin/python -m tests.upgrade.wheels FOLDER` patches the MAX that is installed there. Then:
-`nox -s upgrade -- 26.7.0 26.7.0,FOLDER/wrong-0-py3-none-any.whl`
+One wheel makes an op wrong, and one makes every call slow. They contain patched files of the
+installed MAX: `.nox/tests/bin/python -m tests.upgrade.wheels FOLDER`. Then run
+`nox -s upgrade -- 26.7.0 26.7.0,FOLDER/wrong-0-py3-none-any.whl`.
 """
 
 import sys
@@ -12,8 +13,8 @@ from zipfile import ZipFile
 
 
 @dataclass(frozen=True)
-class Plant:
-    """In a file of MAX's, something in place of something that is there once."""
+class Patch:
+    """A replacement in a file of MAX. The text to replace must occur exactly once."""
 
     path: str
     before: str
@@ -29,22 +30,21 @@ SPIN = """    import time
         pass
     return results
 """
-PLANTS = {
-    "wrong": Plant("max/graph/ops/layer_norm.py", "        constant(epsilon,", "        constant(10 * epsilon,"),
-    "slow": Plant("max/engine/api.py", "    return self._execute_device_tensors(input_impls)\n", SPIN),
+PATCHES = {
+    "wrong": Patch("max/graph/ops/layer_norm.py", "        constant(epsilon,", "        constant(10 * epsilon,"),
+    "slow": Patch("max/engine/api.py", "    return self._execute_device_tensors(input_impls)\n", SPIN),
 }
 
 
 def write_wheel(name: str, folder: Path) -> Path:
-    """One of `PLANTS` as a wheel."""
-    plant = PLANTS[name]
-    text = _installed(plant.path).read_text(encoding="utf-8")
-    assert text.count(plant.before) == 1, (
-        f"{plant.path} of this version of MAX has {text.count(plant.before)} times {plant.before!r}"
-    )
+    """Write one of `PATCHES` as a wheel and return its path."""
+    patch = PATCHES[name]
+    text = _installed(patch.path).read_text(encoding="utf-8")
+    count = text.count(patch.before)
+    assert count == 1, f"{patch.before!r} occurs {count} times in this version's {patch.path}, expected once"
     info = f"{name}-0.dist-info"
     files = {
-        plant.path: text.replace(plant.before, plant.after),
+        patch.path: text.replace(patch.before, patch.after),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: maxwhisper\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
@@ -63,6 +63,6 @@ def _installed(path: str) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("give a folder to write wheels to")
-    for plant in PLANTS:
-        print(write_wheel(plant, Path(sys.argv[1])))
+        sys.exit("usage: python -m tests.upgrade.wheels FOLDER, an existing folder to write wheels to")
+    for name in PATCHES:
+        print(write_wheel(name, Path(sys.argv[1])))

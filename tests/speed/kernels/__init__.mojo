@@ -1,2 +1,2 @@
-"""The machine's two ceilings."""
+"""Kernels that measure the machine's two peak rates."""
 from .ceilings import *

@@ -1,4 +1,4 @@
-"""What no code for this processor can exceed: multiply-adds in registers, and reading memory, on all cores."""
+"""Measure the peak rates of all cores: multiply-adds in registers, and reading memory."""
 
 from extensibility import InputTensor, OutputTensor, register
 from max.algorithm import sync_parallelize
@@ -7,13 +7,13 @@ from std.runtime import parallelism_level
 from std.sys import simd_width_of
 
 comptime WIDTH = simd_width_of[DType.float32]()
-comptime CHAINS = 24  # of multiply-adds that don't wait for each other: more than a core has under way
-comptime VECTORS = 8  # read side by side
+comptime CHAINS = 24  # independent multiply-adds: more than a core executes at once
+comptime VECTORS = 8  # independent reads
 
 
 @register("ceiling.multiply_add")
 struct MultiplyAdd:
-    """As many multiply-adds as asked for on each core; y [n_cores] keeps them from being left out."""
+    """Multiply-adds on each core. Their sums go to y [n_cores], so that none is optimized away."""
 
     @staticmethod
     def execute(
@@ -42,7 +42,7 @@ struct MultiplyAdd:
 
 @register("ceiling.read")
 struct Read:
-    """The sum of x, of which each core reads its share; y [n_cores]."""
+    """Sums of x, of which each core reads an equal share. The sums go to y [n_cores]."""
 
     @staticmethod
     def execute(
