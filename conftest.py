@@ -1,42 +1,40 @@
-"""What tests share: the device, the models compiled for it, their judges, and recorded speech."""
+"""Fixtures of all tests: the device, models compiled for it, the table of ops, and a browser."""
 
-import hashlib
 import os
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TypeVar
 
 import numpy as np
 import pytest
-import torch
-import whisper
 from playwright.sync_api import Browser, sync_playwright
 
-from maxwhisper import Whisper
-from maxwhisper.checkpoint import Checkpoint, load_checkpoint
+from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
-from reference.models.float64 import NumpyWhisper
-from reference.models.openai import load_openai
 from reference.ops import TABLE, rows_on
 from reference.ops.suite import Suite, suite
 from reference.parity.clip import ClipReport, Programs, compare_clip
+from tests.support.implementations import Implementations
 
-# Nothing is downloaded by a test.
+# Failed assertions there show their values, as in test files.
+pytest.register_assert_rewrite("tests.support.decoding")
+
+# Tests download nothing.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--device gpu` runs everything that is compiled on the accelerator."""
+    """Add the options `--device` and `--record`."""
     parser.addoption("--device", default="cpu", choices=["cpu", "gpu"], help="where MAX runs")
     parser.addoption(
-        "--record", action="store_true", help="with -m bench: keep these ratios, to be held against from now on"
+        "--record",
+        action="store_true",
+        help="with -m bench: store these ratios as the baseline of later runs",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs compiled graphs, and skip rows that the device lacks."""
+    """Mark tests that need compiled graphs, and skip rows that the device does not support."""
     device = config.getoption("--device")
     missing = TABLE.keys() - rows_on(device).keys()
     for item in items:
@@ -48,85 +46,55 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 else None
             )
             if op in missing:
-                item.add_marker(pytest.mark.skip(reason=f"{op} is not there on the {device}"))
+                item.add_marker(pytest.mark.skip(reason=f"{op} is not supported on the {device}"))
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    """The device that MAX compiles for."""
+    """Return the device that MAX compiles for: "cpu" or "gpu"."""
     return request.config.getoption("--device")
 
 
-T = TypeVar("T", np.ndarray, torch.Tensor)
-Features = TypeVar("Features")
-
-
-def remembering(encode: Callable[[T], Features]) -> Callable[[T], Features]:
-    """An encoder is the slowest part of the suite, and many tests show it the same windows."""
-    known: OrderedDict[bytes, Features] = OrderedDict()
-
-    def encode_once(mel: T) -> Features:
-        key = hashlib.sha256(np.asarray(mel).tobytes()).digest()
-        if key not in known:
-            known[key] = encode(mel)
-        if len(known) > 100:
-            known.popitem(last=False)
-        return known[key]
-
-    return encode_once
-
-
-class Trio:
-    """One checkpoint three times over: on MAX, in OpenAI Whisper, and in NumPy float64."""
-
-    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
-        self.checkpoint = checkpoint
-        self.model = Whisper(checkpoint, device)
-        self.judge: whisper.Whisper = load_openai(checkpoint)
-        self.judge.encoder.forward = remembering(self.judge.encoder.forward)
-        self.truth = NumpyWhisper(checkpoint)
+@pytest.fixture(scope="session")
+def implementations(device: str) -> Callable[[str], Implementations]:
+    """Return a function that loads "tiny.en" or "base", compiled once per run."""
+    return cache(lambda name: Implementations(load_checkpoint(name), device))
 
 
 @pytest.fixture(scope="session")
-def trio(device: str) -> Callable[[str], Trio]:
-    """`trio("tiny.en")` or `trio("base")`: compiled once per run."""
-    return cache(lambda name: Trio(load_checkpoint(name), device))
+def tiny_en(implementations: Callable[[str], Implementations]) -> Implementations:
+    """Return the English-only model, whose weights are always installed."""
+    return implementations("tiny.en")
 
 
 @pytest.fixture(scope="session")
-def tiny_en(trio: Callable[[str], Trio]) -> Trio:
-    """The English-only model, whose weights always come along."""
-    return trio("tiny.en")
-
-
-@pytest.fixture(scope="session")
-def base(trio: Callable[[str], Trio]) -> Trio:
-    """The multilingual model of the extra `base`."""
-    return trio("base")
+def base(implementations: Callable[[str], Implementations]) -> Implementations:
+    """Return the multilingual model, whose weights the extra `base` installs."""
+    return implementations("base")
 
 
 @pytest.fixture(scope="session")
 def ops_suite(device: str) -> Suite:
-    """The table of ops, compiled once per run."""
+    """Return the table of ops, compiled once per run."""
     return suite(device)
 
 
 @pytest.fixture(scope="session")
 def parity(device: str) -> tuple[Programs, ClipReport]:
-    """Everything that `nox -s parity` compares, on ten seconds of a person speaking."""
+    """Run the comparisons of `nox -s parity` on ten seconds of speech."""
     programs = Programs(load_checkpoint("tiny.en"), device)
     return programs, compare_clip(packaged_clips()["beckett"], programs, lambda activations, n: activations)
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """The same random numbers in each run."""
+    """Return a random generator with a fixed seed."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A real browser, in which reports are looked at."""
+    """Start a headless Chromium that displays reports. Skip the test if none is installed."""
     path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
     if path is None:
         pytest.skip("no Chromium is installed")

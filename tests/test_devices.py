@@ -7,15 +7,15 @@ import pytest
 import torch
 from max.driver import CPU
 
-from conftest import Trio
 from maxwhisper import OptionError, load_model, set_num_threads
 from maxwhisper.cli import main
 from maxwhisper.engine import devices
 from maxwhisper.engine.devices import absent_gpu, find_device
+from tests.support.implementations import Implementations
 from tests.versions import BEFORE_26_7, KEEPS_FLOAT32
 
 
-def test_threads_must_be_set_before_the_first_model(tiny_en: Trio) -> None:
+def test_threads_must_be_set_before_the_first_model(tiny_en: Implementations) -> None:
     with pytest.raises(OptionError, match="before the first model is loaded"):
         set_num_threads(1)
     with pytest.raises(OptionError, match=r"1000000 threads can't be used on \d+ cores"):
@@ -128,7 +128,9 @@ print(time.process_time() - begin)
     assert seconds < 0.03, f"used {seconds} s of a core in one idle second"
 
 
-def test_an_absent_gpu_must_be_chosen_before_the_first_model(tiny_en: Trio, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_gpu_must_be_chosen_before_the_first_model(
+    tiny_en: Implementations, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(OptionError, match="'hopper' is no NVIDIA architecture; sm_90 is one"):
         absent_gpu("hopper")
     with pytest.raises(OptionError, match="before anything is loaded"):

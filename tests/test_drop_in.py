@@ -1,4 +1,4 @@
-"""`import maxwhisper as whisper` carries a program over: the same names, the same arguments, the same results."""
+"""`import maxwhisper as whisper` gives a program the same names, arguments and results."""
 
 import argparse
 import ast
@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maxwhisper
-from conftest import Trio
 from maxwhisper import OptionError, Whisper, cli, timing
 from maxwhisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from reference.clips import extra_clips, packaged_clips
+from tests.support.implementations import Implementations
 
 README = (Path(__file__).parents[1] / "maxwhisper" / "README.md").read_text(encoding="utf-8")
 MISSING = object()
@@ -42,11 +42,11 @@ MODULES = (
 )
 
 
-def listed(what: str) -> set[str]:
-    """Names in the first column of a table of `maxwhisper/README.md`."""
-    _, _, rest = README.partition(f"<!-- {what} -->")
-    table, end, _ = rest.partition(f"<!-- end of {what} -->")
-    assert end, f"maxwhisper/README.md has no list of {what}"
+def listed(title: str) -> set[str]:
+    """Return the names in the first column of a table of `maxwhisper/README.md`."""
+    _, _, rest = README.partition(f"<!-- {title} -->")
+    table, end, _ = rest.partition(f"<!-- end of {title} -->")
+    assert end, f"maxwhisper/README.md has no list of {title}"
     return {
         name
         for row in table.splitlines()
@@ -56,7 +56,10 @@ def listed(what: str) -> set[str]:
 
 
 def public_names(module: ModuleType) -> Iterator[str]:
-    """What a module of OpenAI Whisper defines, and what the package imports from its modules."""
+    """Yield the names that a module of OpenAI Whisper defines.
+
+    Those of a package include what it imports from its modules.
+    """
     assert module.__file__ is not None
     for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
         for part in [node, *(node.body if isinstance(node, ast.If) else [])]:
@@ -69,31 +72,35 @@ def public_names(module: ModuleType) -> Iterator[str]:
 
 
 def upstream_members() -> Iterator[tuple[str, Any, Any]]:
-    """Each public name of OpenAI Whisper, methods and fields of classes among them; what it stands for there, and here."""
+    """Yield each public name of OpenAI Whisper with its objects in both packages.
+
+    Names include the methods and fields of classes. If maxwhisper lacks a name, its object is
+    `MISSING`.
+    """
     for name in MODULES:
-        theirs, ours = (
+        openai, actual = (
             importlib.import_module(f"{package}.{name}".rstrip(".")) for package in ("whisper", "maxwhisper")
         )
-        for attribute in public_names(theirs):
+        for attribute in public_names(openai):
             if attribute.startswith("_"):
                 continue
             label = f"{name}.{attribute}".lstrip(".")
-            there, here = getattr(theirs, attribute), getattr(ours, attribute, MISSING)
-            yield label, there, here
-            if inspect.isclass(there) and here is not MISSING:
-                fields = getattr(here, "__dataclass_fields__", {})
-                for member in [*vars(there), *getattr(there, "__dataclass_fields__", {})]:
+            openai_object, our_object = getattr(openai, attribute), getattr(actual, attribute, MISSING)
+            yield label, openai_object, our_object
+            if inspect.isclass(openai_object) and our_object is not MISSING:
+                fields = getattr(our_object, "__dataclass_fields__", {})
+                for member in [*vars(openai_object), *getattr(openai_object, "__dataclass_fields__", {})]:
                     if not member.startswith("_"):
                         yield (
                             f"{label}.{member}",
-                            getattr(there, member, None),
-                            getattr(here, member, fields.get(member, MISSING)),
+                            getattr(openai_object, member, None),
+                            getattr(our_object, member, fields.get(member, MISSING)),
                         )
 
 
-def test_every_public_name_is_here_or_in_the_readme(tiny_en: Trio) -> None:
+def test_every_public_name_exists_or_is_listed_in_the_readme(tiny_en: Implementations) -> None:
     attributes = {f"Whisper.{name}" for name in dir(tiny_en.model)}
-    missing = {label for label, _, here in upstream_members() if here is MISSING} - attributes
+    missing = {label for label, _, our_object in upstream_members() if our_object is MISSING} - attributes
     assert missing == listed("missing names")
 
 
@@ -101,29 +108,30 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function).parameters)
 
 
-def takes_what_they_take(there: Any, here: Any) -> bool:
-    """Positional arguments in the same order, keywords by the same names."""
-    ours, theirs = list(parameters(here).values()), list(parameters(there).values())
+def takes_the_same_arguments(openai_function: Any, our_function: Any) -> bool:
+    """Return whether a function takes OpenAI's positional arguments in order, and its keywords."""
+    actual, openai = list(parameters(our_function).values()), list(parameters(openai_function).values())
     in_order = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [p.name for p in theirs if p.kind in in_order]
-    anything = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in ours)
-    same = [p.name for p in ours if p.kind in in_order][: len(positional)] == positional
+    positional = [p.name for p in openai if p.kind in in_order]
+    takes_any_keyword = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in actual)
+    same = [p.name for p in actual if p.kind in in_order][: len(positional)] == positional
     return same and all(
-        p.name in parameters(here) or anything for p in theirs if p.kind == inspect.Parameter.KEYWORD_ONLY
+        p.name in parameters(our_function) or takes_any_keyword
+        for p in openai
+        if p.kind == inspect.Parameter.KEYWORD_ONLY
     )
 
 
-def test_functions_take_what_theirs_take() -> None:
-    others = set()
-    for label, there, here in upstream_members():
-        is_method = label in (
-            "Whisper.detect_language",
-            "Whisper.transcribe",
-            "Whisper.decode",
-        )  # functions there, see the next test
-        if callable(there) and here is not MISSING and not is_method and not takes_what_they_take(there, here):
-            others.add(label)
-    assert others == listed("other arguments")
+def test_functions_take_openais_arguments() -> None:
+    different = set()
+    # These are functions in OpenAI Whisper; the next test compares them.
+    methods = ("Whisper.detect_language", "Whisper.transcribe", "Whisper.decode")
+    for label, openai_object, our_object in upstream_members():
+        if not callable(openai_object) or our_object is MISSING or label in methods:
+            continue
+        if not takes_the_same_arguments(openai_object, our_object):
+            different.add(label)
+    assert different == listed("other arguments")
 
 
 @pytest.mark.parametrize("name", ["transcribe", "decode", "detect_language"])
@@ -133,11 +141,11 @@ def test_methods_are_the_functions(name: str) -> None:
     assert variable or list(method)[1:] == list(function)[1:]
 
 
-def test_defaults_are_theirs() -> None:
+def test_default_arguments_are_openais() -> None:
     for name in ("transcribe", "DecodingOptions"):
-        theirs, ours = (parameters(getattr(module, name)) for module in (whisper, maxwhisper))
-        assert {p.name: p.default for p in theirs.values()}.items() <= {
-            p.name: p.default for p in ours.values()
+        openai, actual = (parameters(getattr(module, name)) for module in (whisper, maxwhisper))
+        assert {p.name: p.default for p in openai.values()}.items() <= {
+            p.name: p.default for p in actual.values()
         }.items()
 
 
@@ -146,9 +154,9 @@ def test_every_difference_has_a_test() -> None:
     table, _, _ = rest.partition("<!-- end of differences -->")
     rows = [row.split("|") for row in table.splitlines() if row.startswith("| ")][1:]
     assert len(rows) > 20
-    for _, what, shown_by, _ in rows:
-        file, _, test = shown_by.strip(" `").partition("::")
-        assert f"\ndef {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), what
+    for _, difference, test_id, _ in rows:
+        file, _, test = test_id.strip(" `").partition("::")
+        assert f"\ndef {test}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), difference
 
 
 # The two command lines.
@@ -176,67 +184,71 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, argparse.Action]
     return options(seen[0]), options(commands.choices["transcribe"])
 
 
-def test_the_command_line_takes_what_theirs_takes(
+def test_the_command_line_takes_openais_options(
     parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]],
 ) -> None:
-    theirs, ours = parsers
-    assert theirs.keys() <= ours.keys()
-    assert ours.keys() - theirs.keys() == listed("further options")
-    others = set()
-    theirs["device"].default = "cpu"  # it is the GPU, where PyTorch finds one
-    for name, action in theirs.items():
+    openai, actual = parsers
+    assert openai.keys() <= actual.keys()
+    assert actual.keys() - openai.keys() == listed("further options")
+    different = set()
+    openai["device"].default = "cpu"  # it is "cuda" if PyTorch finds a GPU
+    for name, action in openai.items():
         same = (action.option_strings, action.nargs, action.default) == (
-            ours[name].option_strings,
-            ours[name].nargs,
-            ours[name].default,
+            actual[name].option_strings,
+            actual[name].nargs,
+            actual[name].default,
         )
-        choices = action.choices is None or ours[name].choices == action.choices
+        choices = action.choices is None or actual[name].choices == action.choices
         if not (same and choices):
-            others.add(name)
-    assert others == listed("other defaults")
+            different.add(name)
+    assert different == listed("other defaults")
 
 
 @pytest.mark.parametrize("text", ["True", "False", "yes", "None", "3", "0.5", "x"])
-def test_values_are_read_as_theirs(
+def test_option_values_are_parsed_as_by_openai(
     text: str, parsers: tuple[dict[str, argparse.Action], dict[str, argparse.Action]]
 ) -> None:
-    """Where a value is refused, it is by both, but for `None`, which is taken more often here."""
-    theirs, ours = parsers
-    for name, action in theirs.items():
-        read: list[Any] = []
-        for option in (action, ours[name]):
+    """Both refuse the same values, except that we accept "None" for more options."""
+    openai, actual = parsers
+    for name, action in openai.items():
+        parsed: list[Any] = []
+        for option in (action, actual[name]):
             parse = option.type if callable(option.type) else str
             try:
-                read.append(parse(text))
+                parsed.append(parse(text))
             except (ValueError, argparse.ArgumentTypeError):
-                read.append(ValueError)
-        assert name == "model" or read[0] == read[1] or (read[0] is ValueError and read[1] is None), (name, read)
+                parsed.append(ValueError)
+        is_equal = parsed[0] == parsed[1] or (parsed[0] is ValueError and parsed[1] is None)
+        assert name == "model" or is_equal, (name, parsed)
 
 
 # Programs.
 
 
 def program(name: str, package: str) -> Any:
-    """A program of `tests/programs`, unchanged but for the import."""
+    """Load a program of `tests/programs`, in which only the import may be changed."""
     source = (Path(__file__).parent / "programs" / f"{name}.py").read_text(encoding="utf-8")
     module = ModuleType(name)
-    exec(compile(with_ours(source) if package == "maxwhisper" else source, f"{name}.py", "exec"), vars(module))
+    exec(compile(with_maxwhisper(source) if package == "maxwhisper" else source, f"{name}.py", "exec"), vars(module))
     return module.main
 
 
-def with_ours(source: str) -> str:
-    """A program with this package in place of OpenAI Whisper."""
-    return re.sub(r"^(import|from) whisper\b", lambda found: OURS[found[1]], source, flags=re.MULTILINE)
+def with_maxwhisper(source: str) -> str:
+    """Return a program that imports maxwhisper instead of OpenAI Whisper."""
+    return re.sub(r"^(import|from) whisper\b", lambda match: IMPORTS[match[1]], source, flags=re.MULTILINE)
 
 
-OURS = {"import": "import maxwhisper as whisper", "from": "from maxwhisper"}
+IMPORTS = {"import": "import maxwhisper as whisper", "from": "from maxwhisper"}
 
 
 @pytest.fixture
-def same_models(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenAI Whisper would download them, and ask a program for sound."""
-    monkeypatch.setattr(whisper, "load_model", lambda name: trio(name).judge)
-    monkeypatch.setattr(maxwhisper, "load_model", lambda name: trio(name).model)
+def same_models(implementations: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let both packages use installed weights and one audio reader.
+
+    OpenAI Whisper would download weights, and run an installed `ffmpeg`.
+    """
+    monkeypatch.setattr(whisper, "load_model", lambda name: implementations(name).openai)
+    monkeypatch.setattr(maxwhisper, "load_model", lambda name: implementations(name).model)
     for module in (whisper, whisper.audio):
         monkeypatch.setattr(module, "load_audio", maxwhisper.load_audio)
 
@@ -245,17 +257,15 @@ def same_models(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("clip", ["beckett", "en/hello_world"])
 def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, device: str) -> None:
     audio = str(packaged_clips()[clip].path)
-    said, times = list[tuple[str, str, list[str]]](), list[list[float]]()
+    texts, times = list[tuple[str, str, list[str]]](), list[list[float]]()
     for package in ("maxwhisper", "whisper"):
         (tmp_path / package).mkdir()
         words = program("subtitles", package)(audio, tmp_path / package)
-        (written,) = (tmp_path / package).iterdir()
-        said.append(
-            (written.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", written.read_text()), [word for word, _, _ in words])
-        )
+        (file,) = (tmp_path / package).iterdir()
+        texts.append((file.name, re.sub(r"\d\d:\d\d:\d\d,\d+", "", file.read_text()), [word for word, _, _ in words]))
         times.append([float(start.split(":")[1]) for _, start, _ in words])
-    assert said[0] == said[1]
-    assert times[0] == pytest.approx(times[1], abs=0.021)  # one frame of 20 ms, and less than the written milliseconds
+    assert texts[0] == texts[1]
+    assert times[0] == pytest.approx(times[1], abs=0.021)  # a frame of 20 ms, and rounding to 1 ms
     assert len(times[0]) > 1
 
 
@@ -263,13 +273,16 @@ def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, de
 @pytest.mark.parametrize("name", packaged_clips())
 def test_a_program_that_tells_languages_runs_unchanged(name: str, tmp_path: Path, device: str) -> None:
     audio = str(packaged_clips()[name].path)
-    ours, theirs = (program("language", package)(audio, tmp_path) for package in ("maxwhisper", "whisper"))
-    assert ours == theirs
+    actual, openai = (program("language", package)(audio, tmp_path) for package in ("maxwhisper", "whisper"))
+    assert actual == openai
 
 
 def openai_tests(folder: Path) -> Path:
-    """OpenAI Whisper's own tests, of its source distribution, unchanged but for imports and the list of models; fetched once."""
-    judge = f"openai-whisper=={version('openai-whisper')}"
+    """Return a folder with the tests of OpenAI Whisper's source distribution, downloaded once.
+
+    Only their imports and the list of models are changed.
+    """
+    requirement = f"openai-whisper=={version('openai-whisper')}"
     if not list(folder.glob("*.tar.gz")):
         command = [
             sys.executable,
@@ -282,11 +295,11 @@ def openai_tests(folder: Path) -> Path:
             ":all:",
             "--dest",
             str(folder),
-            judge,
+            requirement,
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"the source of {judge} can't be had here")
+            pytest.skip(f"the source of {requirement} can't be downloaded")
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         sources = {
@@ -295,13 +308,16 @@ def openai_tests(folder: Path) -> Path:
         for name, file in sources.items():
             assert file is not None
             source = file.read().decode().replace("whisper.available_models()", '["tiny.en", "base"]')
-            (folder / name).write_text(with_ours(source), encoding="utf-8")
+            (folder / name).write_text(with_maxwhisper(source), encoding="utf-8")
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = requires_cuda\n")
     return folder
 
 
 def test_openais_own_tests_pass(pytestconfig: pytest.Config, device: str) -> None:
-    """Those that need no CUDA. Two read a recording that lies beside them in OpenAI's repository, but not in what it publishes."""
+    """OpenAI Whisper's tests that need no CUDA pass.
+
+    Two of them read a recording that is in OpenAI's repository, but not in the source distribution.
+    """
     folder = openai_tests(pytestconfig.cache.mkdir("openai-whisper"))
     jfk = extra_clips().get("jfk")
     with_sound = ("test_audio.py", "test_transcribe.py")
@@ -325,17 +341,17 @@ def test_openais_own_tests_pass(pytestconfig: pytest.Config, device: str) -> Non
     assert done.returncode == 0, done.stdout
 
 
-# Arrays of PyTorch, of which this package knows nothing.
+# Tensors of PyTorch, which maxwhisper does not import.
 
-SMALL = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
+SMALL_ARRAYS = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
     lambda shape: st.lists(st.integers(-2, 2), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
         lambda values: np.array(values, np.float32).reshape(shape)
     )
 )
 
 
-@given(x=SMALL)
-@settings(deadline=None)  # the judge compiles itself when it is first called
+@given(x=SMALL_ARRAYS)
+@settings(deadline=None)  # OpenAI's function is compiled in its first call
 def test_tensors_are_warped_and_filtered(x: np.ndarray) -> None:
     import torch
 
@@ -346,20 +362,20 @@ def test_tensors_are_warped_and_filtered(x: np.ndarray) -> None:
     assert np.array_equal(filtered, whisper.timing.median_filter(tensor, 3))
 
 
-@given(x=SMALL)
-@settings(deadline=None)  # the judge compiles itself when it is first called
-def test_marks_lead_back_as_theirs(x: np.ndarray) -> None:
-    """Along any marks that leave no row and no column."""
+@given(x=SMALL_ARRAYS)
+@settings(deadline=None)  # OpenAI's function is compiled in its first call
+def test_backtrace_is_openais(x: np.ndarray) -> None:
+    """Paths are equal for any marks that stay inside the matrix."""
     marks = np.full((x.shape[0] + 1, x.shape[1] + 1), -1.0)
     marks[1:, 1:] = np.abs(x)
     marks[1, 1:], marks[1:, 1], marks[1, 1] = 2, 1, 0
     assert np.array_equal(timing.backtrace(marks), whisper.timing.backtrace(marks.copy()))
 
 
-# What the model itself does.
+# Methods of the model.
 
 
-def test_models_take_tensors(tiny_en: Trio) -> None:
+def test_models_take_tensors(tiny_en: Implementations) -> None:
     import torch
 
     model = tiny_en.model
@@ -373,7 +389,7 @@ def test_models_take_tensors(tiny_en: Trio) -> None:
     assert np.array_equal(model(tensor[None], tokens), model(mel[None], tokens.numpy()))
 
 
-def test_a_model_moves_to_where_it_is(tiny_en: Trio) -> None:
+def test_moving_to_the_same_device_returns_the_model(tiny_en: Implementations) -> None:
     assert tiny_en.model.to(tiny_en.model.device_name) is tiny_en.model
     assert tiny_en.model.to(tiny_en.model.device) is tiny_en.model
     if tiny_en.model.device.is_host:
@@ -381,23 +397,23 @@ def test_a_model_moves_to_where_it_is(tiny_en: Trio) -> None:
             tiny_en.model.to("cuda")
 
 
-def test_a_model_moves(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a device that is not the one it is taken to be on."""
+def test_a_model_moves_to_a_different_device(tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model's device is replaced by a different one first, so that it has to move."""
     mel = np.zeros((80, 3000), np.float32)
     model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
-    before, here = model.embed_audio(mel).to_numpy(), model.device
-    for moved in (model, Whisper(tiny_en.checkpoint, here)):
+    before, device = model.embed_audio(mel).to_numpy(), model.device
+    for moved in (model, Whisper(tiny_en.checkpoint, device)):
         monkeypatch.setattr(moved, "device", "elsewhere")
         if moved is model:
-            assert moved.to(here) is moved
-            assert moved.device == here
+            assert moved.to(device) is moved
+            assert moved.device == device
             assert np.array_equal(moved.embed_audio(mel).to_numpy(), before)
         else:
             with pytest.raises(OptionError, match="a checkpoint that is gone"):
-                moved.to(here)
+                moved.to(device)
 
 
-def test_a_move_that_fails_changes_nothing(tiny_en: Trio) -> None:
+def test_a_move_that_fails_changes_nothing(tiny_en: Implementations) -> None:
     model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
     before = dict(vars(model))
     refused = [
@@ -412,44 +428,45 @@ def test_a_move_that_fails_changes_nothing(tiny_en: Trio) -> None:
         assert vars(model) == before
 
 
-def test_a_model_has_these_of_a_torch_module(tiny_en: Trio) -> None:
+def test_a_model_has_these_of_a_torch_module(tiny_en: Implementations) -> None:
     import torch
 
-    there = {name for name in dir(torch.nn.Module) if not name.startswith("_")}
-    said = re.search(r"The methods of `torch\.nn\.Module` are limited to ([^;]*);", " ".join(README.split()))
-    assert said and set(re.findall(r"`(\w+)`", said[1])) == there & set(dir(tiny_en.model))
+    torch_names = {name for name in dir(torch.nn.Module) if not name.startswith("_")}
+    match = re.search(r"The methods of `torch\.nn\.Module` are limited to ([^;]*);", " ".join(README.split()))
+    assert match and set(re.findall(r"`(\w+)`", match[1])) == torch_names & set(dir(tiny_en.model))
 
 
-def test_what_changes_nothing_gives_the_model_back(tiny_en: Trio) -> None:
+def test_methods_without_effect_return_the_model(tiny_en: Implementations) -> None:
     model = tiny_en.model
     assert model.eval() is model.train(False) is model.requires_grad_(False) is model.float() is model
     if model.device.is_host:
         assert model.cpu() is model
 
 
-def test_parameters_are_theirs(tiny_en: Trio) -> None:
-    def described(model: Any) -> list[tuple[int, ...]]:
+def test_parameters_are_openais(tiny_en: Implementations) -> None:
+    def shapes(model: Any) -> list[tuple[int, ...]]:
         return sorted(tuple(weight.shape) for weight in model.parameters())
 
-    assert described(tiny_en.model) == described(tiny_en.judge)
+    assert shapes(tiny_en.model) == shapes(tiny_en.openai)
     assert next(tiny_en.model.parameters()).device == "cpu"
     assert np.issubdtype(next(tiny_en.model.parameters()).dtype, np.floating)
 
 
-def test_the_encoder_is_embed_audio(tiny_en: Trio) -> None:
+def test_the_encoder_is_embed_audio(tiny_en: Implementations) -> None:
     mel = np.zeros((80, 3000), np.float32)
     assert np.array_equal(tiny_en.model.encoder(mel), tiny_en.model.embed_audio(mel))
 
 
-def test_logits_are_theirs_of_features_and_of_arrays(tiny_en: Trio) -> None:
+def test_logits_of_features_and_of_arrays_are_openais(tiny_en: Implementations) -> None:
     import torch
 
     mel, tokens = np.zeros((2, 80, 3000), np.float32), np.array([[50257, 50362, 464]] * 2)
     features = tiny_en.model.embed_audio(mel)
     logits = tiny_en.model.logits(tokens, features)
     with torch.no_grad():
-        theirs = tiny_en.judge(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()
-    assert np.abs(logits - theirs).max() < 2e-3  # another row is off by whole numbers; exactness is for `test_model.py`
+        openai = tiny_en.openai(torch.from_numpy(mel), torch.from_numpy(tokens)).numpy()
+    # Logits of a different row differ by more than 1. `test_model.py` tests their exactness.
+    assert np.abs(logits - openai).max() < 2e-3
     assert np.array_equal(tiny_en.model.logits(tokens, np.asarray(features)), logits)
     assert np.array_equal(tiny_en.model(mel, tokens), logits)
     with pytest.raises(OptionError, match=r"2 sequences of tokens, but features of 1 windows"):
@@ -460,12 +477,13 @@ def test_logits_are_theirs_of_features_and_of_arrays(tiny_en: Trio) -> None:
 
 # Text normalisers.
 
-SPOKEN = """Hmm, I kinda dunno 'cause the colour cost twenty-five dollars and sixty cents, um, on the 1st of May nineteen ninety-nine;
-Mr. Smith won't've gone there (laughs) [music] at half past two, would he? It's 3,000.50% naïve, sorta double oh seven."""
+SPOKEN = """Hmm, I kinda dunno 'cause the colour cost twenty-five dollars and sixty cents, um, on the 1st of May
+nineteen ninety-nine; Mr. Smith won't've gone there (laughs) [music] at half past two, would he?
+It's 3,000.50% naïve, sorta double oh seven."""
 
 
 @pytest.mark.parametrize("package", ["maxwhisper", "whisper"])
-def test_normalisers_say_what_they_do(package: str) -> None:
+def test_normalisers_of_both_packages_rewrite_a_sentence(package: str) -> None:
     normalize = importlib.import_module(f"{package}.normalizers").EnglishTextNormalizer()
     assert normalize("Mr. Smith isn't twenty-five") == "mister smith is not 25"
 
@@ -482,7 +500,7 @@ def test_normalisers_are_openais(text: str, remove: bool, split: bool) -> None:
 _ENGLISH = (EnglishTextNormalizer(), whisper.normalizers.EnglishTextNormalizer())
 
 
-def test_normalisers_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_normalisers_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "whisper_normalizer", None)
     for name in ("", ".basic", ".english"):
         monkeypatch.delitem(sys.modules, f"maxwhisper.normalizers{name}")

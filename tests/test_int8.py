@@ -10,7 +10,6 @@ import whisper
 from max.dtype import DType
 from whisper.normalizers import EnglishTextNormalizer
 
-from conftest import Trio
 from maxwhisper import (
     OptionError,
     Whisper,
@@ -30,7 +29,8 @@ from reference.models.capture import capture_max
 from reference.models.float64 import decoder_inputs
 from reference.ops.judge import judge_alone
 from reference.parity.activations import compare_activations, truth
-from tests.test_timing import time_shifts
+from tests.support.implementations import Implementations
+from tests.support.word_times import time_shifts
 
 # Relative to OpenAI Whisper. faster-whisper's int8 has 0.064 on the same 161 s of speech.
 MAX_WORD_ERROR_RATE = 0.06
@@ -38,7 +38,7 @@ PROMPT = [50257, 50362]
 
 
 @pytest.fixture(scope="module")
-def load_int8(tiny_en: Trio) -> Callable[[bool], Whisper]:
+def load_int8(tiny_en: Implementations) -> Callable[[bool], Whisper]:
     """Provide a function that loads tiny.en in int8, with all activations as outputs or without."""
 
     def load(capture: bool) -> Whisper:
@@ -57,7 +57,7 @@ def test_weights_are_quantized_to_the_nearest_integer(rng: np.random.Generator) 
     assert (np.abs(quantized * scale[:, None].astype(float) - weight) <= scale[:, None] * (0.5 + 1e-4)).all()
 
 
-def test_matrices_are_quantized_and_other_weights_are_not(tiny_en: Trio) -> None:
+def test_matrices_are_quantized_and_other_weights_are_not(tiny_en: Implementations) -> None:
     dtypes = DTypes.of(tiny_en.checkpoint, "int8").weights
     stored = convert_weights(tiny_en.checkpoint.weights, dtypes)
     quantized = {name for name, dtype in dtypes.items() if dtype == DType.int8}
@@ -88,11 +88,11 @@ def test_every_int8_activation_agrees_with_its_ops_definition(load_int8: Callabl
     assert not failures, "\n".join(failures)
 
 
-def test_few_words_differ_in_int8(load_int8: Callable[[bool], Whisper], tiny_en: Trio) -> None:
+def test_few_words_differ_in_int8(load_int8: Callable[[bool], Whisper], tiny_en: Implementations) -> None:
     model, normalize = load_int8(False), EnglishTextNormalizer()
     samples = english_speech()
     openai_text = whisper.transcribe(
-        tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False
+        tiny_en.openai, samples, fp16=False, temperature=0.0, condition_on_previous_text=False
     )["text"]
     options: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
     assert (
@@ -105,7 +105,9 @@ def test_few_words_differ_in_int8(load_int8: Callable[[bool], Whisper], tiny_en:
     assert jiwer.wer(normalize(openai_text), normalize(batched["text"])) <= 3 * MAX_WORD_ERROR_RATE
 
 
-def test_word_times_in_int8_are_those_of_float32(load_int8: Callable[[bool], Whisper], tiny_en: Trio) -> None:
+def test_word_times_in_int8_are_those_of_float32(
+    load_int8: Callable[[bool], Whisper], tiny_en: Implementations
+) -> None:
     shifts = time_shifts(load_int8(False), tiny_en.model)
     print(f"words shifted by {shifts}")
     assert np.quantile(shifts, 0.9) <= 1

@@ -1,4 +1,4 @@
-"""Imports go downwards alone: import-linter's contracts, in `pyproject.toml`, hold, and each breaks if an import is planted."""
+"""The import contracts in `pyproject.toml` hold, and each breaks if a forbidden import is added."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("maxwhisper", "reference", "tests")
-# Contract, module, and what is planted there.
+# Contract, module, and the forbidden import that is added to the module.
 PLANTED = [
     ("maxwhisper", "maxwhisper/engine/ops.py", "import maxwhisper.decoding"),
     ("engine", "maxwhisper/audio.py", "import torch"),
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not LINT_IMPORTS.exists(), reason="import-linter
 
 
 def broken(folder: Path, contract: str) -> str:
-    """Return the report of a contract that is broken by the packages in a folder; nothing if it is kept."""
+    """Return the report of a contract that a folder's packages break, or "" if they keep it."""
     command = [str(LINT_IMPORTS), "--no-logo", "--no-cache", "--contract", contract]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode == 0:
@@ -37,7 +37,7 @@ def broken(folder: Path, contract: str) -> str:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages' Python, to be changed."""
+    """Copy the packages' Python files to a folder in which tests change them."""
     folder = tmp_path_factory.mktemp("layers")
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         copy = folder / path.relative_to(ROOT)

@@ -10,7 +10,6 @@ from max.driver import CPU, Buffer
 from max.engine import InferenceSession
 from max.graph import DeviceRef
 
-from conftest import Trio
 from maxwhisper import ModelDimensions, OptionError, log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.engine.devices import find_device
@@ -20,7 +19,8 @@ from maxwhisper.engine.ops import kernels
 from reference.clips import Clip, all_clips, packaged_clips
 from reference.models.openai import load_openai, reordered
 from reference.numerics import definitions as define
-from tests.checkpoint_writers import random_checkpoint
+from tests.support.checkpoints import random_checkpoint
+from tests.support.implementations import Implementations
 
 
 def window(clip: Clip, n_mels: int = 80) -> np.ndarray:
@@ -28,7 +28,7 @@ def window(clip: Clip, n_mels: int = 80) -> np.ndarray:
     return pad_or_trim(log_mel_spectrogram(clip.samples, n_mels), N_FRAMES)[None]
 
 
-def assert_as_exact_as_openai(trio: Trio, clips: Iterable[Clip]) -> None:
+def assert_as_exact_as_openai(implementations: Implementations, clips: Iterable[Clip]) -> None:
     """Assert that errors are at most four times those of OpenAI Whisper in float32.
 
     Errors are the distances from float64 of the encoder's output and of the first step's logits.
@@ -36,18 +36,20 @@ def assert_as_exact_as_openai(trio: Trio, clips: Iterable[Clip]) -> None:
     the channels in a different order, OpenAI's is three times larger or smaller. So OpenAI's error
     is the largest of a few such orders.
     """
-    start = np.array([[50258 if trio.model.is_multilingual else 50257]])
-    identity = np.arange(trio.model.dims.n_audio_state)
-    judge = cache(lambda seed: (trio.judge, identity) if seed is None else reordered(trio.judge, seed))
+    start = np.array([[50258 if implementations.model.is_multilingual else 50257]])
+    identity = np.arange(implementations.model.dims.n_audio_state)
+    judge = cache(
+        lambda seed: (implementations.openai, identity) if seed is None else reordered(implementations.openai, seed)
+    )
     for clip in clips:
         mel = window(clip)
-        features = trio.truth.encoder(mel)
-        logits = trio.truth.decoder(start, features)
-        encoded = trio.model.embed_audio(mel)
+        features = implementations.float64.encoder(mel)
+        logits = implementations.float64.decoder(start, features)
+        encoded = implementations.model.embed_audio(mel)
         max_errors = np.array(
             [
                 abs(encoded.to_numpy() - features).max(),
-                abs(trio.model.decoder(encoded).logits(start[None])[0] - logits).max(),
+                abs(implementations.model.decoder(encoded).logits(start[None])[0] - logits).max(),
             ]
         )
         openai_errors = np.zeros(2)
@@ -65,17 +67,17 @@ def assert_as_exact_as_openai(trio: Trio, clips: Iterable[Clip]) -> None:
         assert (max_errors <= 4 * openai_errors).all(), verdict
 
 
-def test_tiny_en_is_as_exact_as_openai_on_every_english_clip(tiny_en: Trio) -> None:
+def test_tiny_en_is_as_exact_as_openai_on_every_english_clip(tiny_en: Implementations) -> None:
     assert_as_exact_as_openai(tiny_en, (clip for clip in all_clips().values() if clip.language == "en"))
 
 
-def test_base_is_as_exact_as_openai_in_every_language(base: Trio) -> None:
+def test_base_is_as_exact_as_openai_in_every_language(base: Implementations) -> None:
     first = {clip.language: clip for clip in packaged_clips().values()}
     assert len(first) == 9
     assert_as_exact_as_openai(base, first.values())
 
 
-def test_cached_steps_give_the_logits_of_the_prefill(tiny_en: Trio) -> None:
+def test_cached_steps_give_the_logits_of_the_prefill(tiny_en: Implementations) -> None:
     features = tiny_en.model.embed_audio(window(packaged_clips()["beckett"]))
     tokens = np.array([[[50257, 50363, 1675, 262, 2612, 11, 290, 284]]])
     prefill = tiny_en.model.decoder(features).logits(tokens)[0, 0]
@@ -84,15 +86,15 @@ def test_cached_steps_give_the_logits_of_the_prefill(tiny_en: Trio) -> None:
         decoder.logits(tokens[:, :, :3])[0, 0],
         *(decoder.logits(tokens[:, :, i : i + 1])[0, 0] for i in range(3, 8)),
     ]
-    truth = tiny_en.truth.decoder(tokens[0], features.to_numpy().astype(float))[0]
+    truth = tiny_en.float64.decoder(tokens[0], features.to_numpy().astype(float))[0]
     with torch.no_grad():
-        openai = tiny_en.judge.decoder(torch.from_numpy(tokens[0]), torch.from_numpy(features.to_numpy()))[0].numpy()
+        openai = tiny_en.openai.decoder(torch.from_numpy(tokens[0]), torch.from_numpy(features.to_numpy()))[0].numpy()
     for logits in (prefill, np.concatenate(stepwise)):
         assert abs(logits - truth).max() <= 4 * abs(openai - truth).max()
     assert decoder.n_past == 8
 
 
-def test_equal_inputs_give_equal_logits(tiny_en: Trio) -> None:
+def test_equal_inputs_give_equal_logits(tiny_en: Implementations) -> None:
     """The logits of every new decoder are equal bit for bit.
 
     One in a few hundred lost the first keys and values in its cache (`tests/test_max_defects.py`,
@@ -109,7 +111,7 @@ def test_equal_inputs_give_equal_logits(tiny_en: Trio) -> None:
     assert all(np.array_equal(compute_logits(), first) for _ in range(500))
 
 
-def test_rows_choose_which_logits_are_computed(tiny_en: Trio) -> None:
+def test_rows_choose_which_logits_are_computed(tiny_en: Implementations) -> None:
     features = tiny_en.model.embed_audio(window(packaged_clips()["beckett"]))
     tokens = np.array([[[50257, 50363, 1675, 262]]])
     all_rows = tiny_en.model.decoder(features).logits(tokens)
@@ -118,7 +120,7 @@ def test_rows_choose_which_logits_are_computed(tiny_en: Trio) -> None:
     )
 
 
-def test_audios_and_groups_of_a_batch_are_independent(tiny_en: Trio, rng: np.random.Generator) -> None:
+def test_audios_and_groups_of_a_batch_are_independent(tiny_en: Implementations, rng: np.random.Generator) -> None:
     clips = [packaged_clips()[name] for name in ("en/counting", "beckett")]
     mel = np.concatenate([window(clip) for clip in clips])
     batch = tiny_en.model.embed_audio(mel)
@@ -132,7 +134,7 @@ def test_audios_and_groups_of_a_batch_are_independent(tiny_en: Trio, rng: np.ran
             assert np.allclose(logits[i, j], expected[0, 0], atol=2e-4)
 
 
-def test_the_context_can_be_filled_but_not_exceeded(tiny_en: Trio) -> None:
+def test_the_context_can_be_filled_but_not_exceeded(tiny_en: Implementations) -> None:
     decoder = tiny_en.model.decoder(tiny_en.model.embed_audio(np.zeros((80, N_FRAMES), np.float32)))
     decoder.logits(np.full((1, 1, 447), 400), rows=[446])
     assert np.isfinite(decoder.logits(np.array([[[400]]]))).all()

@@ -12,25 +12,22 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, TensorType
 
-from conftest import Trio
 from maxwhisper import decode, log_mel_spectrogram
 from maxwhisper.audio import N_FRAMES, pad_or_trim
 from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
 from maxwhisper.decoding.search import GreedyDecoder, logsumexp, top_k
-from maxwhisper.engine.compiled import HOST, compiling_for, cpu_level
+from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.ops import cpu as cpu_ops
 from maxwhisper.engine.ops import kernels, portable
 from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
+from tests.support.decoding import SUM_ERROR
+from tests.support.implementations import Implementations
 
 TOKENIZER = get_tokenizer(False)
 N_VOCAB, N_CTX = 51864, 24
 PROMPT = [TOKENIZER.sot]
 NEVER = SuppressTokens([*TOKENIZER.non_speech_tokens, TOKENIZER.sot, TOKENIZER.no_speech])
-# Tolerance of a log-probability. Each lane of a vector sums N_VOCAB / LANES exponentials. For 16
-# lanes that is 3,242, and γ bounds the error by 1.9e-4. The tolerance is half of the bound.
-LANES = {"x86-64-v3": 8, HOST: 4}.get(cpu_level(), 16)
-SUM_ERROR = N_VOCAB / LANES * 2**-24 / 2
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int]]
 
 
@@ -188,7 +185,7 @@ def test_the_next_token_is_that_of_the_filters_and_the_greedy_decoder(
     "options", [{}, {"without_timestamps": True}, {"suppress_tokens": None}, {"sample_len": 7}, {"prompt": [400] * 220}]
 )
 def test_decoding_in_the_graph_gives_the_tokens_of_step_by_step_decoding(
-    tiny_en: Trio, options: dict, monkeypatch: pytest.MonkeyPatch
+    tiny_en: Implementations, options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two windows are decoded at once, one of them silent. Their log-probabilities agree too."""
     speech = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)

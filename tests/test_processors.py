@@ -29,7 +29,7 @@ COMPARE_WITH_STORED_RESULTS = (
     "ops/test_sensitivity.py::test_the_value_of_a_bound_is_that_of_the_definition",
     "parity/test_localisation.py::test_openai_whisper_in_float64_is_the_definitions",
     "parity/test_report.py::test_a_change_in_the_third_digit_of_one_stored_element_is_drift",
-    "test_reference.py::test_definitions_are_torchs_in_float64",
+    "test_reference.py::test_definitions_are_pytorchs_in_float64",
 )
 
 

@@ -1,4 +1,4 @@
-"""The truth is checked too, and what compares with it can tell a difference."""
+"""The references are correct, and comparisons with them detect any difference."""
 
 import copy
 from dataclasses import replace
@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import Trio
 from maxwhisper import log_mel_spectrogram, pad_or_trim
 from maxwhisper.audio import N_FRAMES
 from reference.clips import packaged_clips
@@ -20,10 +19,11 @@ from reference.ops import TABLE
 from reference.ops.float64_error import apart, may_lose
 from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.transcripts import TokenDifference, Transcription, Window, compare, differences
+from tests.support.implementations import Implementations
 
-# Where errors are drawn for all parts, as `reference.ops.float64_error` does, none of these features and logits moves by more than
-# 1.1e-12; eight times that for each side.
-DRAWN = 2 * 8 * 1.1e-12
+# With random rounding errors in all parts, as in `reference.ops.float64_error`, these features and
+# logits change by at most 1.1e-12. The tolerance is eight times that for each side.
+FLOAT64_TOLERANCE = 2 * 8 * 1.1e-12
 
 
 def random(*shape: int) -> np.ndarray:
@@ -34,14 +34,14 @@ def as_torch(*arrays: np.ndarray) -> Any:
     return tuple(map(torch.from_numpy, arrays))
 
 
-def test_definitions_are_torchs_in_float64() -> None:
+def test_definitions_are_pytorchs_in_float64() -> None:
     x, weight, bias = random(2, 7, 12), random(5, 12), random(5)
     scale, shift = random(12), random(12) + 1
     kernel = random(5, 12, 3)
     q, k, v = random(2, 3, 7, 4), random(2, 3, 9, 4), random(2, 3, 9, 4)
     torch_x, torch_kernel, torch_bias = as_torch(x, kernel, bias)
     torch_q, torch_k, torch_v = as_torch(q, k[:, :, :7], v[:, :, :7])
-    witnesses = {
+    cases = {
         "layer_norm": ((x, scale, shift), F.layer_norm(torch_x, (12,), *as_torch(scale, shift))),
         "linear": ((x, weight, bias), F.linear(*as_torch(x, weight, bias))),
         "gelu": ((5 * x,), F.gelu(5 * torch_x)),
@@ -53,43 +53,46 @@ def test_definitions_are_torchs_in_float64() -> None:
         ),
     }
     for stride in (1, 2):
-        theirs = F.conv1d(torch_x.mT, torch_kernel, torch_bias, stride=stride, padding=1).mT
-        witnesses[f"conv1d_stride{stride}"] = ((x, kernel, bias), theirs)
-    for name, (inputs, witness) in witnesses.items():
-        assert apart(TABLE[name].define(*inputs), witness.numpy(), may_lose(TABLE[name], inputs)) <= 1, name
+        pytorch = F.conv1d(torch_x.mT, torch_kernel, torch_bias, stride=stride, padding=1).mT
+        cases[f"conv1d_stride{stride}"] = ((x, kernel, bias), pytorch)
+    for name, (inputs, pytorch) in cases.items():
+        assert apart(TABLE[name].define(*inputs), pytorch.numpy(), may_lose(TABLE[name], inputs)) <= 1, name
 
 
-def test_the_float64_model_is_openais(tiny_en: Trio) -> None:
+def test_the_float64_model_is_openais(tiny_en: Implementations) -> None:
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)[None].astype(np.float64)
     tokens = np.array([[50257, 50363, 1675, 262]])
-    features = tiny_en.truth.encoder(mel)
-    with torch.no_grad(), in_float64(tiny_en.judge) as judge:
-        assert abs(judge.encoder(torch.from_numpy(mel)).numpy() - features).max() < DRAWN
-        assert abs(judge(*as_torch(mel, tokens)).numpy() - tiny_en.truth.decoder(tokens, features)).max() < DRAWN
-    assert tiny_en.judge.decoder.ln.weight.dtype == torch.float32
+    features = tiny_en.float64.encoder(mel)
+    with torch.no_grad(), in_float64(tiny_en.openai) as openai:
+        assert abs(openai.encoder(torch.from_numpy(mel)).numpy() - features).max() < FLOAT64_TOLERANCE
+        assert (
+            abs(openai(*as_torch(mel, tokens)).numpy() - tiny_en.float64.decoder(tokens, features)).max()
+            < FLOAT64_TOLERANCE
+        )
+    assert tiny_en.openai.decoder.ln.weight.dtype == torch.float32
 
 
-def test_a_reordered_model_computes_the_same_and_rounds_differently(tiny_en: Trio) -> None:
+def test_a_reordered_model_computes_the_same_and_rounds_differently(tiny_en: Implementations) -> None:
     mel = torch.from_numpy(pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)[None])
     tokens = torch.tensor([[50257, 50363, 1675]])
-    other, order = reordered(tiny_en.judge, seed=0)
+    other, order = reordered(tiny_en.openai, seed=0)
     with torch.no_grad():
-        features, other_features = tiny_en.judge.encoder(mel)[..., order], other.encoder(mel)
-        logits, other_logits = tiny_en.judge(mel, tokens), other(mel, tokens)
+        features, other_features = tiny_en.openai.encoder(mel)[..., order], other.encoder(mel)
+        logits, other_logits = tiny_en.openai(mel, tokens), other(mel, tokens)
     for a, b in ((features, other_features), (logits, other_logits)):
         assert 0 < abs(a - b).max() < 1e-3 * abs(a).max()
 
 
 @pytest.fixture(scope="module")
-def transcriptions(tiny_en: Trio) -> tuple[Transcription, Transcription]:
+def transcriptions(tiny_en: Implementations) -> tuple[Transcription, Transcription]:
     samples = packaged_clips()["beckett"].samples
     return transcribe_with_max(tiny_en.model, samples, temperature=0), transcribe_with_openai(
-        tiny_en.judge, samples, temperature=0
+        tiny_en.openai, samples, temperature=0
     )
 
 
 def edit(transcription: Transcription, change: str) -> Transcription:
-    """A transcription with one thing changed."""
+    """Return a copy of a transcription with one change."""
     changed = copy.deepcopy(transcription)
     segment = changed.result["segments"][0]
     if change == "whole text":
@@ -135,20 +138,20 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_change_of_a_transcript_is_a_difference(change: str, transcriptions: Any, tiny_en: Trio) -> None:
-    ours, theirs = transcriptions
-    assert compare(ours, theirs, tiny_en.model, tiny_en.judge, tiny_en.truth).is_equal
-    comparison = compare(edit(ours, change), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+def test_any_change_of_a_transcript_is_a_difference(change: str, transcriptions: Any, tiny_en: Implementations) -> None:
+    actual, openai = transcriptions
+    assert compare(actual, openai, tiny_en.model, tiny_en.openai, tiny_en.float64).is_equal
+    comparison = compare(edit(actual, change), openai, tiny_en.model, tiny_en.openai, tiny_en.float64)
     assert not comparison.passes
     assert len(comparison.differences) == 1
 
 
-def test_a_wrong_token_is_found_and_weighed(transcriptions: Any, tiny_en: Trio) -> None:
-    ours, theirs = transcriptions
-    comparison = compare(edit(ours, "window token"), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+def test_a_wrong_token_is_found_with_its_margin_and_errors(transcriptions: Any, tiny_en: Implementations) -> None:
+    actual, openai = transcriptions
+    comparison = compare(edit(actual, "window token"), openai, tiny_en.model, tiny_en.openai, tiny_en.float64)
     difference = comparison.token_difference
     assert difference is not None
-    assert (difference.window, difference.step, difference.token_max) == (0, 3, theirs.windows[0].tokens[3] + 1)
+    assert (difference.window, difference.step, difference.token_max) == (0, 3, openai.windows[0].tokens[3] + 1)
     assert difference.margin > 0.1
     assert difference.error_max < 1e-3
     assert difference.error_openai < 1e-3
@@ -163,33 +166,33 @@ def test_rounding_explains_only_margins_below_both_errors(margin: float, is_roun
     )
 
 
-def test_rounding_explains_nothing_where_ours_is_an_outlier() -> None:
+def test_rounding_explains_nothing_if_the_error_of_max_is_an_outlier() -> None:
     assert not TokenDifference(0, 0, 1, 2, {"float64": (1e-6, 0.0)}, error_max=4.1e-6, error_openai=1e-6).is_rounding
 
 
 @pytest.mark.parametrize(("change", "passes"), [("whole text", True), ("language", False), ("avg_logprob", False)])
-def test_rounding_pardons_only_what_comes_after_it(
-    change: str, passes: bool, transcriptions: Any, tiny_en: Trio
+def test_rounding_excuses_only_differences_after_it(
+    change: str, passes: bool, transcriptions: Any, tiny_en: Implementations
 ) -> None:
-    ours, theirs = transcriptions
-    comparison = compare(edit(ours, change), theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    actual, openai = transcriptions
+    comparison = compare(edit(actual, change), openai, tiny_en.model, tiny_en.openai, tiny_en.float64)
     comparison.token_difference = TokenDifference(0, 0, 1, 2, {"float64": (1e-6, 0.0)}, 1e-6, 1e-6)
     assert comparison.passes is passes
 
 
-def test_windows_hold_what_was_decoded(transcriptions: Any) -> None:
-    ours, theirs = transcriptions
-    for a, b in zip(ours.windows, theirs.windows, strict=True):
+def test_windows_hold_the_decoded_tokens(transcriptions: Any) -> None:
+    actual, openai = transcriptions
+    for a, b in zip(actual.windows, openai.windows, strict=True):
         assert isinstance(a, Window)
         assert (a.initial_tokens, a.tokens, a.temperature) == (b.initial_tokens, b.tokens, b.temperature)
-    assert ours.windows[0].tokens
+    assert actual.windows[0].tokens
 
 
-def test_kept_transcripts_are_recalled_only_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_transcripts_are_recalled_only_for_the_same_case(monkeypatch: pytest.MonkeyPatch) -> None:
     case = transcript_cases()["es/conteo translate"]
-    kept = recall(case)
-    assert kept is not None
-    assert kept.result["language"] == "es"
+    stored = recall(case)
+    assert stored is not None
+    assert stored.result["language"] == "es"
     for changed in (
         replace(case, model="tiny"),
         replace(case, options=case.options | {"task": "transcribe"}),
@@ -198,15 +201,15 @@ def test_kept_transcripts_are_recalled_only_for_what_was_asked(monkeypatch: pyte
         assert recall(changed) is None
 
 
-def test_every_change_of_a_kept_transcript_is_a_difference(transcriptions: Any) -> None:
-    ours, theirs = transcriptions
-    assert differences(ours, theirs) == []
-    first = theirs.windows[0]
+def test_every_change_of_a_window_is_a_difference(transcriptions: Any) -> None:
+    actual, openai = transcriptions
+    assert differences(actual, openai) == []
+    first = openai.windows[0]
     for window in (
         replace(first, temperature=0.4),
         replace(first, tokens=first.tokens[:-1]),
         replace(first, initial_tokens=[]),
     ):
-        assert len(differences(ours, Transcription(theirs.result, [window, *theirs.windows[1:]]))) == 1
-    assert len(differences(ours, Transcription(theirs.result, [*theirs.windows, first]))) == 1
-    assert len(differences(ours, Transcription(theirs.result | {"language": "de"}, theirs.windows))) == 1
+        assert len(differences(actual, Transcription(openai.result, [window, *openai.windows[1:]]))) == 1
+    assert len(differences(actual, Transcription(openai.result, [*openai.windows, first]))) == 1
+    assert len(differences(actual, Transcription(openai.result | {"language": "de"}, openai.windows))) == 1

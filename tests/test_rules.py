@@ -1,4 +1,8 @@
-"""The rules of decoding and transcribing, judged quickly: both programs by PyTorch, on a small model that sees something else each time."""
+"""Rules of decoding and transcribing are OpenAI Whisper's.
+
+Both packages compute with one small random PyTorch model, so the tests are quick and logits are
+equal.
+"""
 
 import dataclasses
 import importlib
@@ -21,22 +25,24 @@ from maxwhisper import (
     transcribe,
     transcribe_batched,
 )
-from maxwhisper.audio import HOP_LENGTH, N_FRAMES, SAMPLE_RATE
+from maxwhisper.audio import HOP_LENGTH, N_FRAMES
 from maxwhisper.decoding.options import fallback_options
 from maxwhisper.transcription.options import TranscriptionOptions
-from tests.test_decoding import Draws, assert_same
-from tests.torch_model import TorchModel, random_model
+from tests.support.decoding import assert_same_result
+from tests.support.random_models import MODELS, NOISE_SAMPLES, SEVERAL_WINDOWS
+from tests.support.sampling import SharedDraws
+from tests.support.torch_model import TorchModel
 
-MODELS = {multilingual: random_model(multilingual) for multilingual in (False, True)}
+# Random spectrograms of three loudnesses, float32 [3, n_mels, n_frames].
 NOISE = np.random.default_rng(0).standard_normal((3, 80, 3000)).astype(np.float32) * np.array(
     [[[0.1]], [[1]], [[4]]], np.float32
 )
 
 
 def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options: Any) -> tuple[Any, Any]:
-    judge = MODELS[multilingual]
-    ours = decode(TorchModel(judge), mel, DecodingOptions(**options), rng=rng)
-    return ours, whisper.decode(judge, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False))
+    model = MODELS[multilingual]
+    actual = decode(TorchModel(model), mel, DecodingOptions(**options), rng=rng)
+    return actual, whisper.decode(model, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False))
 
 
 @pytest.mark.parametrize("multilingual", [False, True])
@@ -63,27 +69,27 @@ def decode_both(multilingual: bool, mel: np.ndarray, rng: Any = None, **options:
         },
     ],
 )
-def test_options(multilingual: bool, options: dict[str, Any]) -> None:
+def test_decoding_options_give_openais_results(multilingual: bool, options: dict[str, Any]) -> None:
     options = {"sample_len": 24, **options}
     if not multilingual:
         options["language"] = "en"
     for mel in NOISE:
-        ours, theirs = decode_both(multilingual, mel, **options)
-        assert isinstance(ours, DecodingResult)
-        assert_same(ours, theirs)
+        actual, openai = decode_both(multilingual, mel, **options)
+        assert isinstance(actual, DecodingResult)
+        assert_same_result(actual, openai)
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"best_of": 3}, {"best_of": 4, "length_penalty": 0.5}, {"best_of": 4, "length_penalty": 0.0}]
 )
-def test_samples(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = Draws(monkeypatch)
+def test_sampled_results_are_openais(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = SharedDraws(monkeypatch)
     options = {"temperature": 0.7, "sample_len": 16, "language": "fr", **options}
     for mel in NOISE:
-        assert_same(*decode_both(True, mel, rng=draws.ours, **options))
+        assert_same_result(*decode_both(True, mel, rng=draws.rng, **options))
 
 
-def test_options_may_be_keywords_and_windows_features() -> None:
+def test_decode_takes_keywords_and_features() -> None:
     model = TorchModel(MODELS[False])
     options: dict[str, Any] = {"without_timestamps": True, "sample_len": 5}
     expected = decode(model, NOISE, DecodingOptions(**options))
@@ -93,23 +99,20 @@ def test_options_may_be_keywords_and_windows_features() -> None:
     assert decode(model, model.embed_audio(NOISE), **options) == expected
 
 
-def test_languages_of_a_batch() -> None:
-    ours, theirs = decode_both(True, NOISE, sample_len=10)
-    assert len({result.language for result in theirs}) > 1
-    for a, b in zip(ours, theirs, strict=True):
-        assert_same(a, b)
-    named, expected = decode_both(True, NOISE, task="lang_id")
-    assert [r.language for r in named] == [r.language for r in expected]
-    for a, b in zip(named, expected, strict=True):
+def test_each_window_of_a_batch_has_its_language() -> None:
+    actual, openai = decode_both(True, NOISE, sample_len=10)
+    assert len({result.language for result in openai}) > 1
+    for a, b in zip(actual, openai, strict=True):
+        assert_same_result(a, b)
+    detected, expected = decode_both(True, NOISE, task="lang_id")
+    assert [r.language for r in detected] == [r.language for r in expected]
+    for a, b in zip(detected, expected, strict=True):
         assert a.language_probs == pytest.approx(b.language_probs)
     token, probs = detect_language(TorchModel(MODELS[True]), NOISE[1])
     assert (token, max(probs, key=lambda code: probs[code])) == (
         detect_language(TorchModel(MODELS[True]), NOISE)[0][1],
         expected[1].language,
     )
-
-
-SPEECHLESS = 0.1 * np.random.default_rng(1).standard_normal(40 * SAMPLE_RATE).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -128,45 +131,47 @@ SPEECHLESS = 0.1 * np.random.default_rng(1).standard_normal(40 * SAMPLE_RATE).as
     ],
 )
 @pytest.mark.parametrize("temperature", [0.0, (0.0, 0.4, 0.6)])
-def test_transcripts(temperature: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = Draws(monkeypatch)
-    monkeypatch.setattr(  # the same spectrogram for both, or now and then a draw falls between two tokens
+def test_transcripts_are_openais(temperature: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = SharedDraws(monkeypatch)
+    # Both use one spectrogram. Otherwise a random number may fall between two sums that differ
+    # slightly.
+    monkeypatch.setattr(
         importlib.import_module("whisper.transcribe"),
         "log_mel_spectrogram",
         lambda audio, n_mels, padding: torch.from_numpy(log_mel_spectrogram(audio, n_mels, padding)),
     )
-    judge = MODELS[True]
+    model = MODELS[True]
     options = {"temperature": temperature, "sample_len": 16, **options}
-    ours = transcribe(TorchModel(judge), SPEECHLESS, rng=draws.ours, **options)
-    theirs = whisper.transcribe(judge, SPEECHLESS, fp16=False, **options)
-    assert ours["language"] == theirs["language"]
-    assert ours["text"] == theirs["text"]
-    assert len(ours["segments"]) == len(theirs["segments"])
-    for a, b in zip(ours["segments"], theirs["segments"], strict=True):
+    actual = transcribe(TorchModel(model), NOISE_SAMPLES, rng=draws.rng, **options)
+    openai = whisper.transcribe(model, NOISE_SAMPLES, fp16=False, **options)
+    assert actual["language"] == openai["language"]
+    assert actual["text"] == openai["text"]
+    assert len(actual["segments"]) == len(openai["segments"])
+    for a, b in zip(actual["segments"], openai["segments"], strict=True):
         assert a.keys() == b.keys()
-        # probabilities are summed in another order
+        # probabilities are summed in a different order
         assert a == {
             name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for name, value in b.items()
         }
 
 
 def test_defaults_are_openais() -> None:
-    ours, theirs = (inspect.signature(function).parameters for function in (transcribe, whisper.transcribe))
-    shared = {name for name in ours if name in theirs and name != "decode_options"}
+    actual, openai = (inspect.signature(function).parameters for function in (transcribe, whisper.transcribe))
+    shared = {name for name in actual if name in openai and name != "decode_options"}
     assert {"no_speech_threshold", "condition_on_previous_text", "temperature"} <= shared
-    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+    assert {name: actual[name].default for name in shared} == {name: openai[name].default for name in shared}
 
 
 @pytest.mark.parametrize("function", [iter_segments, transcribe_batched])
 def test_options_have_the_defaults_of_the_functions(function: Any) -> None:
     parameters = inspect.signature(function).parameters
-    own = {
+    defaults = {
         field.name: getattr(TranscriptionOptions(), field.name) for field in dataclasses.fields(TranscriptionOptions)
     }
-    assert own.keys() - parameters.keys() <= set(SEQUENTIAL_ONLY if function is transcribe_batched else ())
-    assert parameters.keys() - own.keys() <= {"model", "audio", "recordings", "batch_size", "verbose", "rng"}
-    shared = own.keys() & parameters.keys() - {"decode_options"}
-    assert {name: own[name] for name in shared} == {name: parameters[name].default for name in shared}
+    assert defaults.keys() - parameters.keys() <= set(SEQUENTIAL_ONLY if function is transcribe_batched else ())
+    assert parameters.keys() - defaults.keys() <= {"model", "audio", "recordings", "batch_size", "verbose", "rng"}
+    shared = defaults.keys() & parameters.keys() - {"decode_options"}
+    assert {name: defaults[name] for name in shared} == {name: parameters[name].default for name in shared}
 
 
 SEQUENTIAL_ONLY = (
@@ -179,39 +184,37 @@ SEQUENTIAL_ONLY = (
     "language_detection_threshold",
 )
 
-SEVERAL_WINDOWS = np.concatenate([scale * SPEECHLESS for scale in (1, 3, 9)])
-
 
 def transcribe_both(multilingual: bool, samples: np.ndarray, **options: Any) -> tuple[Any, Any]:
-    judge = MODELS[multilingual]
+    model = MODELS[multilingual]
     options = {"sample_len": 16, "temperature": 0.0, **options}
-    return transcribe(TorchModel(judge), samples, **options), whisper.transcribe(judge, samples, fp16=False, **options)
+    return transcribe(TorchModel(model), samples, **options), whisper.transcribe(model, samples, fp16=False, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"no_speech_threshold": 0.0, "logprob_threshold": None}])
 @pytest.mark.parametrize("multilingual", [False, True])
-def test_several_windows(multilingual: bool, options: dict[str, Any]) -> None:
-    ours, theirs = transcribe_both(multilingual, SEVERAL_WINDOWS, **options)
-    assert (ours["text"], ours["language"]) == (theirs["text"], theirs["language"])
-    assert [segment["seek"] for segment in ours["segments"]] == [segment["seek"] for segment in theirs["segments"]]
-    assert options or len({segment["seek"] for segment in ours["segments"]}) > 2
+def test_transcripts_of_several_windows_are_openais(multilingual: bool, options: dict[str, Any]) -> None:
+    actual, openai = transcribe_both(multilingual, SEVERAL_WINDOWS, **options)
+    assert (actual["text"], actual["language"]) == (openai["text"], openai["language"])
+    assert [segment["seek"] for segment in actual["segments"]] == [segment["seek"] for segment in openai["segments"]]
+    assert options or len({segment["seek"] for segment in actual["segments"]}) > 2
 
 
 @pytest.mark.parametrize("multilingual", [False, True])
-def test_segments_are_printed_as_they_come(multilingual: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segments_are_printed_as_they_are_decoded(multilingual: bool, capsys: pytest.CaptureFixture[str]) -> None:
     transcribe(TorchModel(MODELS[multilingual]), SEVERAL_WINDOWS, verbose=True, sample_len=16, temperature=0.0)
-    ours = capsys.readouterr().out.splitlines()
+    actual = capsys.readouterr().out.splitlines()
     whisper.transcribe(MODELS[multilingual], SEVERAL_WINDOWS, verbose=True, fp16=False, sample_len=16, temperature=0.0)
-    theirs = capsys.readouterr().out.splitlines()
-    assert ours == [line for line in theirs if not line.startswith("Detecting language")]
-    assert any(line.startswith("[00:0") for line in ours)
+    openai = capsys.readouterr().out.splitlines()
+    assert actual == [line for line in openai if not line.startswith("Detecting language")]
+    assert any(line.startswith("[00:0") for line in actual)
 
 
 class Bar:
-    """What a progress bar is told."""
+    """A progress bar that records its calls."""
 
-    def __init__(self, **how: Any) -> None:
-        self.how, self.seen, self.lines = how, [0], list[str]()
+    def __init__(self, **options: Any) -> None:
+        self.options, self.positions, self.lines = options, [0], list[str]()
 
     def __enter__(self) -> "Bar":
         return self
@@ -219,7 +222,7 @@ class Bar:
     def __exit__(self, *_: object) -> None: ...
 
     def update(self, n: int) -> None:
-        self.seen.append(self.seen[-1] + n)
+        self.positions.append(self.positions[-1] + n)
 
     def write(self, line: str) -> None:
         self.lines.append(line)
@@ -231,51 +234,51 @@ def test_progress_is_shown_in_frames(
 ) -> None:
     bars: list[Bar] = []
 
-    def make(**how: Any) -> Bar:
-        bars.append(Bar(**how))
+    def create(**options: Any) -> Bar:
+        bars.append(Bar(**options))
         return bars[-1]
 
-    monkeypatch.setattr(importlib.import_module("maxwhisper.transcription.sequential"), "tqdm", make)
+    monkeypatch.setattr(importlib.import_module("maxwhisper.transcription.sequential"), "tqdm", create)
     transcribe(TorchModel(MODELS[False]), SEVERAL_WINDOWS, verbose=verbose, sample_len=16, temperature=0.0)
     (bar,) = bars
     n_frames = len(SEVERAL_WINDOWS) // HOP_LENGTH
-    assert bar.how == {"total": n_frames, "unit": "frames", "disable": disable}
-    assert n_frames <= bar.seen[-1] < n_frames + N_FRAMES  # the last window may end later than the recording
-    assert 0 < bar.seen[1] <= N_FRAMES
+    assert bar.options == {"total": n_frames, "unit": "frames", "disable": disable}
+    assert n_frames <= bar.positions[-1] < n_frames + N_FRAMES  # the last window may end later than the recording
+    assert 0 < bar.positions[1] <= N_FRAMES
     assert bool(bar.lines) == bool(verbose)
 
 
-def test_an_english_model_knows_english_alone() -> None:
+def test_an_english_only_model_refuses_other_languages() -> None:
     model = TorchModel(MODELS[False])
     for language in (None, "en", "English"):
-        assert transcribe(model, SPEECHLESS, sample_len=2, temperature=0.0, language=language)["language"] == (
+        assert transcribe(model, NOISE_SAMPLES, sample_len=2, temperature=0.0, language=language)["language"] == (
             language or "en"
         )
     with pytest.raises(
         OptionError, match=r"^this model knows only English, not 'de'; use a multilingual one, such as base$"
     ):
-        transcribe(model, SPEECHLESS, language="de")
+        transcribe(model, NOISE_SAMPLES, language="de")
     with pytest.raises(
         OptionError, match=r"^this model knows only English, so it can't tell languages apart; use a multilingual one"
     ):
         detect_language(model, NOISE[0])
 
 
-def test_each_temperature_has_its_options() -> None:
+def test_fallback_options_depend_on_the_temperature() -> None:
     with pytest.raises(OptionError, match=r"^no temperature is given to decode at; give one or several$"):
         fallback_options([], {})
     for temperatures in ((0, 1), ["0.0", 1.0]):
-        asked = {"best_of": 5, "beam_size": 3, "patience": 2.0, "language": "de"}
-        assert fallback_options(temperatures, asked) == [  # type: ignore[arg-type]
+        decode_options = {"best_of": 5, "beam_size": 3, "patience": 2.0, "language": "de"}
+        assert fallback_options(temperatures, decode_options) == [  # type: ignore[arg-type]
             DecodingOptions(language="de", temperature=0.0, beam_size=3, patience=2.0),
             DecodingOptions(language="de", temperature=1.0, best_of=5),
         ]
 
 
-def test_two_runs_draw_the_same() -> None:
+def test_two_runs_draw_the_same_random_numbers() -> None:
     options: dict[str, Any] = {"temperature": 0.9, "sample_len": 8, "language": "en"}
     texts = [
-        transcribe(TorchModel(MODELS[True]), SPEECHLESS, rng=rng, **options)["text"]
+        transcribe(TorchModel(MODELS[True]), NOISE_SAMPLES, rng=rng, **options)["text"]
         for rng in (None, np.random.default_rng(0))
     ]
     assert texts[0] == texts[1]

@@ -1,4 +1,4 @@
-"""The tokenizer is OpenAI's: the same vocabularies, special tokens and prompts."""
+"""The tokenizer has the vocabularies, special tokens and prompts of OpenAI's."""
 
 from importlib import resources
 from pathlib import Path
@@ -21,8 +21,8 @@ SPECIAL = [
 
 @pytest.mark.parametrize("name", ["gpt2", "multilingual"])
 def test_vocabularies_are_openais_files(name: str) -> None:
-    ours = resources.files("maxwhisper").joinpath(f"assets/{name}.tiktoken").read_bytes()
-    assert ours == (Path(whisper.__file__).parent / "assets" / f"{name}.tiktoken").read_bytes()
+    actual = resources.files("maxwhisper").joinpath(f"assets/{name}.tiktoken").read_bytes()
+    assert actual == (Path(whisper.__file__).parent / "assets" / f"{name}.tiktoken").read_bytes()
 
 
 def test_languages_are_openais() -> None:
@@ -36,38 +36,40 @@ def test_languages_are_openais() -> None:
 def test_special_tokens_are_openais(
     multilingual: bool, num_languages: int, language: str | None, task: str | None
 ) -> None:
-    ours = get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
-    theirs = whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
+    actual = get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
+    openai = whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages, language=language, task=task)
     for name in SPECIAL:
-        assert getattr(ours, name) == getattr(theirs, name), name
-    assert ours.special_tokens == theirs.special_tokens
-    languages = dict(zip(theirs.all_language_tokens, theirs.all_language_codes))  # in no particular order
-    assert dict(zip(ours.all_language_tokens, ours.all_language_codes)) == languages
+        assert getattr(actual, name) == getattr(openai, name), name
+    assert actual.special_tokens == openai.special_tokens
+    languages = dict(zip(openai.all_language_tokens, openai.all_language_codes))  # the order may differ
+    assert dict(zip(actual.all_language_tokens, actual.all_language_codes)) == languages
     assert (
-        ours.encoding.n_vocab
+        actual.encoding.n_vocab
         == {(False, 99): 51864, (True, 99): 51865, (True, 100): 51866}[multilingual, num_languages]
     )
 
 
 @pytest.mark.parametrize(("multilingual", "num_languages"), VOCABULARIES)
 @given(text=st.text())
-def test_any_text_is_encoded_as_openai_does_and_comes_back(multilingual: bool, num_languages: int, text: str) -> None:
-    ours = get_tokenizer(multilingual, num_languages=num_languages)
-    tokens = ours.encode(text, disallowed_special=())
+def test_any_text_is_encoded_as_by_openai_and_decodes_to_itself(
+    multilingual: bool, num_languages: int, text: str
+) -> None:
+    actual = get_tokenizer(multilingual, num_languages=num_languages)
+    tokens = actual.encode(text, disallowed_special=())
     assert tokens == whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages).encode(
         text, disallowed_special=()
     )
-    assert ours.decode(tokens) == text
+    assert actual.decode(tokens) == text
 
 
 @pytest.mark.parametrize(("multilingual", "num_languages"), VOCABULARIES)
 @given(data=st.data())
-def test_any_tokens_are_decoded_as_openai_does(multilingual: bool, num_languages: int, data: st.DataObject) -> None:
-    ours = get_tokenizer(multilingual, num_languages=num_languages)
-    theirs = whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages)
-    tokens = data.draw(st.lists(st.integers(0, ours.encoding.n_vocab - 1)))
-    assert ours.decode(tokens) == theirs.decode(tokens)
-    assert ours.decode_with_timestamps(tokens) == theirs.decode_with_timestamps(tokens)
+def test_any_tokens_are_decoded_as_by_openai(multilingual: bool, num_languages: int, data: st.DataObject) -> None:
+    actual = get_tokenizer(multilingual, num_languages=num_languages)
+    openai = whisper.tokenizer.get_tokenizer(multilingual, num_languages=num_languages)
+    tokens = data.draw(st.lists(st.integers(0, actual.encoding.n_vocab - 1)))
+    assert actual.decode(tokens) == openai.decode(tokens)
+    assert actual.decode_with_timestamps(tokens) == openai.decode_with_timestamps(tokens)
 
 
 def test_unknown_languages_and_tasks_are_named() -> None:

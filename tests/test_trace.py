@@ -1,4 +1,4 @@
-"""A trace sees what a transcription does, and changes nothing."""
+"""A trace records the steps of a transcription without changing it."""
 
 import inspect
 from types import SimpleNamespace
@@ -20,8 +20,8 @@ from maxwhisper.transcription.timing import (
     standardized,
 )
 from reference.parity.observe import Recorder, transcribe_with_max
-from tests.test_rules import MODELS, SEVERAL_WINDOWS
-from tests.torch_model import TorchModel
+from tests.support.random_models import MODELS, SEVERAL_WINDOWS
+from tests.support.torch_model import TorchModel
 
 
 @pytest.mark.parametrize(
@@ -34,32 +34,32 @@ from tests.torch_model import TorchModel
         {"temperature": 0.0, "multilingual": True},
     ],
 )
-def test_every_attempt_is_seen_and_none_is_changed(options: dict[str, Any]) -> None:
+def test_a_trace_sees_every_decoding_and_changes_none(options: dict[str, Any]) -> None:
     model, options = TorchModel(MODELS[True]), {"sample_len": 12, **options}
-    seen = transcribe_with_max(model, SEVERAL_WINDOWS, **options)
-    assert seen.result == transcribe(model, SEVERAL_WINDOWS, **options)
+    recorded = transcribe_with_max(model, SEVERAL_WINDOWS, **options)
+    assert recorded.result == transcribe(model, SEVERAL_WINDOWS, **options)
     n_attempts = len(TranscriptionOptions.of(**options).fallback_options)
-    assert len(seen.windows) > 2 * n_attempts
-    assert {window.temperature for window in seen.windows} == {
+    assert len(recorded.windows) > 2 * n_attempts
+    assert {window.temperature for window in recorded.windows} == {
         o.temperature for o in TranscriptionOptions.of(**options).fallback_options
     }
     begin, eot = get_tokenizer(True).timestamp_begin, get_tokenizer(True).eot
-    for window in seen.windows:
+    for window in recorded.windows:
         if window.search is not None:
             assert window.search.differences == {}
             continue
         assert len(window.logits) == len(window.allowed) == 12 or len(window.logits) > len(window.tokens)
         allowed = np.unpackbits(np.array(window.allowed), axis=1, count=len(window.logits[0])).astype(bool)
-        assert allowed[0, begin:].any() and not allowed[0, :begin].any()  # a transcript opens with a timestamp
-        assert np.isfinite(window.logits).all()  # before any token is forbidden
+        assert allowed[0, begin:].any() and not allowed[0, :begin].any()  # a transcript begins with a timestamp
+        assert np.isfinite(window.logits).all()  # filters are not yet applied
         if window.temperature == 0:
             chosen = np.where(allowed, window.logits, -np.inf).argmax(axis=1).tolist()
             assert chosen[: len(window.tokens)] == window.tokens
             assert chosen[len(window.tokens) :] in ([], [eot])
 
 
-def test_each_stage_of_an_alignment_is_seen() -> None:
-    """Of two windows at once, one of them without text."""
+def test_a_trace_sees_each_stage_of_an_alignment() -> None:
+    """Two windows are aligned as a batch, one of them without text."""
     rng, tokenizer = np.random.default_rng(0), get_tokenizer(False)
     text = tokenizer.encode(" Try again. Fail better.")
     n, n_vocab = len(tokenizer.sot_sequence) + 1 + len(text) + 1, 51864
@@ -74,23 +74,25 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
     model: Any = SimpleNamespace(decoder=lambda audio: SimpleNamespace(alignment=alignment), alignment_heads=())
     windows = [AlignmentInput(tokenizer, [], 3000), AlignmentInput(tokenizer, text, 400)]
     recorder = Recorder(steps=False)
-    nothing, words = find_alignments(model, windows, audio, trace=recorder)
-    (seen,) = (timed.alignment for timed in recorder.alignments)
-    assert nothing == [] and seen.window is windows[1] and seen.words == words
+    no_words, words = find_alignments(model, windows, audio, trace=recorder)
+    (recorded,) = (timed.alignment for timed in recorder.alignments)
+    assert no_words == [] and recorded.window is windows[1] and recorded.words == words
     assert (
-        seen.scores.shape == (3, n, 1500) and seen.weights.shape == (3, n, 200) and seen.features.shape == (1, 1500, 4)
+        recorded.scores.shape == (3, n, 1500)
+        and recorded.weights.shape == (3, n, 200)
+        and recorded.features.shape == (1, 1500, 4)
     )
-    assert np.array_equal(seen.standardized, standardized(seen.weights))
-    assert np.array_equal(seen.filtered, median_filter(seen.standardized, 7))
-    assert np.array_equal(seen.path, dtw(-seen.matrix))
-    assert seen.matrix.shape == (len(text) + 1, 200) and seen.logits.shape == (len(text), tokenizer.eot)
-    assert len(seen.probabilities) == len(text)
+    assert np.array_equal(recorded.standardized, standardized(recorded.weights))
+    assert np.array_equal(recorded.filtered, median_filter(recorded.standardized, 7))
+    assert np.array_equal(recorded.path, dtw(-recorded.matrix))
+    assert recorded.matrix.shape == (len(text) + 1, 200) and recorded.logits.shape == (len(text), tokenizer.eot)
+    assert len(recorded.probabilities) == len(text)
 
     segments: list[Any] = [{"seek": 0, "start": 0.0, "end": 4.0, "tokens": text}]
     assign_words(segments, words, tokenizer.eot, ("", "."), 0.0, recorder)
     assignment = recorder.alignments[0].assignment
     assert assignment is not None
-    assert assignment.alignment == seen.words != words  # punctuation is joined in place
+    assert assignment.alignment == recorded.words != words  # punctuation is joined in place
     assert "words" not in assignment.segments[0] and assignment.result == segments
 
 
@@ -105,5 +107,5 @@ def test_each_stage_of_an_alignment_is_seen() -> None:
         timing.add_word_timestamps,
     ],
 )
-def test_what_programs_call_knows_of_no_trace(function: Any) -> None:
+def test_public_functions_take_no_trace(function: Any) -> None:
     assert "trace" not in inspect.signature(function).parameters

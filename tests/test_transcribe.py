@@ -1,4 +1,4 @@
-"""Transcripts are OpenAI Whisper's, token by token, on recorded speech."""
+"""Transcripts of recorded speech are OpenAI Whisper's, token by token."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import whisper
 
-from conftest import Trio, remembering
 from maxwhisper import AudioError, OptionError, transcribe
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.transcription.segments import split_at_timestamps
@@ -17,17 +16,18 @@ from reference.clips import all_clips, packaged_clips
 from reference.golden.transcripts import TranscriptCase, recall, transcript_cases
 from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.transcripts import Comparison, compare, differences, n_steps
-from tests.test_audio import chirp, write_audio
-from tests.test_decoding import Draws
-from tests.torch_model import TorchModel, random_model
+from tests.support.audio import chirp, write_audio
+from tests.support.implementations import Implementations, cached_encoder
+from tests.support.sampling import SharedDraws
+from tests.support.torch_model import TorchModel, random_model
 
 ENGLISH = [name for name, clip in all_clips().items() if clip.language == "en"]
-ALLOWED_ROUNDING = 1e-4  # of all steps
+ALLOWED_ROUNDING = 1e-4  # share of all steps
 
 
 @pytest.fixture(scope="module")
 def ledger() -> Any:
-    """How many steps were compared, and at which of them rounding decided: few enough, and listed by name."""
+    """Count the compared steps, and list and limit those at which rounding decided."""
     steps: dict[str, int] = {}
     rounding: dict[str, str] = {}
     yield steps, rounding
@@ -36,15 +36,17 @@ def ledger() -> Any:
     assert len(rounding) <= max(1, ALLOWED_ROUNDING * sum(steps.values())), rounding
 
 
-def compare_both(trio: Trio, samples: np.ndarray, **options: Any) -> Comparison:
+def compare_both(implementations: Implementations, samples: np.ndarray, **options: Any) -> Comparison:
     options = {"temperature": 0.0, **options}
-    ours = transcribe_with_max(trio.model, samples, **options)
-    theirs = transcribe_with_openai(trio.judge, samples, **options)
-    return compare(ours, theirs, trio.model, trio.judge, trio.truth)
+    actual = transcribe_with_max(implementations.model, samples, **options)
+    openai = transcribe_with_openai(implementations.openai, samples, **options)
+    return compare(actual, openai, implementations.model, implementations.openai, implementations.float64)
 
 
-def assert_same(trio: Trio, name: str, samples: np.ndarray, ledger: Any, **options: Any) -> Comparison:
-    comparison = compare_both(trio, samples, **options)
+def assert_same(
+    implementations: Implementations, name: str, samples: np.ndarray, ledger: Any, **options: Any
+) -> Comparison:
+    comparison = compare_both(implementations, samples, **options)
     steps, rounding = ledger
     name = f"{name} {options}"
     steps[name] = comparison.n_steps
@@ -54,18 +56,20 @@ def assert_same(trio: Trio, name: str, samples: np.ndarray, ledger: Any, **optio
     return comparison
 
 
-def assert_same_with_and_without_condition(trio: Trio, name: str, samples: np.ndarray, ledger: Any) -> None:
-    conditioned = assert_same(trio, name, samples, ledger, condition_on_previous_text=True)
-    if conditioned.n_windows > 1:  # else there is no previous text, and nothing else would be computed
-        assert_same(trio, name, samples, ledger, condition_on_previous_text=False)
+def assert_same_with_and_without_condition(
+    implementations: Implementations, name: str, samples: np.ndarray, ledger: Any
+) -> None:
+    conditioned = assert_same(implementations, name, samples, ledger, condition_on_previous_text=True)
+    if conditioned.n_windows > 1:  # a single window has no previous text
+        assert_same(implementations, name, samples, ledger, condition_on_previous_text=False)
 
 
 @pytest.mark.parametrize("name", ENGLISH)
-def test_english(name: str, tiny_en: Trio, ledger: Any) -> None:
+def test_transcripts_of_english_clips_are_openais(name: str, tiny_en: Implementations, ledger: Any) -> None:
     assert_same_with_and_without_condition(tiny_en, name, all_clips()[name].samples, ledger)
 
 
-def test_kept_transcripts_cover_every_language_and_several_windows() -> None:
+def test_stored_transcripts_cover_every_language_and_several_windows() -> None:
     cases = transcript_cases().values()
     spoken = {
         (clip.name, task)
@@ -85,27 +89,33 @@ def test_kept_transcripts_cover_every_language_and_several_windows() -> None:
 
 
 @pytest.fixture(scope="module")
-def encoders(trio: Callable[[str], Trio]) -> Callable[[str], Any]:
-    """MAX's encoders, asked once for a window: it does not depend on what is made of it then."""
-    return cache(lambda name: remembering(trio(name).model.embed_audio))
+def encoders(implementations: Callable[[str], Implementations]) -> Callable[[str], Any]:
+    """Return a function that returns the encoder of a model, which encodes each window once.
+
+    Features do not depend on options of decoding.
+    """
+    return cache(lambda name: cached_encoder(implementations(name).model.embed_audio))
 
 
 @pytest.mark.parametrize("case", transcript_cases().values(), ids=lambda case: case.name)
-def test_kept_transcripts(
+def test_stored_transcripts_are_reproduced(
     case: TranscriptCase,
-    trio: Callable[[str], Trio],
+    implementations: Callable[[str], Implementations],
     encoders: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
     ledger: Any,
 ) -> None:
-    """OpenAI's answers are kept in `golden/`; it is asked again only where ours differs, to weigh why."""
-    samples, model = case.samples, trio(case.model).model
+    """OpenAI's transcripts are stored in `golden/`.
+
+    OpenAI Whisper runs again only if our transcript differs, to compare margins and errors.
+    """
+    samples, model = case.samples, implementations(case.model).model
     monkeypatch.setattr(model, "embed_audio", encoders(case.model))
-    theirs = recall(case)
-    if theirs is None or differences(transcribe_with_max(model, samples, **case.options), theirs):
-        assert_same(trio(case.model), case.name, samples, ledger, **case.options)
+    openai = recall(case)
+    if openai is None or differences(transcribe_with_max(model, samples, **case.options), openai):
+        assert_same(implementations(case.model), case.name, samples, ledger, **case.options)
     else:
-        ledger[0][case.name] = n_steps(theirs)
+        ledger[0][case.name] = n_steps(openai)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +128,17 @@ def test_kept_transcripts(
         {"language": "English", "compression_ratio_threshold": None, "logprob_threshold": None},
     ],
 )
-def test_options(options: dict[str, Any], tiny_en: Trio, ledger: Any) -> None:
+def test_transcription_options_give_openais_transcripts(
+    options: dict[str, Any], tiny_en: Implementations, ledger: Any
+) -> None:
     assert_same(tiny_en, "beckett", packaged_clips()["beckett"].samples, ledger, **options)
 
 
 def test_fallback_decides_and_samples_as_openai_does(
-    tiny_en: Trio, ledger: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_en: Implementations, ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thresholds that the first attempts miss; the same draws for both."""
-    draws = Draws(monkeypatch)
+    """The first temperatures miss the thresholds. Both packages draw the same random numbers."""
+    draws = SharedDraws(monkeypatch)
     options = {
         "temperature": (0.0, 0.4, 1.0),
         "logprob_threshold": -0.2,
@@ -134,22 +146,22 @@ def test_fallback_decides_and_samples_as_openai_does(
         "best_of": 2,
     }
     samples = packaged_clips()["beckett"].samples
-    ours = transcribe_with_max(tiny_en.model, samples, rng=draws.ours, **options)
-    theirs = transcribe_with_openai(tiny_en.judge, samples, **options)
-    assert [w.temperature for w in ours.windows] == [w.temperature for w in theirs.windows]
-    assert len({w.temperature for w in ours.windows}) == 3
-    comparison = compare(ours, theirs, tiny_en.model, tiny_en.judge, tiny_en.truth)
+    actual = transcribe_with_max(tiny_en.model, samples, rng=draws.rng, **options)
+    openai = transcribe_with_openai(tiny_en.openai, samples, **options)
+    assert [w.temperature for w in actual.windows] == [w.temperature for w in openai.windows]
+    assert len({w.temperature for w in actual.windows}) == 3
+    comparison = compare(actual, openai, tiny_en.model, tiny_en.openai, tiny_en.float64)
     assert comparison.is_equal, comparison.differences
 
 
-def test_two_runs_are_the_same(tiny_en: Trio) -> None:
-    """Even where sampling is needed."""
+def test_two_runs_give_the_same_transcript(tiny_en: Implementations) -> None:
+    """Transcripts are equal even if tokens are sampled."""
     options: dict[str, Any] = {"temperature": (0.4, 1.0), "logprob_threshold": -0.2}
     samples = packaged_clips()["beckett"].samples
     assert transcribe(tiny_en.model, samples, **options) == transcribe(tiny_en.model, samples, **options)
 
 
-# Valid but unusual.
+# Valid but unusual recordings.
 
 
 def unusual() -> dict[str, np.ndarray]:
@@ -168,39 +180,39 @@ def unusual() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", unusual())
-def test_unusual_samples(name: str, tiny_en: Trio, ledger: Any) -> None:
+def test_unusual_samples(name: str, tiny_en: Implementations, ledger: Any) -> None:
     assert_same(tiny_en, name, unusual()[name], ledger)
 
 
 @pytest.mark.parametrize(("rate", "layout", "n"), [(8000, "mono", 1), (96000, "5.1", 6)])
-def test_unusual_files(rate: int, layout: str, n: int, tiny_en: Trio, tmp_path: Path, ledger: Any) -> None:
+def test_unusual_files(rate: int, layout: str, n: int, tiny_en: Implementations, tmp_path: Path, ledger: Any) -> None:
     import librosa
 
     speech = librosa.resample(packaged_clips()["en/counting"].samples, orig_sr=SAMPLE_RATE, target_sr=rate)
     path = write_audio(tmp_path / "speech.wav", np.tile(np.clip(speech, -1, 1), (n, 1)), rate, layout)
     from maxwhisper import load_audio
 
-    ours = transcribe(tiny_en.model, path, temperature=0.0)
-    theirs = whisper.transcribe(tiny_en.judge, load_audio(path), temperature=0.0, fp16=False)
-    assert ours["text"] == theirs["text"]
-    assert [s["tokens"] for s in ours["segments"]] == [s["tokens"] for s in theirs["segments"]]
+    actual = transcribe(tiny_en.model, path, temperature=0.0)
+    openai = whisper.transcribe(tiny_en.openai, load_audio(path), temperature=0.0, fp16=False)
+    assert actual["text"] == openai["text"]
+    assert [s["tokens"] for s in actual["segments"]] == [s["tokens"] for s in openai["segments"]]
 
 
-def test_float64_samples_are_taken_too(tiny_en: Trio) -> None:
+def test_float64_samples_are_accepted(tiny_en: Implementations) -> None:
     samples = packaged_clips()["en/counting"].samples
     assert transcribe(tiny_en.model, samples.astype(np.float64), temperature=0) == transcribe(
         tiny_en.model, samples, temperature=0
     )
 
 
-def test_a_tone_is_no_reason_to_stop(tiny_en: Trio, ledger: Any) -> None:
+def test_a_tone_is_transcribed_as_by_openai(tiny_en: Implementations, ledger: Any) -> None:
     assert_same(tiny_en, "chirp", chirp(8.0, SAMPLE_RATE).astype(np.float32), ledger)
 
 
-# What can't be used.
+# Samples and options that can't be used.
 
 
-def test_samples_that_are_no_number_are_refused(tiny_en: Trio) -> None:
+def test_nan_samples_are_refused(tiny_en: Implementations) -> None:
     with pytest.raises(AudioError, match="first at 3"):
         transcribe(tiny_en.model, np.array([0, 0, 0, np.nan], np.float32))
 
@@ -215,12 +227,12 @@ def test_samples_that_are_no_number_are_refused(tiny_en: Trio) -> None:
         ({"temperatur": 0}, "temperatur"),
     ],
 )
-def test_options_that_can_not_be_used_are_named(options: dict[str, Any], match: str) -> None:
+def test_unusable_transcription_options_are_named(options: dict[str, Any], match: str) -> None:
     with pytest.raises((OptionError, TypeError), match=match):
         transcribe(TorchModel(random_model(multilingual=False)), np.zeros(SAMPLE_RATE, np.float32), **options)
 
 
-# Cutting a window into segments.
+# Splitting a window into segments.
 
 BEGIN = 1000
 
@@ -246,7 +258,7 @@ BEGIN = 1000
         ),
     ],
 )
-def test_windows_are_cut_where_two_timestamps_meet(tokens: list[int], spans: list[Any], advance: int) -> None:
-    found, moved = split_at_timestamps(tokens, BEGIN, segment_size=800, n_audio_ctx=1500)
-    assert moved == advance
-    assert [(pytest.approx(start), pytest.approx(end), piece) for start, end, piece in found] == spans
+def test_windows_are_split_between_consecutive_timestamps(tokens: list[int], spans: list[Any], advance: int) -> None:
+    segments, actual_advance = split_at_timestamps(tokens, BEGIN, segment_size=800, n_audio_ctx=1500)
+    assert actual_advance == advance
+    assert [(pytest.approx(start), pytest.approx(end), piece) for start, end, piece in segments] == spans

@@ -1,4 +1,4 @@
-"""Transcripts are written as OpenAI Whisper writes them."""
+"""Transcripts are written in the same bytes as by OpenAI Whisper."""
 
 import io
 import json
@@ -53,14 +53,14 @@ words = st.lists(
 
 
 def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
-    """A transcript with words, some of them after a pause."""
+    """Return a transcript with words from texts, pauses and durations in 10 ms."""
     segments, now = list[dict[str, Any]](), 0
-    for some in texts:
+    for segment_words in texts:
         timings = []
-        for text, pause, duration in some:
+        for text, pause, duration in segment_words:
             timings.append({"word": text, "start": (now + pause) / 100, "end": (now + pause + duration) / 100})
             now += pause + duration
-        text = "".join(text for text, _, _ in some)
+        text = "".join(text for text, _, _ in segment_words)
         segments.append(
             {"start": timings[0]["start"] if timings else now, "end": now / 100, "text": text, "words": timings}
         )
@@ -79,7 +79,7 @@ def timed(texts: list[list[tuple[str, int, int]]]) -> dict[str, Any]:
     ),
     how=st.sampled_from(["options", "keywords"]),
 )
-def test_words_are_laid_out_as_by_openai(
+def test_subtitles_of_words_are_openais(
     texts: list[list[tuple[str, int, int]]], layout: dict[str, Any], how: str
 ) -> None:
     arguments: dict[str, Any] = {"options": {**layout, "word_timestamps": True}} if how == "options" else layout
@@ -93,7 +93,7 @@ def test_words_are_laid_out_as_by_openai(
 
 
 def test_a_segment_without_text_does_not_hide_the_others() -> None:
-    """It has `words`, though none is timed; upstream then looks for everyone's."""
+    """Its list `words` is empty. Upstream then takes the word times of all segments."""
     segments = [{"start": 0.0, "end": 0.0, "text": "", "words": []}, {"start": 0.0, "end": 1.0, "text": " One."}]
     file = io.StringIO()
     result: Any = {"segments": segments}
@@ -121,11 +121,11 @@ def test_unknown_formats_are_named(tmp_path: Path) -> None:
         get_writer("pdf", tmp_path)
 
 
-def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="--output_dir"):
         get_writer("txt", tmp_path / "missing")(RESULT, "talk.mp3")
 
-    (tmp_path / "talk.txt").write_text("what was here before")
+    (tmp_path / "talk.txt").write_text("an older transcript")
 
     def write_text(path: Path, data: str, **_: object) -> int:
         with open(path, "w") as file:
@@ -135,5 +135,5 @@ def test_nothing_is_left_half_written(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "write_text", write_text)
     with pytest.raises(OutputError, match=r"talk\.txt can't be written \(No space left"):
         get_writer("txt", tmp_path)(RESULT, "talk.mp3")
-    assert (tmp_path / "talk.txt").read_text() == "what was here before"
+    assert (tmp_path / "talk.txt").read_text() == "an older transcript"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.txt"]

@@ -1,4 +1,4 @@
-"""Silence is left out, and what is said keeps its time."""
+"""Silence is skipped, and the times of speech stay those of the recording."""
 
 import argparse
 import json
@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import Trio
 from maxwhisper import AudioError, OptionError, iter_segments, transcribe, transcribe_batched
 from maxwhisper.audio import SAMPLE_RATE
 from maxwhisper.transcription.silence import Speech, VadOptions, find_speech, speech_parts
 from maxwhisper.transcription.silero import speech_probabilities
 from reference.clips import all_clips, packaged_clips
 from reference.golden.silence import ANSWERS, DIGITS, SCALE
+from tests.support.implementations import Implementations
 
-CHUNK = 512  # samples of which the detector says one probability
+CHUNK = 512  # number of samples for which the detector computes one probability
 NO_PAD = VadOptions(min_silence_duration_ms=100, speech_pad_ms=0)
 
 
@@ -58,9 +58,7 @@ def test_speech_begins_and_ends(probabilities: list[float], options: VadOptions,
     pad=st.sampled_from([0, 30, 400]),
     n_cut=st.integers(0, 511),
 )
-def test_no_speech_is_lost_and_none_is_there_twice(
-    probabilities: list[float], pause: int, pad: int, n_cut: int
-) -> None:
+def test_speech_parts_cover_all_speech_once(probabilities: list[float], pause: int, pad: int, n_cut: int) -> None:
     n_samples = max(0, CHUNK * len(probabilities) - n_cut)
     parts = speech_parts(probabilities, n_samples, VadOptions(min_silence_duration_ms=pause, speech_pad_ms=pad))
     edges = [edge for part in parts for edge in part]
@@ -71,7 +69,7 @@ def test_no_speech_is_lost_and_none_is_there_twice(
             assert any(start <= CHUNK * i < end and min(CHUNK * (i + 1), n_samples) <= end for start, end in parts)
 
 
-def test_times_are_those_of_the_recording() -> None:
+def test_times_are_restored_to_the_recordings() -> None:
     speech: Any = Speech([(SAMPLE_RATE, 3 * SAMPLE_RATE), (10 * SAMPLE_RATE, 11 * SAMPLE_RATE)])
     assert len(speech.joined(np.zeros(20 * SAMPLE_RATE, np.float32))) == 3 * SAMPLE_RATE
     whole = {"start": 0.5, "end": 2.0, "text": " One"}
@@ -82,7 +80,7 @@ def test_times_are_those_of_the_recording() -> None:
     assert [(w["start"], w["end"]) for w in timed["words"]] == [(2.8, 3.0), (10.1, 10.4)]
     assert (timed["start"], timed["end"]) == (2.8, 10.4)
     beyond = speech.restore({"words": [{"word": " so", "start": 1.9, "end": 2.2}]})
-    assert (beyond["start"], beyond["end"]) == (10.0, 10.2)  # most of it lies in the second part
+    assert (beyond["start"], beyond["end"]) == (10.0, 10.2)  # most of the word is in the second part
     assert speech.restore({"start": 2.0, "end": 2.0}) == {"start": 10.0, "end": 10.0}
     other: Any = Speech([(0, 8960), (168960, 328960)])
     assert other.restore({"start": 0.5599999999999999, "end": 1.56})["start"] == 10.56
@@ -94,22 +92,23 @@ def test_times_are_those_of_the_recording() -> None:
 
 @cache
 def answers() -> dict[str, Any]:
-    """What faster-whisper says, kept by `python -m reference.golden.silence answers`."""
+    """Load faster-whisper's results, stored by `python -m reference.golden.silence answers`."""
     return json.loads(ANSWERS.read_text())
 
 
-def test_made_up_speech_is_cut_as_by_faster_whisper() -> None:
-    """Whatever the options, also where speech is too long."""
+def test_random_probabilities_give_faster_whispers_parts() -> None:
+    """Parts are equal for any options, including limits on the length of speech."""
     for case in answers()["made_up"]:
         probabilities = np.array([int(digit) for digit in case["digits"]], np.float32) / np.float32(DIGITS)
         parts = speech_parts(probabilities, case["n_samples"], VadOptions.of(case["options"]))
         assert parts == [tuple(part) for part in case["parts"]], case
 
 
-def test_clips_are_as_likely_speech_as_faster_whisper_says() -> None:
-    """Half of what they may differ by is lost in the kept numbers; the other half is five times what float32 was seen to lose.
+def test_speech_probabilities_of_clips_are_faster_whispers() -> None:
+    """Half of the tolerance is for the rounding of the stored numbers.
 
-    But for the last window: faster-whisper puts zeros in place of its last 64 samples, by a write through a view; Silero does not.
+    The other half is five times the largest observed float32 error. The last chunk is not compared:
+    faster-whisper overwrites its last 64 samples with zeros through a view, and Silero does not.
     """
     for name in all_clips():
         expected = np.array(answers()["clips"][name]["probabilities"]) / SCALE
@@ -118,8 +117,12 @@ def test_clips_are_as_likely_speech_as_faster_whisper_says() -> None:
         )
 
 
-def test_parts_of_clips_are_those_of_faster_whisper() -> None:
-    """Within 0.2 s; here they are equal, but a probability may lie so near to a threshold that sums in another order cross it."""
+def test_speech_parts_of_clips_are_faster_whispers() -> None:
+    """The tolerance is 0.2 s.
+
+    On the machine of the stored results parts are equal. Elsewhere sums in a different order may
+    move a probability across a threshold.
+    """
     for name in all_clips():
         for answer in answers()["clips"][name]["answers"]:
             parts = find_speech(all_clips()[name].samples, VadOptions.of(answer["options"])).parts
@@ -128,17 +131,19 @@ def test_parts_of_clips_are_those_of_faster_whisper() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 513, 512 * 512 + 1])
-def test_every_window_has_its_probability(n_samples: int) -> None:
+def test_every_chunk_has_a_probability(n_samples: int) -> None:
     probabilities = speech_probabilities(np.zeros(n_samples, np.float32))
     assert probabilities.shape == (n_samples // 512 + 1,)
     assert (probabilities < 0.1).all()
 
 
-def test_windows_are_the_same_whatever_is_looked_at_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = packaged_clips()["beckett"].samples
     together = speech_probabilities(samples)
     monkeypatch.setattr("maxwhisper.transcription.silero._BLOCK", 7)
-    np.testing.assert_allclose(speech_probabilities(samples), together, rtol=0, atol=1e-4)  # as above
+    np.testing.assert_allclose(
+        speech_probabilities(samples), together, rtol=0, atol=1e-4
+    )  # for sums in a different order
 
 
 class Fields(NamedTuple):
@@ -147,9 +152,9 @@ class Fields(NamedTuple):
 
 
 @dataclass
-class Theirs:  # as faster-whisper's
+class FasterWhisperOptions:  # a copy of faster-whisper's class
     threshold: float = 0.5
-    neg_threshold: float = None  # type: ignore[assignment]  # as theirs
+    neg_threshold: float = None  # type: ignore[assignment]  # as in faster-whisper
     min_speech_duration_ms: int = 0
     max_speech_duration_s: float = float("inf")
     min_silence_duration_ms: int = 2000
@@ -166,7 +171,7 @@ class Settings:
 
 
 def test_names_and_defaults_are_faster_whispers() -> None:
-    assert list(vars(VadOptions()).items()) == list(vars(Theirs()).items())
+    assert list(vars(VadOptions()).items()) == list(vars(FasterWhisperOptions()).items())
 
 
 @pytest.mark.parametrize(
@@ -176,8 +181,8 @@ def test_names_and_defaults_are_faster_whispers() -> None:
         ({}, VadOptions()),
         ({"threshold": 0.25, "neg_threshold": None}, VadOptions(threshold=0.25)),
         (MappingProxyType({"speech_pad_ms": np.float32(30)}), VadOptions(speech_pad_ms=30)),
-        (Theirs(), VadOptions()),
-        (Theirs(max_speech_duration_s=30), VadOptions(max_speech_duration_s=30)),
+        (FasterWhisperOptions(), VadOptions()),
+        (FasterWhisperOptions(max_speech_duration_s=30), VadOptions(max_speech_duration_s=30)),
         (VadOptions(threshold=0.25), VadOptions(threshold=0.25)),
         (Fields(0.25, 30), VadOptions(threshold=0.25, max_speech_duration_s=30)),
         (SimpleNamespace(min_silence_duration_ms=np.int16(2000)), VadOptions()),
@@ -186,7 +191,7 @@ def test_names_and_defaults_are_faster_whispers() -> None:
         (Settings(), VadOptions(threshold=0.25)),
     ],
 )
-def test_options_come_as_a_mapping_or_an_object(parameters: object, options: VadOptions) -> None:
+def test_vad_options_are_a_mapping_or_an_object(parameters: object, options: VadOptions) -> None:
     assert VadOptions.of(parameters) == options
     assert speech_parts([0.9] * 9, 9 * CHUNK, VadOptions.of(parameters)) == [(0, 9 * CHUNK)]
 
@@ -212,7 +217,7 @@ def test_options_come_as_a_mapping_or_an_object(parameters: object, options: Vad
         object(),
     ],
 )
-def test_values_that_can_not_be_used_are_named(name: str, value: Any) -> None:
+def test_unusable_vad_values_are_named(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"^{name} .* is not a"):
         VadOptions.of({name: value})
 
@@ -228,7 +233,7 @@ def test_values_that_can_not_be_used_are_named(name: str, value: Any) -> None:
         ("min_silence_duration_ms", float("inf")),
     ],
 )
-def test_values_out_of_range_are_named(name: str, value: Any) -> None:
+def test_vad_values_out_of_range_are_named(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"^{name} {value} is not a"):
         VadOptions(**{name: value})
 
@@ -243,7 +248,7 @@ def test_values_out_of_range_are_named(name: str, value: Any) -> None:
         ({"__class__": 1}, "__class__"),
     ],
 )
-def test_unknown_names_are_named_with_those_there_are(parameters: object, unknown: object) -> None:
+def test_unknown_vad_options_are_named_with_the_valid_ones(parameters: object, unknown: object) -> None:
     with pytest.raises(OptionError, match=f"{unknown!r}.*threshold, neg_threshold.*max_speech_duration_s"):
         VadOptions.of(parameters)
 
@@ -251,7 +256,7 @@ def test_unknown_names_are_named_with_those_there_are(parameters: object, unknow
 @pytest.mark.parametrize(
     "parameters", [0.5, 1, True, "threshold=0.5", "", [], [0.5], [("threshold", 0.5)], VadOptions, object(), len, {1}]
 )
-def test_what_has_no_fields_is_refused(parameters: object) -> None:
+def test_vad_parameters_without_fields_are_refused(parameters: object) -> None:
     with pytest.raises(OptionError, match=r"^vad_parameters .*threshold, neg_threshold"):
         VadOptions.of(parameters)
 
@@ -259,12 +264,12 @@ def test_what_has_no_fields_is_refused(parameters: object) -> None:
 @pytest.mark.parametrize(
     "options", [dict.fromkeys(["speech_pad_ms", "min_silence_duration_ms", "max_speech_duration_s"], 1e308)]
 )
-def test_enormous_values_are_as_good_as_endless(options: dict[str, float]) -> None:
+def test_very_large_vad_values_act_as_infinite(options: dict[str, float]) -> None:
     assert speech_parts([0.1, 0.9, 0.1, 0.1], 4 * CHUNK, VadOptions.of(options)) == [(0, 4 * CHUNK)]
 
 
-def test_options_are_looked_at_before_a_recording_is() -> None:
-    model: Any = None  # refused before it is looked at
+def test_vad_options_are_checked_before_a_recording_is_read() -> None:
+    model: Any = None  # options are refused before the model is used
     wrong: dict[str, Any] = {"vad_filter": True, "vad_parameters": {"treshold": 0.5}}
     with pytest.raises(OptionError, match="treshold"):
         iter_segments(model, "missing.wav", **wrong)
@@ -275,27 +280,28 @@ def test_options_are_looked_at_before_a_recording_is() -> None:
 PAUSE = 20  # seconds
 
 
-def amid_silence() -> np.ndarray:
+def speech_between_silences() -> np.ndarray:
+    """Return two clips with pauses before, between and after them: float32 [n_samples]."""
     silence = 1e-3 * np.random.default_rng(0).standard_normal(PAUSE * SAMPLE_RATE).astype(np.float32)
     return np.concatenate(
         [silence, packaged_clips()["en/counting"].samples, silence, packaged_clips()["en/hello_world"].samples, silence]
     )
 
 
-def test_speech_is_found_amid_silence() -> None:
+def test_speech_is_found_between_silences() -> None:
     first, second = (len(packaged_clips()[name].samples) for name in ("en/counting", "en/hello_world"))
     pause, slack = PAUSE * SAMPLE_RATE, SAMPLE_RATE
-    parts = find_speech(amid_silence(), VadOptions()).parts
+    parts = find_speech(speech_between_silences(), VadOptions()).parts
     assert len(parts) == 2
     assert pause - slack < parts[0][0] < parts[0][1] < pause + first + slack
     assert 2 * pause + first - slack < parts[1][0] < parts[1][1] < 2 * pause + first + second + slack
 
 
 @pytest.mark.parametrize("word_timestamps", [False, True])
-def test_what_is_said_amid_silence(word_timestamps: bool, tiny_en: Trio) -> None:
+def test_speech_between_silences_is_transcribed_at_its_time(word_timestamps: bool, tiny_en: Implementations) -> None:
     options: dict[str, Any] = {"temperature": 0.0, "vad_filter": True, "word_timestamps": word_timestamps}
-    found, info = iter_segments(tiny_en.model, amid_silence(), **options)
-    segments = list(found)
+    iterator, info = iter_segments(tiny_en.model, speech_between_silences(), **options)
+    segments = list(iterator)
     first, second = (len(packaged_clips()[name].samples) / SAMPLE_RATE for name in ("en/counting", "en/hello_world"))
     assert info.duration == pytest.approx(3 * PAUSE + first + second)
     assert info.duration_after_vad < first + second + 2
@@ -304,14 +310,14 @@ def test_what_is_said_amid_silence(word_timestamps: bool, tiny_en: Trio) -> None
     assert "hello" in text
     assert segments[0]["start"] > PAUSE - 1
     assert 2 * PAUSE + first - 1 < segments[-1]["end"] < 2 * PAUSE + first + second + 1
-    (batched,) = transcribe_batched(tiny_en.model, [amid_silence()], **options)
+    (batched,) = transcribe_batched(tiny_en.model, [speech_between_silences()], **options)
     assert not isinstance(batched, AudioError)
     assert batched["segments"][-1]["end"] == pytest.approx(segments[-1]["end"], abs=0.5)
-    only = transcribe(tiny_en.model, amid_silence(), clip_timestamps=[0, PAUSE + first + 2], **options)
+    only = transcribe(tiny_en.model, speech_between_silences(), clip_timestamps=[0, PAUSE + first + 2], **options)
     assert "hello" not in only["text"].lower()
 
 
-def test_silence_alone_costs_nothing(tiny_en: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_recording_is_not_encoded(tiny_en: Implementations, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_en.model, "embed_audio", None)
     assert transcribe(tiny_en.model, np.zeros(40 * SAMPLE_RATE, np.float32), vad_filter=True)["segments"] == []
     (batched,) = transcribe_batched(tiny_en.model, [np.zeros(40 * SAMPLE_RATE, np.float32)], vad_filter=True)

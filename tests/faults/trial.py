@@ -10,7 +10,6 @@ from unittest import mock
 
 import numpy as np
 
-from conftest import remembering
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from reference.models.capture import CapturedModel, activation_names
@@ -21,7 +20,8 @@ from tests.faults.in_situ import InSitu
 from tests.faults.isolated import Isolated
 from tests.faults.plant import Fault, Weights
 from tests.faults.together import compile_together
-from tests.torch_model import TorchModel
+from tests.support.implementations import cached_encoder
+from tests.support.torch_model import TorchModel
 
 MODEL = "tiny.en"
 MAX_OTHER_WORDS = 0.05
@@ -127,7 +127,7 @@ class Trials:
         )
         # Both come from correct models, so they must be made before the fault is planted.
         end_to_end, in_situ = self.end_to_end(fault.model), self.in_situ
-        with fault.planted(), mock.patch.object(model, "embed_audio", remembering(model.embed_audio)):
+        with fault.planted(), mock.patch.object(model, "embed_audio", cached_encoder(model.embed_audio)):
             captured = in_situ.capture(model) if fault.model == MODEL else []
             culprit = in_situ.culprit(captured, judge_weights)
             samples, log_mel = end_to_end.read_audio()

@@ -14,7 +14,6 @@ import pytest
 import whisper
 from whisper.normalizers import EnglishTextNormalizer
 
-from conftest import Trio
 from maxwhisper import (
     AudioError,
     DecodingResult,
@@ -36,7 +35,8 @@ from reference.models.float64 import decoder_inputs
 from reference.numerics.dtypes import DTYPES
 from reference.ops.judge import judge_alone
 from reference.parity.activations import compare_activations, truth
-from tests.test_timing import time_shifts
+from tests.support.implementations import Implementations
+from tests.support.word_times import time_shifts
 from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
 
 Load = Callable[..., Whisper]
@@ -48,7 +48,7 @@ MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 
 
 @pytest.fixture(scope="module")
-def without_kernels(tiny_en: Trio) -> Load:
+def without_kernels(tiny_en: Implementations) -> Load:
     """Return a function that loads tiny.en with the graphs of a GPU in one compute type.
 
     In half precision, all activations are captured.
@@ -73,7 +73,9 @@ def without_kernels(tiny_en: Trio) -> Load:
         {"beam_size": 5},
     ],
 )
-def test_decoding_in_graphs_equals_the_cpus(without_kernels: Load, tiny_en: Trio, options: dict[str, Any]) -> None:
+def test_decoding_in_graphs_equals_the_cpus(
+    without_kernels: Load, tiny_en: Implementations, options: dict[str, Any]
+) -> None:
     """Decode two windows at once, one of them silent. The CPU's kernels decode them in one call."""
     speech = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
     windows = np.stack([speech, np.full_like(speech, -1.0)])
@@ -115,7 +117,7 @@ def test_a_spectrogram_computed_in_pieces_equals_the_hosts(
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_every_activation_in_half_precision_equals_its_ops_result(
-    without_kernels: Load, tiny_en: Trio, dtype: str
+    without_kernels: Load, tiny_en: Implementations, dtype: str
 ) -> None:
     model = without_kernels(dtype)
     mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)
@@ -138,9 +140,9 @@ def _rounded_as_in_graphs(weights: Mapping[str, np.ndarray], dtype: str) -> dict
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
-def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     normalize, samples = EnglishTextNormalizer(), english_speech()
-    theirs = whisper.transcribe(tiny_en.judge, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
+    theirs = whisper.transcribe(tiny_en.openai, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
         "text"
     ]
     ours = transcribe(without_kernels(dtype), samples, temperature=0.0, condition_on_previous_text=False)["text"]
@@ -150,7 +152,7 @@ def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Trio, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", *HALF_DTYPES])
-def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Trio, dtype: str) -> None:
+def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")
     assert shifts.max() <= (1 if dtype == "float32" else 5)

@@ -9,7 +9,6 @@ import torch
 import whisper
 from max.dtype import DType
 
-from conftest import Trio
 from maxwhisper import ModelDimensions, transcribe
 from maxwhisper.checkpoint import load_checkpoint, weight_shapes
 from maxwhisper.engine.dtypes import DTypes
@@ -21,6 +20,7 @@ from tests.speed.formats import write_formats
 from tests.speed.programs import PROGRAMS, RunSettings
 from tests.speed.stages import stages
 from tests.speed.worker import Run, Worker
+from tests.support.implementations import Implementations
 
 TINY_EN = ModelDimensions(80, 1500, 384, 6, 4, 51864, 448, 384, 6, 4)
 
@@ -64,8 +64,8 @@ def test_no_matrix_product_is_faster_than_the_ceiling(device: str) -> None:
     assert 2 * 1024**3 / seconds < 1.5 * ceilings
 
 
-def test_every_stage_runs_on_max_and_in_openai_whisper(tiny_en: Trio) -> None:
-    openai, samples = whisper.model.Whisper(tiny_en.judge.dims).eval(), packaged_clips()["beckett"].samples[:48000]
+def test_every_stage_runs_on_max_and_in_openai_whisper(tiny_en: Implementations) -> None:
+    openai, samples = whisper.model.Whisper(tiny_en.openai.dims).eval(), packaged_clips()["beckett"].samples[:48000]
     all_stages = stages(tiny_en.model, openai, samples)
     assert [stage.name for stage in all_stages] == ["encoder", "prefill", "step", "window", "file"]
     for stage in all_stages[:3]:
@@ -90,7 +90,7 @@ def test_every_format_has_the_same_weights(tmp_path: Path) -> None:
     assert (tmp_path / "ctranslate2" / "model.bin").stat().st_size > 70_000_000
 
 
-def test_a_worker_transcribes_and_reports_its_memory(tiny_en: Trio, tmp_path: Path) -> None:
+def test_a_worker_transcribes_and_reports_its_memory(tiny_en: Implementations, tmp_path: Path) -> None:
     samples = packaged_clips()["beckett"].samples
     worker = Worker("maxwhisper", RunSettings("tiny.en", tmp_path, "en", 1), samples)
     assert worker.problem == ""

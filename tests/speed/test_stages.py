@@ -2,12 +2,12 @@
 
 import pytest
 
-from conftest import Trio
 from reference.clips import packaged_clips
 from reference.models.openai import load_openai
 from tests.speed.conftest import CompareSpeed
 from tests.speed.interleaved import clock
 from tests.speed.stages import stages
+from tests.support.implementations import Implementations
 
 pytestmark = pytest.mark.bench
 NAMES = ("encoder", "prefill", "step", "window", "file")
@@ -21,7 +21,7 @@ def test_stage(name: str, all_stages: dict, compare_speed: CompareSpeed) -> None
 
 
 @pytest.fixture(scope="module")
-def all_stages(tiny_en: Trio) -> dict:
+def all_stages(tiny_en: Implementations) -> dict:
     return {
         stage.name: stage
         for stage in stages(tiny_en.model, load_openai(tiny_en.checkpoint), packaged_clips()["beckett"].samples)

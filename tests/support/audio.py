@@ -1,4 +1,8 @@
-"""Write sound files of every kind, by the FFmpeg that reads them, and by hand where no encoder would."""
+"""Writers of sound files.
+
+Most files are encoded by the FFmpeg that also reads them. Files that no encoder writes are written
+byte by byte.
+"""
 
 import struct
 import subprocess
@@ -8,6 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+# Default codecs, by file extension.
 CODECS = {
     "wav": "pcm_s16le",
     "flac": "flac",
@@ -17,13 +22,14 @@ CODECS = {
     "mp4": "aac",
     "webm": "libopus",
 }
+# FFmpeg's channel layouts, by number of channels.
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 7: "6.1", 8: "7.1", 16: "9.1.6"}
 
 
-def ffmpeg(*arguments: str | Path, given: bytes = b"") -> bytes:
-    """Run FFmpeg, overwriting what is there; returns what it writes to its output."""
+def ffmpeg(*arguments: str | Path, stdin: bytes = b"") -> bytes:
+    """Run FFmpeg, overwriting existing files, and return its standard output."""
     command = [FFMPEG, "-hide_banner", "-v", "error", "-y", "-bitexact", *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, check=True).stdout
+    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
 
 
 def write_audio(
@@ -34,7 +40,19 @@ def write_audio(
     with_video: bool = False,
     options: tuple[str, ...] = (),
 ) -> Path:
-    """Write samples, float [n_channels, n_samples], to a file of the type that its name says. options: of FFmpeg, for the output."""
+    """Write samples to a sound file, whose extension determines its format.
+
+    Args:
+        path: Where to write the file.
+        samples: Samples in [-1, 1], float [n_channels, n_samples].
+        rate: The sample rate in Hz.
+        layout: FFmpeg's name of the channel layout.
+        with_video: Also write a video track of five seconds.
+        options: FFmpeg's options for the output.
+
+    Returns:
+        The path.
+    """
     packed = np.ascontiguousarray((samples.T * 32767).round().astype("<i2"))
     sound = ("-f", "s16le", "-ar", str(rate), "-ch_layout", layout, "-i", "-")
     video = (
@@ -46,18 +64,28 @@ def write_audio(
         "mjpeg" if path.suffix != ".webm" else "libvpx",
     )
     codec = ("-c:a", CODECS[path.suffix[1:]]) if path.suffix[1:] in CODECS and "-c:a" not in options else ()
-    ffmpeg(*sound, *(video if with_video else ()), *codec, *options, path, given=packed.tobytes())
+    ffmpeg(*sound, *(video if with_video else ()), *codec, *options, path, stdin=packed.tobytes())
     return path
 
 
 def chirp(seconds: float, rate: int) -> np.ndarray:
-    """A tone that rises: float [n_samples]."""
+    """Return a tone of rising frequency, float64 [n_samples]."""
     t = np.arange(round(seconds * rate)) / rate
     return 0.5 * np.sin(2 * np.pi * (200 * t + 300 * t**2))
 
 
 def write_caf(path: Path, samples: np.ndarray, rate: int, labels: tuple[int, ...]) -> Path:
-    """Write int16 samples [n_channels, n] to a Core Audio file whose channels have an order of their own, by Core Audio's labels."""
+    """Write a Core Audio file whose channels have a given order.
+
+    Args:
+        path: Where to write the file.
+        samples: Samples, int16 [n_channels, n_samples].
+        rate: The sample rate in Hz.
+        labels: Core Audio's label of each channel.
+
+    Returns:
+        The path.
+    """
     n = len(samples)
     description = struct.pack(">d4sIIIII", rate, b"lpcm", 2, 2 * n, 1, n, 16)  # flag 2: little-endian
     layout = struct.pack(">III", 0, 0, n) + b"".join(struct.pack(">II12x", label, 0) for label in labels)
@@ -72,10 +100,20 @@ def write_caf(path: Path, samples: np.ndarray, rate: int, labels: tuple[int, ...
 
 
 def write_padded_wav(path: Path, samples: np.ndarray, rate: int, n_bits: int, n_valid: int) -> Path:
-    """Write float samples [n] as integers of `n_valid` bits, in containers of `n_bits`: WAVE_FORMAT_EXTENSIBLE."""
-    integers = np.round(samples * (2 ** (n_valid - 1) - 1)).astype("<i4") << (
-        32 - n_valid
-    )  # they fill a container from the left
+    """Write a WAV file (WAVE_FORMAT_EXTENSIBLE) whose integers do not fill their containers.
+
+    Args:
+        path: Where to write the file.
+        samples: Samples in [-1, 1], float [n_samples].
+        rate: The sample rate in Hz.
+        n_bits: The size of a container in bits.
+        n_valid: The size of an integer in bits.
+
+    Returns:
+        The path.
+    """
+    # Integers are in the high bits of their containers.
+    integers = np.round(samples * (2 ** (n_valid - 1) - 1)).astype("<i4") << (32 - n_valid)
     data = integers.view("u1").reshape(-1, 4)[:, 4 - n_bits // 8 :].tobytes()
     block = n_bits // 8
     sub_format = bytes.fromhex("0100000000001000800000aa00389b71")

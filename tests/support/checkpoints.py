@@ -1,4 +1,7 @@
-"""Writes a checkpoint in each of the three formats, the way their own programs do, so that the readers have something to read."""
+"""Random checkpoints, and writers of the three file formats.
+
+The files are like those of the formats' own programs.
+"""
 
 import json
 import re
@@ -13,9 +16,19 @@ import torch
 
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, ModelDimensions, weight_shapes
 
+# Sizes of a small model: one layer, two heads and 8 channels in encoder and decoder.
+SMALL = ModelDimensions(80, 16, 8, 2, 1, 51864, 12, 8, 2, 1)
+
 
 def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int = 0, tied: bool = True) -> Checkpoint:
-    """Weights of a small normal distribution, so that activations stay finite; tied: the LM head is the token embedding."""
+    """Return a checkpoint of random weights, small enough that activations stay finite.
+
+    Args:
+        dims: The sizes of the model.
+        dtype: The NumPy type of the weights.
+        seed: The seed of the random numbers.
+        tied: Whether the LM head is the token embedding.
+    """
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
     for name, shape in weight_shapes(dims, tied).items():
@@ -25,19 +38,22 @@ def random_checkpoint(dims: ModelDimensions, dtype: type = np.float16, seed: int
 
 
 def write_openai(path: Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Path:
-    """As OpenAI: `torch.save` of the dimensions and the state dict."""
+    """Write a file like OpenAI's: `torch.save` of the dimensions and the state dict."""
     torch.save({"dims": vars(checkpoint.dims).copy(), "model_state_dict": openai_state(checkpoint, dtype)}, path)
     return path
 
 
 def write_huggingface(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None, n_files: int = 1) -> Path:
-    """As `transformers.WhisperForConditionalGeneration.save_pretrained`, in one file or in several and their index."""
+    """Write a folder like that of `WhisperForConditionalGeneration.save_pretrained`.
+
+    If `n_files` is above 1, an index says which file contains which weight.
+    """
     write_files(write_config(folder, checkpoint), huggingface_state(checkpoint, dtype), n_files=n_files)
     return folder
 
 
-def write_config(folder: Path, checkpoint: Checkpoint, **others: object) -> Path:
-    """Its `config.json`."""
+def write_config(folder: Path, checkpoint: Checkpoint, **entries: object) -> Path:
+    """Write the `config.json` of Hugging Face's format, with additional entries."""
     d = checkpoint.dims
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -52,14 +68,22 @@ def write_config(folder: Path, checkpoint: Checkpoint, **others: object) -> Path
         "decoder_layers": d.n_text_layer,
         "decoder_attention_heads": d.n_text_head,
     }
-    (folder / "config.json").write_text(json.dumps(config | others))
+    (folder / "config.json").write_text(json.dumps(config | entries))
     return folder
 
 
 def write_files(
     folder: Path, state: Mapping[str, torch.Tensor], name: str = "model.safetensors", n_files: int = 1
 ) -> None:
-    """A state dict as one file, or as several and their index; as PyTorch's files where the name ends so."""
+    """Write a state dict to one file, or to several files and their index.
+
+    Args:
+        folder: The folder of the files.
+        state: The tensors, by name.
+        name: The name of a single file. If it ends in `.safetensors`, files have that format;
+            otherwise they have PyTorch's.
+        n_files: The number of files.
+    """
     stem, _, ending = name.rpartition(".")
     save = safetensors.torch.save_file if ending == "safetensors" else torch.save
     names = [name] if n_files == 1 else [f"{stem}-{i + 1:05d}-of-{n_files:05d}.{ending}" for i in range(n_files)]
@@ -72,17 +96,20 @@ def write_files(
 
 
 def openai_state(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The weights as tensors, under OpenAI's names."""
+    """Return the weights as tensors, with OpenAI's names."""
     return {name: torch.from_numpy(array.copy()).to(dtype) for name, array in checkpoint.weights.items()}
 
 
 def huggingface_state(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The same under Hugging Face's; tied weights are stored once, as safetensors does."""
+    """Return the weights as tensors, with Hugging Face's names.
+
+    Tied weights are stored once, as safetensors does.
+    """
     return {_huggingface_name(name): tensor for name, tensor in openai_state(checkpoint, dtype).items()}
 
 
 def _huggingface_name(name: str) -> str:
-    room, _, rest = name.partition(".")
+    half, _, rest = name.partition(".")
     fixed = {
         "encoder.positional_embedding": "encoder.embed_positions.weight",
         "decoder.positional_embedding": "decoder.embed_positions.weight",
@@ -93,13 +120,13 @@ def _huggingface_name(name: str) -> str:
     if name in fixed:
         return f"model.{fixed[name]}"
     if rest.startswith(("ln.", "ln_post.")):
-        return f"model.{room}.layer_norm.{rest.rpartition('.')[2]}"
+        return f"model.{half}.layer_norm.{rest.rpartition('.')[2]}"
     if not rest.startswith("blocks."):
         return f"model.{name}"
-    _, layer, part, *others = rest.split(".")
-    kind = others[-1]
+    _, layer, part, *path = rest.split(".")
+    kind = path[-1]
     if part == "mlp":
-        module = {"0": "fc1", "2": "fc2"}[others[0]]
+        module = {"0": "fc1", "2": "fc2"}[path[0]]
     elif part.endswith("_ln"):
         module = {
             "attn_ln": "self_attn_layer_norm",
@@ -107,15 +134,16 @@ def _huggingface_name(name: str) -> str:
             "mlp_ln": "final_layer_norm",
         }[part]
     else:
-        projection = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}[others[0]]
+        projection = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}[path[0]]
         module = {"attn": "self_attn", "cross_attn": "encoder_attn"}[part] + f".{projection}"
-    return f"model.{room}.layers.{layer}.{module}.{kind}"
+    return f"model.{half}.layers.{layer}.{module}.{kind}"
 
 
 def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
-    """As CTranslate2's Whisper converter: projections stacked, keys given a bias of zeros, the LM head an alias.
+    """Write a file like that of CTranslate2's Whisper converter.
 
-    Weights of type uint16 are taken for the bits of bfloat16.
+    Projections are stacked, keys have a bias of zeros, and a tied LM head is an alias. Weights of
+    type uint16 are the bits of bfloat16 numbers.
     """
     d, w = checkpoint.dims, checkpoint.weights
     variables: dict[str, np.ndarray] = {
@@ -132,30 +160,33 @@ def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
         "encoder/conv2/bias": w["encoder.conv2.bias"],
     }
 
-    def layer_norm(theirs: str, ours: str) -> None:
-        variables[f"{theirs}/gamma"], variables[f"{theirs}/beta"] = w[f"{ours}.weight"], w[f"{ours}.bias"]
+    def layer_norm(ctranslate2: str, openai: str) -> None:
+        variables[f"{ctranslate2}/gamma"], variables[f"{ctranslate2}/beta"] = w[f"{openai}.weight"], w[f"{openai}.bias"]
 
-    def linear(theirs: str, *ours: str) -> None:
-        zeros = np.zeros(len(w[f"{ours[0]}.weight"]), w[f"{ours[0]}.weight"].dtype)
-        variables[f"{theirs}/weight"] = np.concatenate([w[f"{path}.weight"] for path in ours])
-        variables[f"{theirs}/bias"] = np.concatenate([w.get(f"{path}.bias", zeros) for path in ours])
+    def linear(ctranslate2: str, *openai: str) -> None:
+        zeros = np.zeros(len(w[f"{openai[0]}.weight"]), w[f"{openai[0]}.weight"].dtype)
+        variables[f"{ctranslate2}/weight"] = np.concatenate([w[f"{path}.weight"] for path in openai])
+        variables[f"{ctranslate2}/bias"] = np.concatenate([w.get(f"{path}.bias", zeros) for path in openai])
 
     layer_norm("encoder/layer_norm", "encoder.ln_post")
     layer_norm("decoder/layer_norm", "decoder.ln")
-    for room, n_layer in (("encoder", d.n_audio_layer), ("decoder", d.n_text_layer)):
+    for half, n_layer in (("encoder", d.n_audio_layer), ("decoder", d.n_text_layer)):
         for i in range(n_layer):
-            theirs, ours = f"{room}/layer_{i}", f"{room}.blocks.{i}"
-            layer_norm(f"{theirs}/self_attention/layer_norm", f"{ours}.attn_ln")
-            linear(f"{theirs}/self_attention/linear_0", *(f"{ours}.attn.{name}" for name in ("query", "key", "value")))
-            linear(f"{theirs}/self_attention/linear_1", f"{ours}.attn.out")
-            if room == "decoder":
-                layer_norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attn_ln")
-                linear(f"{theirs}/attention/linear_0", f"{ours}.cross_attn.query")
-                linear(f"{theirs}/attention/linear_1", f"{ours}.cross_attn.key", f"{ours}.cross_attn.value")
-                linear(f"{theirs}/attention/linear_2", f"{ours}.cross_attn.out")
-            layer_norm(f"{theirs}/ffn/layer_norm", f"{ours}.mlp_ln")
-            linear(f"{theirs}/ffn/linear_0", f"{ours}.mlp.0")
-            linear(f"{theirs}/ffn/linear_1", f"{ours}.mlp.2")
+            ctranslate2, openai = f"{half}/layer_{i}", f"{half}.blocks.{i}"
+            layer_norm(f"{ctranslate2}/self_attention/layer_norm", f"{openai}.attn_ln")
+            linear(
+                f"{ctranslate2}/self_attention/linear_0",
+                *(f"{openai}.attn.{name}" for name in ("query", "key", "value")),
+            )
+            linear(f"{ctranslate2}/self_attention/linear_1", f"{openai}.attn.out")
+            if half == "decoder":
+                layer_norm(f"{ctranslate2}/attention/layer_norm", f"{openai}.cross_attn_ln")
+                linear(f"{ctranslate2}/attention/linear_0", f"{openai}.cross_attn.query")
+                linear(f"{ctranslate2}/attention/linear_1", f"{openai}.cross_attn.key", f"{openai}.cross_attn.value")
+                linear(f"{ctranslate2}/attention/linear_2", f"{openai}.cross_attn.out")
+            layer_norm(f"{ctranslate2}/ffn/layer_norm", f"{openai}.mlp_ln")
+            linear(f"{ctranslate2}/ffn/linear_0", f"{openai}.mlp.0")
+            linear(f"{ctranslate2}/ffn/linear_1", f"{openai}.mlp.2")
     head = "decoder/projection/weight"
     if LM_HEAD in w:
         variables[head] = w[LM_HEAD]
@@ -164,7 +195,7 @@ def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
 
 
 def ctranslate2_bytes(variables: dict[str, np.ndarray], aliases: dict[str, str]) -> bytes:
-    """The layout of `model.bin`."""
+    """Return the bytes of a `model.bin`."""
 
     def string(text: str) -> bytes:
         return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"

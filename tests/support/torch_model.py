@@ -1,5 +1,6 @@
-"""OpenAI Whisper in MAX's place: a model that `maxwhisper` decodes with, computed by PyTorch. Nothing is compiled for it, and both
-programs see the same logits.
+"""A PyTorch model that `maxwhisper` can decode with instead of MAX.
+
+Nothing is compiled for it, and `maxwhisper` and OpenAI Whisper compute with the same logits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,10 @@ from reference.models.capture import watched
 
 
 def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
-    """A model of one small layer each and a short context. It says something else for each window; special tokens are likely enough to
-    matter, and the end becomes likelier with each position.
+    """Return a small random model: one layer in encoder and decoder, and a context of 64 tokens.
+
+    Different windows give different texts. Special tokens are likely enough to be sampled, and the
+    end of the text becomes more likely with each position.
     """
     torch.manual_seed(seed)
     n_vocab = 51865 if multilingual else 51864
@@ -42,9 +45,10 @@ def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
 
 
 class TorchModel:
-    """A `maxwhisper.speech_model.SpeechModel` by PyTorch.
+    """A `maxwhisper.speech_model.SpeechModel` computed by PyTorch.
 
-    capture: every activation is kept; attention is written out for that.
+    If `capture` is set, every activation is stored, and attention is computed without a fused
+    kernel.
     """
 
     def __init__(self, model: whisper.Whisper, capture: bool = False) -> None:
@@ -69,43 +73,45 @@ class TorchModel:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Until the end of the block, keep what is computed, if it is asked for, in the shapes that MAX's graphs have."""
+        """Store the block's activations in the shapes of MAX's graphs, if `capture` is set."""
         with torch.no_grad(), ExitStack() as stack:
             if self.capture:
                 stack.enter_context(disable_sdpa())
-            found = stack.enter_context(watched(self.model)) if self.capture else {}
+            activations = stack.enter_context(watched(self.model)) if self.capture else {}
             yield
-        arrays = {name: array[:, None] if name == "decoder.logits" else array for name, array in found.items()}
+        arrays = {name: array[:, None] if name == "decoder.logits" else array for name, array in activations.items()}
         self.activations.update(
             {name: Buffer.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         )
 
 
 class TorchDecoder:
-    """A `maxwhisper.speech_model.SpeechDecoder`, with OpenAI Whisper's own cache."""
+    """A `maxwhisper.speech_model.SpeechDecoder` that uses OpenAI Whisper's KV cache."""
 
     def __init__(self, model: TorchModel, features: torch.Tensor, n_group: int) -> None:
         self.model, self.features, self.n_group = model, features, n_group
         self.cache: dict[Any, torch.Tensor] = {}
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
-        """float32 [n_audio, n_group, n_rows, n_vocab]."""
-        of_all = np.broadcast_to(
-            tokens, (len(tokens), self.n_group, tokens.shape[-1])
-        ).copy()  # one may stand for a whole group
-        new = torch.from_numpy(of_all.reshape(len(self.features), -1))
+        """Return the logits of new tokens, float32 [n_audio, n_group, n_rows, n_vocab].
+
+        Tokens are int [n_audio, n_group or 1, n_tokens]. A single sequence stands for its whole
+        group.
+        """
+        all_tokens = np.broadcast_to(tokens, (len(tokens), self.n_group, tokens.shape[-1])).copy()
+        new = torch.from_numpy(all_tokens.reshape(len(self.features), -1))
         with self.model.watched():
             self.cache, hooks = self.model.model.install_kv_cache_hooks(self.cache)
             try:
-                found = self.model.model.decoder(new, self.features, kv_cache=self.cache)
+                output = self.model.model.decoder(new, self.features, kv_cache=self.cache)
             finally:
                 for hook in hooks:
                     hook.remove()
         wanted = range(new.shape[1]) if rows is None else rows
-        logits: np.ndarray = found[:, list(wanted)].numpy()
+        logits: np.ndarray = output[:, list(wanted)].numpy()
         return logits.reshape(-1, self.n_group, *logits.shape[1:])
 
     def rearrange(self, sources: np.ndarray) -> None:
-        """Let each sequence continue another one of its group; sources int [n_audio, n_group]."""
+        """Let each sequence continue a sequence of its group, by index: int [n_audio, n_group]."""
         rows = (np.arange(len(sources))[:, None] * self.n_group + sources).ravel().tolist()
-        self.cache = {module: kept[rows] for module, kept in self.cache.items()}
+        self.cache = {module: array[rows] for module, array in self.cache.items()}
