@@ -120,8 +120,8 @@ def test_speech_probabilities_of_clips_are_faster_whispers() -> None:
 def test_speech_parts_of_clips_are_faster_whispers() -> None:
     """The tolerance is 0.2 s.
 
-    On the machine of the stored results parts are equal. Elsewhere sums in a different order may
-    move a probability across a threshold.
+    Parts are usually equal. But if a probability is close to a threshold, sums in a different order
+    may move it to the other side.
     """
     for name in all_clips():
         for answer in answers()["clips"][name]["answers"]:

@@ -10,7 +10,7 @@ from reference.clips import packaged_clips
 
 
 def time_shifts(model: Whisper, reference: Whisper) -> np.ndarray:
-    """Return by how much the words of ten seconds of speech move from one model to another.
+    """Return by how much the words of ten seconds of speech move between two models.
 
     Args:
         model: The model whose word times are examined.
