@@ -559,9 +559,8 @@ def test_an_index_says_which_files_are_read(name: str, small: Checkpoint, other:
     part = tmp_path / f"{stem}-00002-of-00003.{ending}"
     mapped = json.loads((tmp_path / f"{name}.index.json").read_text())["weight_map"]
     part_weights = {key: tensor for key, tensor in huggingface_state(small).items() if mapped[key] == part.name}
-    write_files(
-        tmp_path, {**huggingface_state(other), **part_weights}, part.name
-    )  # with weights that the index ignores
+    # The part also has weights that the index ignores.
+    write_files(tmp_path, {**huggingface_state(other), **part_weights}, part.name)
     assert_same(read_checkpoint(tmp_path), small)
     assert_same(read_checkpoint(tmp_path / f"{name}.index.json"), small)
     assert_refused(part, match="is one part of a model; name its folder")
