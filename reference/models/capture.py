@@ -22,7 +22,7 @@ import maxwhisper
 from maxwhisper.speech_model import SpeechModel
 from reference.flow import dataflow
 from reference.flow import whisper as whisper_flow
-from reference.models.buffers import from_max
+from reference.ops.buffers import from_max
 
 Activations = dict[str, np.ndarray]
 

@@ -13,9 +13,9 @@ from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.ops import Backend, backend_for, kernels
-from reference.models.buffers import from_max, to_max
 from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, Input, Op, max_adapters
+from reference.ops.buffers import from_max, to_max
 from reference.ops.inputs import Example
 from reference.ops.judge import Judged, judge
 from reference.ops.row import Build

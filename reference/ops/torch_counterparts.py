@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from reference.models.tensors import from_torch, to_torch
 from reference.numerics import definitions
 from reference.ops.row import Op
+from reference.ops.tensors import from_torch, to_torch
 
 
 def counterpart(op: type[Op]) -> Callable[..., torch.Tensor]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reference.models.buffers import from_max, to_max
 from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE
+from reference.ops.buffers import from_max, to_max
 from reference.ops.inputs import Example, examples
 from reference.ops.judge import expect
 from reference.ops.suite import Suite

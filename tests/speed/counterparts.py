@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from reference.flow.dataflow import evaluate
-from reference.models.tensors import to_torch
 from reference.ops import TABLE, Op
 from reference.ops.composed import Composed
+from reference.ops.tensors import to_torch
 from reference.ops.torch_counterparts import counterpart, run_torch
 
 
