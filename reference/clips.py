@@ -3,7 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Clip:
     language: str
     text: str | None = None
 
-    @property
+    @cached_property
     def samples(self) -> np.ndarray:
         """Samples at 16 kHz: float32 [n_samples]."""
         return load_audio(self.path)

@@ -58,13 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(os, "sched_getaffinity"):
         set_num_threads(min(N_THREADS, len(os.sched_getaffinity(0))))  # as many as OpenAI Whisper uses
     clips = [Clip(path, Path(path), "") for path in args.audio] or [packaged_clips()["beckett"]]
+    unread = _unreadable(clips)  # before the models are compiled, which takes minutes
+    clips = [clip for clip in clips if clip.name not in unread]
+    if not clips:
+        return 1
     try:
         checkpoint = load_checkpoint(args.model)
         programs = Programs(checkpoint, args.device)
     except WhisperError as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
-    reports, unread = list[ClipReport](), dict[str, str]()
+    reports = list[ClipReport]()
     for clip in clips:
         console.rule(Text(f"{clip.name}, {args.model}"))
         try:
@@ -83,6 +87,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     write(args.report / "parity.html", page(reports, data, programs.tokenizer))
     console.print(f"\nreport: {args.report / 'parity.html'}, and as data {args.report / 'parity.json'}")
     return 0 if data["equal"] else 1
+
+
+def _unreadable(clips: Sequence[Clip]) -> dict[str, str]:
+    """Report each recording that can't be read, and return its error by its name."""
+    errors = dict[str, str]()
+    for clip in clips:
+        try:
+            _ = clip.samples
+        except WhisperError as error:
+            print(f"parity: {error}", file=sys.stderr)
+            errors[clip.name] = str(error)
+    return errors
 
 
 def _positive(text: str) -> int:

@@ -159,6 +159,7 @@ def test_bad_input_is_reported_and_writes_nothing(arguments: list[str], message:
     assert done.stderr.strip().splitlines()[-1].startswith("parity: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert "compiling" not in done.stderr  # it is reported at once
     assert not (tmp_path / "report").exists()
 
 
