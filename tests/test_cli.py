@@ -577,7 +577,9 @@ def interrupt(process: subprocess.Popen[str], text: str, after: float) -> tuple[
     return process.wait(), time.monotonic() - begin, rest
 
 
-@pytest.mark.parametrize("module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.engine.runtime", "argparse"])
+@pytest.mark.parametrize(
+    "module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.engine.runtime", "argparse"]
+)
 def test_ctrl_c_during_imports_exits_quietly(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", BECKETT, "-o", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
