@@ -61,10 +61,11 @@ class Verdict:
         return not self.failures
 
     def __str__(self) -> str:
-        gates = f"{self.worst_case_ratio:.3g} of the worst-case bound, {self.rms_ratio:.3g} of the statistical one"
-        return (
-            "; ".join([*self.failures, gates, *([str(self.worst)] if self.worst else [])]) if self.failures else gates
-        )
+        gates = f"{self.worst_case_ratio:.3g} of the worst-case bound, {self.rms_ratio:.3g} of the statistical bound"
+        if not self.failures:
+            return gates
+        # Without a worst element nothing was computed, so there are no ratios.
+        return "; ".join([*self.failures, *([gates, str(self.worst)] if self.worst else [])])
 
 
 def compare(actual: np.ndarray, expected: Approx, dtype: np.dtype, peer: np.ndarray | None = None) -> Verdict:

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", action="store_true", help="write the table into tests/faults/README.md")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"])
     args = parser.parse_args(argv)
+    if args.readme and args.name:
+        parser.error("--readme writes the whole table; leave out the names")
     everything = {**FAULTS, **CONTROLS}
     if unknown := [name for name in args.name if name not in everything]:
         print(

@@ -23,13 +23,13 @@ def test_a_verdict_and_its_text_have_every_number() -> None:
     worst = Worst((0, 1), 6.25, 8.0, 4.0)
     failure = f"root mean square of errors {rms:.3g} times the typical one (the other implementation's 0)"
     assert verdict == Verdict(4, [failure], 1.75 / 4, rms / MAX_RMS, 1, worst)
-    ratios = "0.438 of the worst-case bound, 1.25 of the statistical one"
+    ratios = "0.438 of the worst-case bound, 1.25 of the statistical bound"
     assert str(verdict) == f"{failure}; {ratios}; worst at [0, 1]: 6.25, float64 8, off by 1.75, bound 4"
     passing = compare(
         actual, expected, SINGLE, peer=value.astype(np.float32) + np.float32(0.5) * (expected.typical > 0)
     )
     assert (passing.failures, passing.rms_ratio) == ([], rms / MAX_RMS / 2)
-    assert str(passing) == "0.438 of the worst-case bound, 0.625 of the statistical one"
+    assert str(passing) == "0.438 of the worst-case bound, 0.625 of the statistical bound"
 
 
 def test_errors_equal_to_either_bound_pass() -> None:
