@@ -327,7 +327,12 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="detect the language in at most this many windows",
     )
-    add("--temperature", type=float, default=0, help="sample tokens at this temperature; 0 uses beam search")
+    add(
+        "--temperature",
+        type=float,
+        default=0,
+        help="sample tokens at this temperature; 0 searches beams, or is greedy without --beam_size",
+    )
     add("--best_of", type=optional_int, default=5, help="choose from this many samples at temperatures above 0")
     add(
         "--beam_size",
@@ -365,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compression_ratio_threshold",
         type=optional_float,
         default=2.4,
-        help="decode a window again if zlib makes its text more times shorter than this",
+        help="decode a window again if its text is this many times as long as compressed by zlib",
     )
     add(
         "--logprob_threshold",
