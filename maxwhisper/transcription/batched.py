@@ -59,7 +59,7 @@ def transcribe_batched(
         recordings: Files, or float samples [n_samples] at 16 kHz.
         batch_size: The number of windows to decode at once.
         temperature: Temperatures to try in order, until the text of a window is acceptable.
-        compression_ratio_threshold: Try again if the text is more times as long as zlib makes it (repetition).
+        compression_ratio_threshold: Try again if zlib shortens the text more times than this.
         logprob_threshold: Try again if the mean log-probability of the tokens is below this.
         no_speech_threshold: Drop improbable text if its no-speech probability is above this.
         initial_prompt: Text to prompt every window with.

@@ -76,7 +76,7 @@ def iter_segments(
         audio: A file, or float samples [n_samples] at 16 kHz.
         verbose: True prints each segment, False shows a progress bar, None prints nothing.
         temperature: Temperatures to try in order, until the text of a window is acceptable.
-        compression_ratio_threshold: Try again if the text is more times as long as zlib makes it (repetition).
+        compression_ratio_threshold: Try again if zlib shortens the text more times than this.
         logprob_threshold: Try again if the mean log-probability of the tokens is below this.
         no_speech_threshold: Drop improbable text if its no-speech probability is above this.
         condition_on_previous_text: Prompt each window with the text before it.
