@@ -403,7 +403,7 @@ def test_a_model_moves_to_a_different_device(tiny_en: Implementations, monkeypat
     model = maxwhisper.load_model("tiny.en", tiny_en.model.device_name)
     before, device = model.embed_audio(mel).to_numpy(), model.device
     for moved in (model, Whisper(tiny_en.checkpoint, device)):
-        monkeypatch.setattr(moved, "device", "elsewhere")
+        monkeypatch.setattr(moved.runtime, "device", "elsewhere")
         if moved is model:
             assert moved.to(device) is moved
             assert moved.device == device
