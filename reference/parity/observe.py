@@ -25,10 +25,12 @@ from reference.parity.beams import BeamComparison
 from reference.parity.transcripts import AlignmentTrace, Transcription, Window
 
 
-def transcribe_with_max(model: SpeechModel, samples: np.ndarray, **options: Any) -> Transcription:
+def transcribe_with_max(
+    model: SpeechModel, samples: np.ndarray, *, rng: np.random.Generator | None = None, **options: Any
+) -> Transcription:
     """Transcribe as `maxwhisper.transcribe`, and record every step, window and alignment."""
     recorder = Recorder(steps=True)
-    result = transcribe_with(TranscriptionOptions.of(**options), model, samples, trace=recorder)
+    result = transcribe_with(TranscriptionOptions.of(**options), model, samples, rng=rng, trace=recorder)
     return Transcription(dict(result), recorder.windows, recorder.alignments)
 
 
