@@ -34,7 +34,7 @@ STARTS = (0, N_FRAMES)  # first frames of the windows whose stage outputs are co
 N_STEPS = 8  # decoding steps with the KV cache whose logits are compared
 # Temperature 0, because sampled tokens would differ by chance. sample_len limits broken models that
 # never end.
-OPTIONS = {"temperature": 0.0, "sample_len": 96}
+OPTIONS: Mapping[str, Any] = {"temperature": 0.0, "sample_len": 96}
 
 
 @dataclass(frozen=True)
