@@ -45,10 +45,8 @@ class Runtime:
         self.dims: ModelDimensions = checkpoint.dims
         self.compute_type = compute_type
         self.device: Device = find_device(device)
-        target, session = (
-            Target.of(checkpoint, self.device, cpu_level(), compute_type, backend),
-            InferenceSession(devices=[self.device]),
-        )
+        target = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend)
+        session = InferenceSession(devices=[self.device])
         self.dtypes = target.dtypes
         self.activations: dict[str, Buffer] = {}
         # Copies, so that the bytes of the file can be freed. The graphs may read them in place, so

@@ -293,12 +293,7 @@ class MaskedAttention(Op, row="masked_attention"):
         {"batch": 1, "n_head": 1, "n": 5, "n_kv": 5, "head_dim": 3},
         {"q": "zeros", "v": "one_hot"},
     )
-    inputs = {
-        "q": Input(HEADS, ("normal", "sparse", "zeros", "big")),
-        "k": Input(KEYS),
-        "v": Input(KEYS, ("normal", "one_hot", "constant")),
-        "mask": Input("n n_kv", ("causal",), dtype="float32"),
-    }
+    inputs = {**Attention.inputs, "mask": Input("n n_kv", ("causal",), dtype="float32")}
     build = "adapters.masked_attention"
     intermediates_in_dtype = True
     define = staticmethod(definitions.attention)
