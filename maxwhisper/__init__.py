@@ -5,32 +5,29 @@
 >>> maxwhisper.transcribe(model, "speech.flac")["text"]
 """
 
-import sys
-from importlib.metadata import version
-from pathlib import Path
+from maxwhisper.interrupts import exit_quietly_during_imports
 
-try:
-    from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
-    from maxwhisper.checkpoint import ModelDimensions, available_models
-    from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
-    from maxwhisper.engine.devices import set_num_threads
-    from maxwhisper.errors import (
-        AudioError,
-        AudioWarning,
-        CheckpointError,
-        CheckpointWarning,
-        OptionError,
-        OutputError,
-        WhisperError,
-        WhisperWarning,
-    )
-    from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
-    from maxwhisper.transcription.batched import transcribe_batched
-    from maxwhisper.whisper import Whisper, load_model
-except KeyboardInterrupt:
-    if Path(*sys.argv[:1]).stem in ("maxwhisper", "-m"):  # the command line: no traceback
-        raise SystemExit(130) from None
-    raise
+exit_quietly_during_imports()  # before the imports that take seconds
+
+from importlib.metadata import version
+
+from maxwhisper.audio import load_audio, log_mel_spectrogram, pad_or_trim
+from maxwhisper.checkpoint import ModelDimensions, available_models
+from maxwhisper.decoding import DecodingOptions, DecodingResult, decode, detect_language
+from maxwhisper.engine.devices import set_num_threads
+from maxwhisper.errors import (
+    AudioError,
+    AudioWarning,
+    CheckpointError,
+    CheckpointWarning,
+    OptionError,
+    OutputError,
+    WhisperError,
+    WhisperWarning,
+)
+from maxwhisper.transcribe import TranscriptionInfo, iter_segments, transcribe
+from maxwhisper.transcription.batched import transcribe_batched
+from maxwhisper.whisper import Whisper, load_model
 
 __version__ = version("maxwhisper")
 

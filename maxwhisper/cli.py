@@ -18,11 +18,12 @@ from max.engine import InferenceSession
 
 from maxwhisper.audio import Audio
 from maxwhisper.checkpoint import available_models, load_checkpoint
-from maxwhisper.console import INTERRUPTED, console, say
+from maxwhisper.console import console, say
 from maxwhisper.engine.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.engine.devices import absent_gpu, find_device, set_num_threads
 from maxwhisper.engine.dtypes import COMPUTE_TYPES
 from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
+from maxwhisper.interrupts import INTERRUPTED
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.subtitles import Layout
 from maxwhisper.transcript import Transcript, segment_line

@@ -1,10 +1,8 @@
-"""Printing to streams that may be missing or closed, and Ctrl-C."""
+"""Printing to streams that may be missing or closed."""
 
 import io
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -13,8 +11,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from maxwhisper.errors import WhisperWarning
-
-INTERRUPTED = 130  # the exit status after Ctrl-C, as in a shell
+from maxwhisper.interrupts import interruptible
 
 
 def listens(stream: TextIO | None) -> bool:
@@ -70,7 +67,7 @@ def console() -> Iterator[None]:
     """Set up the streams, warnings and signals of the command line while it runs."""
     _fill_descriptors()
     with ExitStack() as stack:
-        stack.enter_context(_interruptible())
+        stack.enter_context(interruptible())
         for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
             stack.callback(stack.enter_context(redirect(Outlet(stream))).flush)
         stack.enter_context(_short_warnings())
@@ -106,37 +103,3 @@ def _short_warnings() -> Iterator[None]:
 
         warnings.showwarning = show_in_one_line  # type: ignore[assignment]
         yield
-
-
-@contextmanager
-def _interruptible(patience: float = 1.0) -> Iterator[None]:
-    """Let Ctrl-C end the process at any time.
-
-    Python raises KeyboardInterrupt only while it runs Python code, but MAX may compile for half a
-    minute. A thread that waits for the signal ends the process in that case. Output files are
-    complete or missing even then.
-
-    Args:
-        patience: How many seconds the thread waits for KeyboardInterrupt to end the process.
-    """
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield
-        return
-    signal_reader, signal_writer = os.pipe()
-    os.set_blocking(signal_writer, False)
-    ended = threading.Event()
-
-    def watch() -> None:
-        with open(signal_reader, "rb", buffering=0) as signals:
-            while number := signals.read(1):
-                if number[0] == signal.SIGINT and not ended.wait(patience):
-                    os._exit(INTERRUPTED)
-
-    previous_fd = signal.set_wakeup_fd(signal_writer)
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(previous_fd)
-        os.close(signal_writer)

@@ -578,7 +578,8 @@ def interrupt(process: subprocess.Popen[str], text: str, after: float) -> tuple[
 
 
 @pytest.mark.parametrize(
-    "module", ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.engine.runtime", "argparse"]
+    "module",
+    ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.engine.runtime", "maxwhisper", "argparse"],
 )
 def test_ctrl_c_during_imports_exits_quietly(module: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "maxwhisper", "transcribe", BECKETT, "-o", str(tmp_path)]

@@ -1,0 +1,1 @@
+"""The page of a comparison: `python -m reference.parity` writes it."""
