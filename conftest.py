@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
@@ -47,6 +49,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
             if op in missing:
                 item.add_marker(pytest.mark.skip(reason=f"{op} is not supported on the {device}"))
+
+
+class ByFolder(LoadScopeScheduling):
+    """Gives a folder's tests to one process of pytest-xdist, as they share what they compile."""
+
+    # Files that share nothing with the others of their folder, which is the largest.
+    APART = ("tests/test_int8.py", "tests/test_processors.py")
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if path in self.APART else path.rpartition("/")[0]
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest runs without pytest-xdist, too
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFolder:
+    """Choose how pytest-xdist distributes tests."""
+    return ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,18 @@ def install(session: nox.Session, *extra: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, or some: `nox -s tests [-- tests/test_audio.py] [--device gpu]`."""
+    """Run all tests, or some: `nox -s tests [-- tests/test_audio.py] [--device gpu]`.
+
+    All tests run in two processes: MAX's compiler, which takes most of the time, keeps one and a
+    half cores busy. Tests that measure time run after the others.
+    """
     install(session, IMPORT_LINTER)
-    session.run("pytest", *session.posargs, env=KEEP_MEMORY)
+    if session.posargs:
+        session.run("pytest", *session.posargs, env=KEEP_MEMORY)
+        return
+    others = "not max_defects and not bench and not undisturbed"
+    session.run("pytest", "-m", others, "--numprocesses=2", env=KEEP_MEMORY)
+    session.run("pytest", "-m", "undisturbed and not bench", env=KEEP_MEMORY)
 
 
 @nox.session

@@ -17,15 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maxwhisper import CheckpointError, ModelDimensions, Whisper, available_models
+from maxwhisper import CheckpointError, ModelDimensions, available_models
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, catalog, load_checkpoint, pytorch, read_checkpoint, weight_shapes
 from maxwhisper.errors import CheckpointWarning
-from reference.flow import whisper as whisper_flow
-from reference.flow.dataflow import Dataflow
-from reference.models.capture import capture_max
-from reference.models.float64 import NumpyWhisper, decoder_inputs
+from reference.models.float64 import NumpyWhisper
 from reference.models.openai import load_openai, reordered
-from reference.ops.judge import judge_each
 from tests.support.checkpoints import (
     SMALL,
     ctranslate2_bytes,
@@ -510,27 +506,6 @@ def test_the_values_decide_whether_the_lm_head_is_the_embedding(
     assert np.array_equal(
         read_checkpoint(tmp_path).weights[LM_HEAD], small.weights["decoder.token_embedding.weight"] + np.float16(1)
     )
-
-
-def test_int8_logits_use_a_separate_lm_head(rng: np.random.Generator) -> None:
-    """Logits are not computed from the token embedding. `test_model.Uneven` tests float32."""
-    dims = ModelDimensions(80, 16, 16, 2, 1, 51864, 12, 16, 2, 1)
-    checkpoint = random_checkpoint(dims, np.float32, tied=False)
-    model = Whisper(checkpoint, capture=["decoder.embedding", "decoder.ln", "decoder.logits"], compute_type="int8")
-    mel, prompt, forced = rng.standard_normal((80, 32), np.float32), [50257, 50362], [400, 11]
-    tokens = np.array([[*prompt, *forced]])
-    arrays = {**model.weights, **decoder_inputs(tokens), **capture_max(model, mel, prompt, forced)}
-
-    def passes(flow: Dataflow) -> dict[str, bool]:
-        steps = {name: flow[name] for name in ("decoder.embedding", "decoder.logits")}
-        return {name: judged.actual.passes for name, judged in judge_each(steps, arrays)}
-
-    tied = whisper_flow.of_max(dims, "int8")
-    assert passes(whisper_flow.for_weights(tied, checkpoint.weights)) == {
-        "decoder.embedding": True,
-        "decoder.logits": True,
-    }
-    assert passes(tied) == {"decoder.embedding": True, "decoder.logits": False}
 
 
 @pytest.mark.parametrize("name", [EMBED_TOKENS, "proj_out.weight"])

@@ -577,6 +577,7 @@ def interrupt(process: subprocess.Popen[str], text: str, after: float) -> tuple[
     return process.wait(), time.monotonic() - begin, rest
 
 
+@pytest.mark.undisturbed
 @pytest.mark.parametrize(
     "module",
     ["numpy", "max.driver", "max.engine", "max.graph", "maxwhisper.engine.runtime", "maxwhisper", "argparse"],
@@ -590,6 +591,7 @@ def test_ctrl_c_during_imports_exits_quietly(module: str, tmp_path: Path) -> Non
     assert [line for line in rest.splitlines() if not line.startswith("import time:")] == []
 
 
+@pytest.mark.undisturbed
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("after", [0, 4])
 def test_ctrl_c_while_compiling_exits_quietly(after: float, tmp_path: Path) -> None:
@@ -602,6 +604,7 @@ def test_ctrl_c_while_compiling_exits_quietly(after: float, tmp_path: Path) -> N
     assert not list(Path(folders["MAXWHISPER_CACHE"]).rglob("*"))
 
 
+@pytest.mark.undisturbed
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("after", [0.5, 1.5])
 def test_ctrl_c_while_transcribing_exits_quietly(after: float, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_a_model_can_be_loaded_after_a_fork() -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "done\n")
 
 
+@pytest.mark.undisturbed
 def test_an_idle_model_uses_no_processor_time() -> None:
     """This needs a new process, because other graphs have run in this one."""
     script = """
@@ -149,9 +150,9 @@ def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
 import sys
 from max.graph import ops as max_ops
 from maxwhisper.engine.ops import portable as ops
-from tests.gpu.compile_ahead import main
+from tests.gpu import compile_ahead
 {before}
-sys.exit(main(["--op", "gelu", "linear", "--model"]))
+sys.exit(compile_ahead.main(["--op", "gelu", "linear", "--model"]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     lines = (line.removeprefix("sm_90").split(" s  ") for line in done.stdout.splitlines())
@@ -169,10 +170,11 @@ def test_ops_compile_for_an_absent_gpu() -> None:
 @pytest.mark.skipif(BEFORE_26_7, reason=KEEPS_FLOAT32)
 @pytest.mark.compiles
 def test_an_op_that_rounds_to_tf32_is_named() -> None:
-    """The planted op is MAX's own matrix product."""
-    status, (linear, gelu, half_precision) = compile_for_gpu(
+    """The planted op is MAX's own matrix product. Half precision, which may round, is left out."""
+    status, (linear, gelu) = compile_for_gpu(
         "transpose = lambda y: max_ops.transpose(y, -2, -1)\n"
-        "ops.matmul = lambda x, y, transposed=False: max_ops.matmul(x, transpose(y) if transposed else y)"
+        "ops.matmul = lambda x, y, transposed=False: max_ops.matmul(x, transpose(y) if transposed else y)\n"
+        "compile_ahead.HALF_DTYPES = ()"
     )
     assert (status, linear) == (1, ["linear", "rounds float32 to TF32: cuBLAS"])
-    assert gelu == ["gelu", "compiled"] and half_precision[1] == "compiled"
+    assert gelu == ["gelu", "compiled"]

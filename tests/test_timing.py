@@ -259,7 +259,7 @@ def test_words_of_english_clips_with_beam_search(name: str, tiny_en: Implementat
     assert transcript_differences(tiny_en, all_clips()[name].samples, beam_size=5) == []
 
 
-@pytest.mark.parametrize("name", packaged_clips())
+@pytest.mark.parametrize("name", {clip.language: name for name, clip in packaged_clips().items()}.values())
 def test_words_in_nine_languages_with_beam_search(name: str, base: Implementations) -> None:
     assert transcript_differences(base, packaged_clips()[name].samples, beam_size=5) == []
 
@@ -268,19 +268,18 @@ SEVERAL = ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world")
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("model", "options"),
     [
-        {},
-        {"beam_size": 5},
-        {"hallucination_silence_threshold": 0.5},
-        {"hallucination_silence_threshold": 2.0, "condition_on_previous_text": False},
-        {"clip_timestamps": "1.5,9,12.34,30.5,41"},
-        {"without_timestamps": True},
-        {"prepend_punctuations": "", "append_punctuations": "."},
-        {"initial_prompt": "Samuel Beckett.", "carry_initial_prompt": True},
+        ("base", {}),
+        ("tiny.en", {"beam_size": 5}),
+        ("tiny.en", {"hallucination_silence_threshold": 0.5}),
+        ("base", {"hallucination_silence_threshold": 2.0, "condition_on_previous_text": False}),
+        ("tiny.en", {"clip_timestamps": "1.5,9,12.34,30.5,41"}),
+        ("tiny.en", {"without_timestamps": True}),
+        ("base", {"prepend_punctuations": "", "append_punctuations": "."}),
+        ("tiny.en", {"initial_prompt": "Samuel Beckett.", "carry_initial_prompt": True}),
     ],
 )
-@pytest.mark.parametrize("model", ["tiny.en", "base"])
 def test_words_of_several_windows_between_silences(
     model: str, options: dict[str, Any], implementations: Callable[[str], Implementations]
 ) -> None:

@@ -35,6 +35,7 @@ from reference.models.float64 import decoder_inputs
 from reference.numerics.dtypes import DTYPES
 from reference.ops.judge import judge_alone
 from reference.parity.activations import compare_activations, truth
+from tests.support.compiling import without_graphs
 from tests.support.implementations import Implementations
 from tests.support.word_times import time_shifts
 from tests.versions import BEFORE_26_7, LEAVES_OUT_A_BIAS
@@ -51,13 +52,16 @@ MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 def without_kernels(tiny_en: Implementations) -> Load:
     """Return a function that loads tiny.en with the graphs of a GPU in one compute type.
 
-    In half precision, all activations are captured.
+    In half precision, all activations are captured. Then log-mel, which is float32 in any case, is
+    left out, and in float16 the alignment of words.
     """
+    unused = {"float32": (), "float16": ("log_mel", "alignment"), "bfloat16": ("log_mel",)}
 
     @cache
     def load(compute_type: str = "float32") -> Whisper:
         captured = activation_names(tiny_en.checkpoint.dims) if compute_type in HALF_DTYPES else ()
-        return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type, backend=portable)
+        with without_graphs(*unused[compute_type]):
+            return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type, backend=portable)
 
     return load
 
@@ -151,7 +155,7 @@ def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Implem
     assert other_words <= MAX_OTHER_WORDS[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALF_DTYPES])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")

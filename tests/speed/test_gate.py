@@ -16,6 +16,7 @@ from tests.speed.interleaved import InterleavedTiming, clock, ratio
 from tests.speed.sizes import CROSS_ATTENTION_OPS, DECODER_STEP_OPS, FIXED_SIZE_OPS, real_sizes
 
 
+@pytest.mark.undisturbed
 def test_a_slowed_op_exceeds_the_limit(ops_suite: Suite, tmp_path: Path) -> None:
     arrays = Example("softmax", "float32", real_sizes("softmax", load_checkpoint("tiny.en").dims)).arrays()
     op, counterpart = (

@@ -56,6 +56,7 @@ def test_the_slower_ceiling_sets_the_roofline_time() -> None:
     assert ceilings.roofline_seconds(200, 30) == 3
 
 
+@pytest.mark.undisturbed
 def test_no_matrix_product_is_faster_than_the_ceiling(device: str) -> None:
     ceilings = max(CeilingMeter().measure().operations for _ in range(3))
     a = torch.rand(1024, 1024)
