@@ -14,8 +14,9 @@ import numpy as np
 
 import reference.flow
 import reference.numerics
+import reference.ptx
 
-for package in (reference.numerics, reference.flow):
+for package in (reference.numerics, reference.flow, reference.ptx):
     for module in iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)
 
@@ -44,7 +45,7 @@ assert blamed(exact["ln"].astype(np.float32)) is None
     ("script", "loaded"), [(COMPARE, []), (COMPARE + WITH_PYTORCH, ["torch"])], ids=["alone", "with PyTorch"]
 )
 def test_comparing_activations_imports_no_implementation(script: str, loaded: list[str]) -> None:
-    """Numerics, data flow and the comparison import neither MAX nor a Whisper.
+    """Numerics, data flow, the interpreter of PTX and the comparison import no MAX and no Whisper.
 
     They import PyTorch only to compute its own result.
     """
