@@ -41,7 +41,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs, env=KEEP_MEMORY)
         return
-    others = "not max_defects and not bench and not undisturbed"
+    others = "not max_defects and not bench and not thorough and not undisturbed"
     session.run("pytest", "-m", others, "--numprocesses=2", env=KEEP_MEMORY)
     session.run("pytest", "-m", "undisturbed and not bench", env=KEEP_MEMORY)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -140,8 +141,8 @@ def test_an_absent_gpu_must_be_chosen_before_the_first_model(
     assert "'hopper' is no NVIDIA architecture" in capsys.readouterr().err
 
 
-def compile_for_gpu(before: str) -> tuple[int, list[list[str]]]:
-    """Run `nox -s gpu_compile -- --op gelu linear --model`, after some Python code.
+def compile_for_gpu(rows: Sequence[str], before: str = "") -> tuple[int, list[list[str]]]:
+    """Compile rows of the op suite as `nox -s gpu_compile` does, after some Python code.
 
     Returns:
         The exit status, and the name and verdict of each line.
@@ -152,7 +153,7 @@ from max.graph import ops as max_ops
 from maxwhisper.engine.ops import portable as ops
 from tests.gpu import compile_ahead
 {before}
-sys.exit(compile_ahead.main(["--op", "gelu", "linear", "--model"]))
+sys.exit(compile_ahead.main(["--op", *{rows!r}, "--model"]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
     lines = (line.removeprefix("sm_90").split(" s  ") for line in done.stdout.splitlines())
@@ -161,7 +162,7 @@ sys.exit(compile_ahead.main(["--op", "gelu", "linear", "--model"]))
 
 @pytest.mark.compiles
 def test_ops_compile_for_an_absent_gpu() -> None:
-    assert compile_for_gpu("") == (
+    assert compile_for_gpu(["gelu", "softmax"]) == (
         0,
         [["2 rows in float32", "compiled"], ["2 rows in float16 and bfloat16", "compiled"]],
     )
@@ -171,10 +172,10 @@ def test_ops_compile_for_an_absent_gpu() -> None:
 @pytest.mark.compiles
 def test_an_op_that_rounds_to_tf32_is_named() -> None:
     """The planted op is MAX's own matrix product. Half precision, which may round, is left out."""
-    status, (linear, gelu) = compile_for_gpu(
+    status, verdicts = compile_for_gpu(
+        ["linear"],
         "transpose = lambda y: max_ops.transpose(y, -2, -1)\n"
         "ops.matmul = lambda x, y, transposed=False: max_ops.matmul(x, transpose(y) if transposed else y)\n"
-        "compile_ahead.HALF_DTYPES = ()"
+        "compile_ahead.HALF_DTYPES = ()",
     )
-    assert (status, linear) == (1, ["linear", "rounds float32 to TF32: cuBLAS"])
-    assert gelu == ["gelu", "compiled"]
+    assert (status, verdicts) == (1, [["linear", "rounds float32 to TF32: cuBLAS"]])

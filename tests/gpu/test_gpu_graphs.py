@@ -45,6 +45,8 @@ FORCED = [50363, 843, 523, 616, 5891, 3399, 11]
 PROMPT = [50257, 50362]
 # As a share of the words. In half precision, which OpenAI Whisper itself uses on a GPU, some tokens
 # differ.
+# Both are wired alike, so `nox -s tests` compiles one of them. bfloat16 is rounded more coarsely.
+HALF = [pytest.param("float16", marks=pytest.mark.thorough), "bfloat16"]
 MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 
 
@@ -52,15 +54,13 @@ MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 def without_kernels(tiny_en: Implementations) -> Load:
     """Return a function that loads tiny.en with the graphs of a GPU in one compute type.
 
-    In half precision, all activations are captured. Then log-mel, which is float32 in any case, is
-    left out, and in float16 the alignment of words.
+    In half precision, all activations are captured, and log-mel, float32 in any case, is left out.
     """
-    unused = {"float32": (), "float16": ("log_mel", "alignment"), "bfloat16": ("log_mel",)}
 
     @cache
     def load(compute_type: str = "float32") -> Whisper:
         captured = activation_names(tiny_en.checkpoint.dims) if compute_type in HALF_DTYPES else ()
-        with without_graphs(*unused[compute_type]):
+        with without_graphs(*(["log_mel"] if compute_type in HALF_DTYPES else [])):
             return Whisper(tiny_en.checkpoint, "cpu", captured, compute_type, backend=portable)
 
     return load
@@ -119,7 +119,7 @@ def test_a_spectrogram_computed_in_pieces_equals_the_hosts(
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@pytest.mark.parametrize("dtype", HALF)
 def test_every_activation_in_half_precision_equals_its_ops_result(
     without_kernels: Load, tiny_en: Implementations, dtype: str
 ) -> None:
@@ -143,7 +143,7 @@ def _rounded_as_in_graphs(weights: Mapping[str, np.ndarray], dtype: str) -> dict
 
 
 @pytest.mark.xfail(BEFORE_26_7, strict=True, raises=AssertionError, reason=LEAVES_OUT_A_BIAS)
-@pytest.mark.parametrize("dtype", HALF_DTYPES)
+@pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     normalize, samples = EnglishTextNormalizer(), english_speech()
     theirs = whisper.transcribe(tiny_en.openai, samples, fp16=False, temperature=0.0, condition_on_previous_text=False)[
@@ -155,7 +155,7 @@ def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Implem
     assert other_words <= MAX_OTHER_WORDS[dtype]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
 def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)
     print(f"{dtype}: words shifted by {shifts}")
