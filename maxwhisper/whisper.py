@@ -163,7 +163,7 @@ class Whisper:
         n_frames = (len(padded) - N_FFT) // HOP_LENGTH
         hops = np.zeros((n_frames + N_AHEAD, HOP_LENGTH), np.float32)
         samples = padded[: hops.size]
-        hops.flat[: len(samples)] = samples
+        hops.reshape(-1)[: len(samples)] = samples  # a view; `hops.flat` would take 12 ms for 160 s
         starts = range(0, n_frames, _FRAMES_AT_ONCE)
         bands = [
             self.runtime.run("log_mel", self.runtime.to_device(hops[start : start + _FRAMES_AT_ONCE + N_AHEAD]))[0]

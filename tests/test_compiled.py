@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,29 @@ def test_a_damaged_file_is_not_found(content: bytes, tmp_path: Path) -> None:
 def test_a_file_compiled_for_a_different_target_is_not_found(changes: dict, tmp_path: Path) -> None:
     keep(export, dataclasses.replace(TARGET, **changes), tmp_path)
     assert find(TARGET, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("compiled_for", "runs_on", "found"),
+    [
+        ("sm_90", "sm_90", True),
+        ("sm_90", "sm_90a", True),  # an H100 calls itself so
+        ("sm_90a", "sm_90a", True),
+        ("sm_90a", "sm_90", False),
+        ("sm_80", "sm_90a", False),
+        ("sm_80", "sm_89", False),
+        ("sm_9", "sm_90a", False),
+    ],
+)
+def test_a_file_compiled_ahead_is_found_on_the_gpus_that_run_it(
+    compiled_for: str, runs_on: str, found: bool, tmp_path: Path
+) -> None:
+    ahead, here = (
+        dataclasses.replace(TARGET, device=SimpleNamespace(is_host=False, architecture_name=name))
+        for name in (compiled_for, runs_on)
+    )
+    path = keep(export, ahead, tmp_path)
+    assert find(here, tmp_path) == (path if found else None)
 
 
 def test_a_file_compiled_by_a_different_version_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -138,9 +139,14 @@ class Target:
         dtypes = DTypes.of(checkpoint, compute_type, keep_float16=device.is_host)
         return cls(checkpoint.dims, dtypes, device, cpu, backend)
 
-    @cached_property
+    @property
     def name(self) -> str:
         """A name that differs if a field, MAX's version or the code that builds graphs differs."""
+        return self.names[0]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all targets whose graphs the device runs, its own first."""
         sources = sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
         details = {
             "dims": asdict(self.dims),
@@ -154,8 +160,11 @@ class Target:
         }
         digest = hashlib.sha256(json.dumps(details, sort_keys=True).encode()).hexdigest()[:16]
         device = "cpu" if self.device.is_host else self.device.architecture_name
+        # A GPU of sm_90a, as an H100 calls itself, also runs code for sm_90. An sm_90 lacks
+        # instructions of sm_90a. MAX chooses kernels by the architecture, so no other is tried.
+        devices = dict.fromkeys([device, re.sub(r"(sm_\d+)a", r"\1", device)])
         sizes = f"{self.dims.n_text_state}x{self.dims.n_audio_layer}+{self.dims.n_text_layer}"
-        return f"whisper-{sizes}-{device}-{self.cpu}-max-{version('max')}-{digest}"
+        return [f"whisper-{sizes}-{device}-{self.cpu}-max-{version('max')}-{digest}" for device in devices]
 
 
 def graphs_for(target: Target, session: InferenceSession) -> CompiledModel:
@@ -207,10 +216,11 @@ def compile_graphs(
 
 def find(target: Target, where: Path) -> Path | None:
     """Return the file in `where` with a target's graphs, or None if it is missing or damaged."""
-    for path in where.glob(f"{target.name}.*.mef"):
-        with suppress(OSError):
-            if path.name == _file_name(target, path):
-                return path
+    for name in target.names:
+        for path in where.glob(f"{name}.*.mef"):
+            with suppress(OSError):
+                if path.name == _file_name(name, path):
+                    return path
     return None
 
 
@@ -248,9 +258,9 @@ def keep(export: Callable[[Path], None], target: Target, where: Path) -> Path:
     with writing_to(where) as unfinished:
         path = unfinished / "graphs"
         export(path)
-        return path.replace(where / _file_name(target, path))
+        return path.replace(where / _file_name(target.name, path))
 
 
-def _file_name(target: Target, path: Path) -> str:
+def _file_name(name: str, path: Path) -> str:
     with path.open("rb") as file:
-        return f"{target.name}.{hashlib.file_digest(file, 'sha256').hexdigest()}.mef"
+        return f"{name}.{hashlib.file_digest(file, 'sha256').hexdigest()}.mef"
