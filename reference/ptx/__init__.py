@@ -11,6 +11,7 @@ from reference.ptx.errors import (
 from reference.ptx.interpreter import launch
 from reference.ptx.memory import Memory
 from reference.ptx.program import Kernel
+from reference.ptx.stream import Stream
 
 __all__ = [
     "Deadlock",
@@ -20,6 +21,7 @@ __all__ = [
     "MisalignedAddress",
     "OutOfBounds",
     "Race",
+    "Stream",
     "UninitializedRead",
     "launch",
 ]

@@ -5,7 +5,7 @@ register that nobody has set holds ones, which is NaN in every floating-point ty
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,17 @@ from reference.ptx.program import (
 )
 from reference.ptx.threads import Dim, Threads
 
+
+class Order(Protocol):
+    """Checks a kernel's order among others: see `reference.ptx.stream`."""
+
+    def use(self, at: np.ndarray, size: int, waited: np.ndarray, writes: bool) -> None:
+        """Check the bytes that threads read or write."""
+
+    def end(self, threads: Threads) -> None:
+        """Learn how the threads waited."""
+
+
 SPLIT = 0.02  # how often some of the warps that are ready at an instruction are left behind
 
 
@@ -36,6 +47,7 @@ def launch(
     memory: Memory,
     dynamic_shared: int = 0,
     seed: int = 0,
+    order: Order | None = None,
 ) -> int:
     """Run a kernel on every thread of a grid.
 
@@ -47,6 +59,7 @@ def launch(
         memory: what the kernel reads and writes.
         dynamic_shared: bytes of shared memory beyond those that the kernel declares.
         seed: of the order of warps.
+        order: checks the order of this kernel and others of its stream (`reference.ptx.stream`).
 
     Returns:
         How many times an instruction was run, for any number of threads.
@@ -56,7 +69,7 @@ def launch(
         NotImplementedError: if an instruction is not known.
         ValueError: if the arguments or the block do not fit the kernel.
     """
-    return _Launch(kernel, _dim(grid), _dim(block), arguments, memory, dynamic_shared, seed).run()
+    return _Launch(kernel, _dim(grid), _dim(block), arguments, memory, dynamic_shared, seed, order).run()
 
 
 def _dim(sizes: int | Sequence[int]) -> Dim:
@@ -88,6 +101,7 @@ class _Launch:
         memory: Memory,
         dynamic_shared: int,
         seed: int,
+        order: Order | None,
     ) -> None:
         self.threads = threads = Threads(kernel, grid, block)
         if kernel.max_threads and threads.block_size > kernel.max_threads:
@@ -95,6 +109,7 @@ class _Launch:
                 f"{kernel.name} takes blocks of at most {kernel.max_threads} threads, not {threads.block_size}"
             )
         self.kernel, self.memory, self._rng = kernel, memory, np.random.default_rng(seed)
+        self._order = order
         self._parameters = _parameter_bytes(kernel, arguments)
         self.now = 0
         # When a barrier of the block, or of the warp, was last passed.
@@ -116,6 +131,8 @@ class _Launch:
                 if not ready.any() or self._rng.random() < 0.2:
                     ready = self._pass_barriers(ready)
                 self._step(ready)
+        if self._order:
+            self._order.end(threads)
         return self.now
 
     def _step(self, ready: np.ndarray) -> None:
@@ -218,8 +235,14 @@ class _Launch:
         else:
             raise NotImplementedError(f"{self.kernel.name}, {instruction}")
 
+    def _grid_dependency(self, instruction: Instruction, active: np.ndarray) -> None:
+        if instruction.has("wait"):
+            self.threads.waited[active] = True
+        else:
+            self.threads.waited_first[active] = self.threads.waited[active]
+
     def _nothing(self, instruction: Instruction, active: np.ndarray) -> None:
-        """Pass an instruction that concerns only other kernels, or when memory is written."""
+        """Pass an instruction that only delays what comes after it."""
 
     def _load(self, instruction: Instruction, active: np.ndarray) -> None:
         destination, address = instruction.operands
@@ -260,7 +283,10 @@ class _Launch:
         size = TYPES[instruction.type].itemsize * parts
         self._checked(name, active, at, refuse_misaligned, at, size)
         if name == "global":
-            self._checked(name, active, at, refuse_outside, at, size, self.memory, instruction.opcode == "st")
+            writes = instruction.opcode == "st"
+            self._checked(name, active, at, refuse_outside, at, size, self.memory, writes)
+            if self._order:
+                self._checked(name, active, at, self._order.use, at, size, self.threads.waited[active], writes)
             return self.spaces[name], at, at
         self._checked(name, active, at, self._refuse_outside_shared, at, size)
         return self.spaces[name], at + self.threads.block[active] * self._shared_size, at
@@ -424,7 +450,7 @@ _RUN: dict[str, Callable[[_Launch, Instruction, np.ndarray], None]] = {
     "trap": _Launch._trap,
     "bar": _Launch._barrier,
     "barrier": _Launch._barrier,
-    "griddepcontrol": _Launch._nothing,
+    "griddepcontrol": _Launch._grid_dependency,
     "membar": _Launch._nothing,
     "fence": _Launch._nothing,
     "ld": _Launch._load,

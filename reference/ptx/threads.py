@@ -43,6 +43,8 @@ class Threads:
         self.exited = np.zeros(n, bool)
         self.waits = np.zeros(n, bool)  # at a barrier of the block
         self.stalls = np.zeros(n, bool)  # at an instruction of the warp
+        # Whether it has waited for the kernel before, and had when it let the next kernel start.
+        self.waited, self.waited_first = np.zeros(n, bool), np.ones(n, bool)
         self._labels, self._shared = kernel.labels, kernel.shared
         self._registers: dict[str, np.ndarray] = {}
         self._special = {
