@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -20,6 +21,10 @@ from tests.support.implementations import Implementations
 
 # Failed assertions there show their values, as in test files.
 pytest.register_assert_rewrite("tests.support.decoding")
+
+# A machine that is busy is no fault of an example.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 # Tests download nothing.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -30,7 +30,7 @@ N_VOCAB = 12
     ending=st.sampled_from([-3.0, 0.0, 2.0]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_beam_search_follows_the_same_sequences_as_openais(
     n_audio: int, beam_size: int, patience: float | None, n_steps: int, ending: float, seed: int
 ) -> None:

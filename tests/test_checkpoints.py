@@ -223,7 +223,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_harmless(
     writer: str, small_files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -820,7 +820,7 @@ def test_openai_whisper_uses_a_separate_lm_head(rng: np.random.Generator) -> Non
 
 
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_damaged_index_is_refused_or_harmless(
     name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -51,7 +51,7 @@ token = st.sampled_from([*range(400, 404), TOKENIZER.eot]) | st.integers(
     bias=st.sampled_from([-3.0, 0.0, 3.0, 12.0]),
     limit=st.sampled_from([None, 50]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_filters_forbid_the_same_tokens_as_openais(
     sampled: list[int], seed: int, bias: float, limit: int | None
 ) -> None:

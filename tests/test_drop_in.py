@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import whisper
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import maxwhisper
@@ -351,7 +351,6 @@ SMALL_ARRAYS = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
 
 
 @given(x=SMALL_ARRAYS)
-@settings(deadline=None)  # OpenAI's function is compiled in its first call
 def test_tensors_are_warped_and_filtered(x: np.ndarray) -> None:
     import torch
 
@@ -363,7 +362,6 @@ def test_tensors_are_warped_and_filtered(x: np.ndarray) -> None:
 
 
 @given(x=SMALL_ARRAYS)
-@settings(deadline=None)  # OpenAI's function is compiled in its first call
 def test_backtrace_is_openais(x: np.ndarray) -> None:
     """Paths are equal for any marks that stay inside the matrix."""
     marks = np.full((x.shape[0] + 1, x.shape[1] + 1), -1.0)

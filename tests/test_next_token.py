@@ -133,7 +133,7 @@ def top_k_tokens(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[
     timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
     timestamps=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_top_k_tokens_are_the_most_likely_that_filters_allow(
     top_k_tokens: Any, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
 ) -> None:
@@ -157,7 +157,7 @@ def test_top_k_tokens_are_the_most_likely_that_filters_allow(
     timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
     timestamps=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_next_token_is_that_of_the_filters_and_the_greedy_decoder(
     next_token: Step, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
 ) -> None:

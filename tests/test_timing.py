@@ -59,7 +59,6 @@ def test_an_even_median_width_is_refused() -> None:
         median_filter(np.zeros(9), 6)
 
 
-@settings(deadline=None)
 @given(
     x=arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 25)), elements=st.floats(-4, 4, width=16)),
     scale=st.sampled_from([1.0, 0.0, 1e3]),
@@ -151,7 +150,6 @@ def test_words_are_assigned_to_segments_as_by_openai(texts: list[str], seed: int
 
 @pytest.mark.parametrize("language", [None, "de", "ja", "zh"])
 @given(text=st.text(max_size=20), n_cut=st.integers(0, 2))
-@settings(deadline=None)
 def test_tokens_are_split_into_words_as_by_openai(language: str | None, text: str, n_cut: int) -> None:
     tokenizer = get_tokenizer(language is not None, language=language)
     openai_tokenizer = whisper.tokenizer.get_tokenizer(language is not None, language=language)

@@ -43,7 +43,7 @@ def test_sums_of_integers_are_exact(op: str, dtype: str, ops_suite: Suite) -> No
     }
 
     @given(examples(op, dtype, **kinds))
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=60, derandomize=True, database=None)
     def check(example: Example) -> None:
         actual = ops_suite.check(example).actual
         assert actual.passes, f"{actual}\n\n{snippet(example)}"

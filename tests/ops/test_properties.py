@@ -27,9 +27,7 @@ def holds(op: str, dtype: str, **pinned: int | str) -> Callable[[Callable[[Examp
     """Make a decorator that runs a check on drawn examples, the same ones in each run."""
 
     def run(check: Callable[[Example], None]) -> None:
-        settings(max_examples=40, deadline=None, derandomize=True, database=None)(
-            given(examples(op, dtype, **pinned))(check)
-        )()
+        settings(max_examples=40, derandomize=True, database=None)(given(examples(op, dtype, **pinned))(check))()
 
     return run
 

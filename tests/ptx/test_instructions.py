@@ -174,7 +174,7 @@ def test_floats(operation: str, type: str) -> None:
 
 
 @given(st.lists(st.tuples(*[st.floats(width=32, allow_nan=False, allow_infinity=False)] * 3), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_fma_rounds_once(numbers: list[tuple[float, float, float]]) -> None:
     x, y, z = (np.array(column, np.float32) for column in zip(*numbers))
     results = run("fma.rn.f32 d, a, b, c", "f32", [("f32", x), ("f32", y), ("f32", z)])
@@ -255,7 +255,7 @@ def test_floats_to_integers_round_and_saturate() -> None:
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=50))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_floats_to_half_precision_round_to_nearest_even(numbers: list[float]) -> None:
     x = np.array(numbers, np.float32)
     exact = torch.from_numpy(x)

@@ -46,14 +46,14 @@ def sum_rows(text: str, rows: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 @given(n=st.integers(1, 300), block=st.integers(1, 130), seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_vectors_are_added_whatever_the_grid(n: int, block: int, seed: int) -> None:
     x, y = map(torch.from_numpy, normal(2, n))
     assert np.array_equal(add(ADD, n, block, seed), (x + y).numpy())
 
 
 @given(n_rows=st.integers(1, 6), seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_rows_are_summed_whatever_the_order_of_warps(n_rows: int, seed: int) -> None:
     rows = normal(n_rows, 128)
     expected = torch.from_numpy(rows).double().sum(dim=1).numpy()
@@ -63,7 +63,7 @@ def test_rows_are_summed_whatever_the_order_of_warps(n_rows: int, seed: int) -> 
 
 
 @given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=70), seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_threads_leave_a_loop_at_their_own_time(counts: list[int], seed: int) -> None:
     memory = Memory()
     out = memory.empty((len(counts),), np.int32)
