@@ -275,18 +275,19 @@ SEVERAL = ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world")
 
 
 @pytest.mark.parametrize(
-    ("model", "options"),
+    "options",
     [
-        ("base", {}),
-        ("tiny.en", {"beam_size": 5}),
-        ("tiny.en", {"hallucination_silence_threshold": 0.5}),
-        ("base", {"hallucination_silence_threshold": 2.0, "condition_on_previous_text": False}),
-        ("tiny.en", {"clip_timestamps": "1.5,9,12.34,30.5,41"}),
-        ("tiny.en", {"without_timestamps": True}),
-        ("base", {"prepend_punctuations": "", "append_punctuations": "."}),
-        ("tiny.en", {"initial_prompt": "Samuel Beckett.", "carry_initial_prompt": True}),
+        {},
+        {"beam_size": 5},
+        {"hallucination_silence_threshold": 0.5},
+        {"hallucination_silence_threshold": 2.0, "condition_on_previous_text": False},
+        {"clip_timestamps": "1.5,9,12.34,30.5,41"},
+        {"without_timestamps": True},
+        {"prepend_punctuations": "", "append_punctuations": "."},
+        {"initial_prompt": "Samuel Beckett.", "carry_initial_prompt": True},
     ],
 )
+@pytest.mark.parametrize("model", ["tiny.en", pytest.param("base", marks=pytest.mark.thorough)])
 def test_words_of_several_windows_between_silences(
     model: str, options: dict[str, Any], implementations: Callable[[str], Implementations]
 ) -> None:
@@ -294,7 +295,7 @@ def test_words_of_several_windows_between_silences(
     pause = np.zeros(7 * SAMPLE_RATE, np.float32)
     noise = 0.01 * np.random.default_rng(0).standard_normal(11 * SAMPLE_RATE).astype(np.float32)
     parts = [part for name in SEVERAL for part in (packaged_clips()[name].samples, pause)]
-    recording = np.concatenate([noise, *parts, noise])
+    recording = np.concatenate([noise, *parts, noise, *parts])
     assert transcript_differences(implementations(model), recording, **options) == []
 
 

@@ -45,7 +45,7 @@ class Threads:
         self.stalls = np.zeros(n, bool)  # at an instruction of the warp
         # Whether it has waited for the kernel before, and had when it let the next kernel start.
         self.waited, self.waited_first = np.zeros(n, bool), np.ones(n, bool)
-        self._labels, self._shared = kernel.labels, kernel.shared
+        self._shared = kernel.shared
         self._registers: dict[str, np.ndarray] = {}
         self._special = {
             **_coordinates("tid", in_block, block),
@@ -98,9 +98,9 @@ class Threads:
 
     def write(self, operand: Operand, values: np.ndarray, threads: np.ndarray) -> None:
         """Set a register of each thread. A wider register is filled with the sign or with zeros."""
-        assert isinstance(operand, Register), operand
-        if operand.name == "_":
+        if operand == Symbol("_"):  # the result is dropped
             return
+        assert isinstance(operand, Register), operand
         register = self._register(operand.name, operand.dtype)
         if operand.dtype.kind != "b":
             if values.ndim == 2:  # packed

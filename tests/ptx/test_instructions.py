@@ -288,6 +288,8 @@ def test_moves_pack_and_unpack() -> None:
     x = np.array([0x11112222, 0x33334444], np.uint32)
     swapped = run("{ mov.b32 {%rs1, %rs2}, a; mov.b32 d, {%rs2, %rs1}; }", "u32", [("u32", x)])
     assert swapped.tolist() == [0x22221111, 0x44443333]
+    upper = run("{ mov.b32 {_, %rs2}, a; mov.b32 d, {%rs2, %rs2}; }", "u32", [("u32", x)])
+    assert upper.tolist() == [0x11111111, 0x33333333]
 
 
 @pytest.mark.parametrize("segment", [0, 0b11000, 0b11110])
