@@ -21,6 +21,9 @@ nox.options.sessions = ["lint", "tests"]
 # make MAX's compiler a fourth slower.)
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 
+# For processes that share the cores: threads of PyTorch and of OpenBLAS that wait, wait busily.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
 IMPORT_LINTER = "import-linter==2.17"
 
 
@@ -42,7 +45,7 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, env=KEEP_MEMORY)
         return
     others = "not max_defects and not bench and not thorough and not undisturbed"
-    session.run("pytest", "-m", others, "--numprocesses=2", env=KEEP_MEMORY)
+    session.run("pytest", "-m", others, "--numprocesses=2", env=KEEP_MEMORY | ONE_THREAD)
     session.run("pytest", "-m", "undisturbed and not bench", env=KEEP_MEMORY)
 
 
@@ -124,7 +127,7 @@ def faults(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Run mutation testing of the code that tests judge quickly: `nox -s mutants`."""
     install(session, "mutmut==3.8.1")
-    session.run("mutmut", "run", *session.posargs, env={"OMP_NUM_THREADS": "1"})  # each core tests a different mutant
+    session.run("mutmut", "run", *session.posargs, env=ONE_THREAD)  # each core tests a different mutant
     session.run("mutmut", "results")
 
 
