@@ -25,6 +25,7 @@ import maxwhisper
 from maxwhisper import OptionError, Whisper, cli, timing
 from maxwhisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 from reference.clips import extra_clips, packaged_clips
+from tests.support.clips import IN_THREE_LANGUAGES, some_always
 from tests.support.implementations import Implementations
 
 README = (Path(__file__).parents[1] / "maxwhisper" / "README.md").read_text(encoding="utf-8")
@@ -270,7 +271,7 @@ def test_a_program_that_times_words_runs_unchanged(clip: str, tmp_path: Path, de
 
 
 @pytest.mark.usefixtures("same_models")
-@pytest.mark.parametrize("name", packaged_clips())
+@pytest.mark.parametrize("name", some_always(IN_THREE_LANGUAGES, packaged_clips()))
 def test_a_program_that_tells_languages_runs_unchanged(name: str, tmp_path: Path, device: str) -> None:
     audio = str(packaged_clips()[name].path)
     actual, openai = (program("language", package)(audio, tmp_path) for package in ("maxwhisper", "whisper"))

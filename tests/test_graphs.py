@@ -1,6 +1,7 @@
 """The graphs before compilation: names and order of activations, and signatures of backends."""
 
 import inspect
+import itertools
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from maxwhisper import ModelDimensions
 from maxwhisper.engine.compiled import PACKAGE
 from maxwhisper.engine.decoder_block import ACTIVATIONS, LINEARS, VECTORS
 from maxwhisper.engine.graphs import build_module
-from maxwhisper.engine.ops import Backend, cpu, portable
+from maxwhisper.engine.ops import Backend, cpu, nvidia, portable
 
 DIMS = ModelDimensions(80, 16, 8, 2, 2, 51864, 12, 8, 2, 2)
 ENCODER_BLOCK = [
@@ -58,22 +59,35 @@ def test_unknown_activations_are_named_in_the_error() -> None:
         build_module(DIMS, DeviceRef.CPU(), capture=["encoder.conv1", "encoder.blocks.7.attn_ln"])
 
 
-@pytest.mark.parametrize(("backend", "own"), [(cpu, {"greedy", "beams"}), (portable, {"log_mel", "step"})])
+@pytest.mark.parametrize(
+    ("backend", "own"),
+    [(cpu, {"greedy", "beams"}), (portable, {"log_mel", "step"}), (nvidia, {"log_mel", "step", "beams"})],
+)
 def test_a_backend_has_its_own_graphs(backend: Backend, own: set[str]) -> None:
     module, _ = build_module(DIMS, DeviceRef.CPU(), backend=backend)
     assert set(module.top_level_graph_names()) - {*EXPECTED, "alignment"} == own
 
 
 def test_backends_have_equal_signatures() -> None:
-    cpu_ops, portable_ops = (
-        {name: function for name, function in vars(backend).items() if inspect.isfunction(function) and name[0] != "_"}
-        for backend in (cpu, portable)
-    )
-    assert {"linear", "conv1d", "lm_head", "attention", "next_token"} <= cpu_ops.keys() & portable_ops.keys()
-    for name in cpu_ops.keys() & portable_ops.keys():
-        assert inspect.signature(cpu_ops[name]) == inspect.signature(portable_ops[name]), name
-    # Only the CPU has quantized layers, a fused block, and the candidates of a beam search.
-    assert cpu_ops.keys() - portable_ops.keys() == {"linear_int8", "attention_int8", "decoder_block", "top_k_tokens"}
+    functions = {
+        backend: {name: f for name, f in vars(backend).items() if inspect.isfunction(f) and name[0] != "_"}
+        for backend in (cpu, portable, nvidia)
+    }
+    shared = functions[cpu].keys() & functions[portable].keys() & functions[nvidia].keys()
+    assert {"linear", "conv1d", "lm_head", "attention", "embed", "normed_lm_head"} <= shared
+    for one, other in itertools.combinations(functions.values(), 2):
+        for name in one.keys() & other.keys():
+            assert inspect.signature(one[name]) == inspect.signature(other[name]), name
+    # What is not portable: quantized layers, fused blocks, and the candidates of a beam search.
+    portables = functions[portable].keys()
+    assert functions[cpu].keys() - portables == {"linear_int8", "attention_int8", "decoder_block", "top_k_tokens"}
+    assert functions[nvidia].keys() - portables == {"decoder_block", "rank_tokens", "supports", "top_k_tokens"}
+
+
+@pytest.mark.parametrize("backend", [portable, nvidia])
+def test_backends_record_the_same_activations(backend: Backend) -> None:
+    every = [name for graph in EXPECTED.values() for name in graph]
+    assert build_module(DIMS, DeviceRef.CPU(), capture=every, backend=backend)[1] == EXPECTED
 
 
 def test_the_fused_blocks_constants_are_those_of_python() -> None:

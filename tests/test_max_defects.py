@@ -266,7 +266,7 @@ def test_one_buffer_as_two_inputs() -> None:
 def test_zeros_are_zero_at_once() -> None:
     """A new decoder's KV cache lost what the first step had written, once in a few thousand times.
 
-    Worked around in `engine.decoder.Decoder`.
+    Worked around in `engine.decoder_state.DecoderState`.
     """
     shape = (1 << 18,)
     for _ in range(100):

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from max.driver import CPU, Buffer
 from max.dtype import DType
 from max.engine import InferenceSession
@@ -14,32 +13,17 @@ from max.graph import BufferType, DeviceRef, Graph, TensorType
 
 from maxwhisper import decode, log_mel_spectrogram
 from maxwhisper.audio import N_FRAMES, pad_or_trim
-from maxwhisper.decoding import ApplyTimestampRules, DecodingTask, SuppressTokens
-from maxwhisper.decoding.search import GreedyDecoder, logsumexp, top_k
+from maxwhisper.decoding import DecodingTask
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.ops import cpu as cpu_ops
 from maxwhisper.engine.ops import kernels, portable
-from maxwhisper.tokenizer import get_tokenizer
 from reference.clips import packaged_clips
 from tests.support.decoding import SUM_ERROR
 from tests.support.implementations import Implementations
+from tests.support.next_token import Question, check_next_token, check_top_k, mask_and_rules, questions
 
-TOKENIZER = get_tokenizer(False)
-N_VOCAB, N_CTX = 51864, 24
-PROMPT = [TOKENIZER.sot]
-NEVER = SuppressTokens([*TOKENIZER.non_speech_tokens, TOKENIZER.sot, TOKENIZER.no_speech])
+N_CTX = 24
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], tuple[list[int], int]]
-
-
-def mask_and_rules(timestamps: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the token mask, float32 [n_vocab], and the rules, int64 [3], that both ops take.
-
-    The rules are the prompt's length, the end-of-text token and the first timestamp.
-    """
-    mask = np.zeros(N_VOCAB, np.float32)
-    mask[NEVER.suppress_tokens] = -np.inf
-    mask[TOKENIZER.no_timestamps] = -np.inf if timestamps else 0
-    return mask, np.array([len(PROMPT), TOKENIZER.eot, TOKENIZER.timestamp_begin if timestamps else N_VOCAB])
 
 
 @pytest.fixture(scope="module", params=[cpu_ops.next_token, portable.next_token], ids=["fused", "portable"])
@@ -80,27 +64,6 @@ def next_token(device: str, request: pytest.FixtureRequest) -> Step:
     return step
 
 
-def _history(draw: st.DrawFn) -> list[int]:
-    """Draw sampled tokens: text, and non-decreasing timestamps, single or in pairs."""
-    tokens = list[int]()
-    timestamp = TOKENIZER.timestamp_begin
-    for kind in draw(st.lists(st.sampled_from(["text", "timestamp", "pair"]), min_size=1, max_size=6)):
-        if kind == "text":
-            tokens.append(draw(st.integers(0, TOKENIZER.eot - 1)))
-            continue
-        timestamp = min(timestamp + draw(st.integers(0, 700)), N_VOCAB - 1)
-        tokens += [timestamp] * (2 if kind == "pair" else 1)
-    return tokens
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[list[int]]:
-    """Draw one to three sequences of equal length, padded with the end-of-text token."""
-    sequences = draw(st.lists(st.composite(_history)(), min_size=1, max_size=3))
-    n = max(map(len, sequences))
-    return [sequence + [TOKENIZER.eot] * (n - len(sequence)) for sequence in sequences]
-
-
 @pytest.fixture(scope="module")
 def top_k_tokens(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]:
     """Compile `ops.top_k_tokens` alone.
@@ -127,58 +90,18 @@ def top_k_tokens(device: str) -> Callable[[np.ndarray, np.ndarray, bool], tuple[
     return find
 
 
-@given(
-    sampled=histories(),
-    seed=st.integers(0, 2**16),
-    timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
-    timestamps=st.booleans(),
-)
+@given(question=questions())
 @settings(max_examples=200)
-def test_top_k_tokens_are_the_most_likely_that_filters_allow(
-    top_k_tokens: Any, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
-) -> None:
-    logits = 3 * np.random.default_rng(seed).standard_normal((len(sampled), N_VOCAB)).astype(np.float32)
-    logits[:, TOKENIZER.timestamp_begin :] += timestamp_bias
-    tokens = np.array([[*PROMPT, *sequence] for sequence in sampled])
-    top_tokens, logprobs = top_k_tokens(logits, tokens, timestamps)
-    NEVER.apply(logits, tokens)
-    if timestamps:
-        ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(logits, tokens)
-    allowed = np.isfinite(logits).any(axis=1)  # after the last possible timestamp no token may be left
-    expected = top_k(logits, len(sampled) + 1)
-    expected_logprobs = np.take_along_axis(logits, expected, axis=-1) - logsumexp(logits)[:, None]
-    assert top_tokens[allowed].tolist() == expected[allowed].tolist()
-    assert np.allclose(logprobs[allowed], expected_logprobs[allowed], rtol=0, atol=SUM_ERROR)
+def test_top_k_tokens_are_the_most_likely_that_filters_allow(top_k_tokens: Any, question: Question) -> None:
+    check_top_k(question, *top_k_tokens(question.logits, question.tokens, question.timestamps))
 
 
-@given(
-    sampled=histories(),
-    seed=st.integers(0, 2**16),
-    timestamp_bias=st.sampled_from([-8.0, -1.0, 0.0, 1.0, 8.0]),
-    timestamps=st.booleans(),
-)
+@given(question=questions())
 @settings(max_examples=200)
-def test_the_next_token_is_that_of_the_filters_and_the_greedy_decoder(
-    next_token: Step, sampled: list[list[int]], seed: int, timestamp_bias: float, timestamps: bool
-) -> None:
-    logits = 3 * np.random.default_rng(seed).standard_normal((len(sampled), N_VOCAB)).astype(np.float32)
-    logits[:, TOKENIZER.timestamp_begin :] += timestamp_bias  # makes timestamps more or less likely than text
-    logits[:, TOKENIZER.eot] += 8 * (seed % 2)
-    tokens = np.array([[*PROMPT, *sequence] for sequence in sampled])
-    sums, expected_sums = np.full(len(sampled), -1.5), np.full(len(sampled), -1.5)
-    chosen, n_unfinished = next_token(logits, tokens, sums, timestamps)
-    filtered = logits.copy()
-    NEVER.apply(filtered, tokens)
-    if timestamps:
-        ApplyTimestampRules(TOKENIZER, len(PROMPT), 50).apply(filtered, tokens)
-    if not np.isfinite(filtered).any(axis=1).all():
-        return  # after the last possible timestamp no token may be allowed
-    new_tokens, completed = GreedyDecoder(0.0, TOKENIZER.eot, np.random.default_rng(0)).update(
-        tokens, filtered, expected_sums
-    )
-    assert chosen == new_tokens[:, -1].tolist()
-    assert (n_unfinished == 0) == completed
-    assert np.allclose(sums, expected_sums, rtol=0, atol=SUM_ERROR)
+def test_the_next_token_is_that_of_the_filters_and_the_greedy_decoder(next_token: Step, question: Question) -> None:
+    sums = np.full(len(question.tokens), -1.5)
+    chosen, n_unfinished = next_token(question.logits, question.tokens, sums, question.timestamps)
+    check_next_token(question, chosen, n_unfinished, sums, before=-1.5)
 
 
 @pytest.mark.parametrize(

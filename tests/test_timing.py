@@ -36,6 +36,7 @@ from reference.clips import Clip, all_clips, packaged_clips
 from reference.parity.observe import transcribe_with_max, transcribe_with_openai
 from reference.parity.transcripts import compare
 from reference.parity.words import assigned_by_openai
+from tests.support.clips import ONE_OF_EACH_LANGUAGE, some_always
 from tests.support.implementations import Implementations
 
 upstream: Any = importlib.import_module("whisper.timing")
@@ -257,16 +258,7 @@ def test_words_of_english_clips_with_beam_search(name: str, tiny_en: Implementat
     assert transcript_differences(tiny_en, all_clips()[name].samples, beam_size=5) == []
 
 
-ONE_OF_EACH_LANGUAGE = {clip.language: name for name, clip in packaged_clips().items()}.values()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ONE_OF_EACH_LANGUAGE else pytest.mark.thorough)
-        for name in packaged_clips()
-    ],
-)
+@pytest.mark.parametrize("name", some_always(ONE_OF_EACH_LANGUAGE, packaged_clips()))
 def test_words_in_nine_languages_with_beam_search(name: str, base: Implementations) -> None:
     assert transcript_differences(base, packaged_clips()[name].samples, beam_size=5) == []
 

@@ -42,6 +42,7 @@ SOURCES = (
     "engine/quantization.py",
     "engine/ops/*.py",
     "engine/kernels/*.mojo",
+    "engine/kernels/nvidia/*.mojo",
     "audio.py",
     "checkpoint/dimensions.py",
 )
@@ -128,7 +129,7 @@ class Target:
             OptionError: if the compute type is unknown or the backend lacks it. int8 runs on the
                 CPU only, half precision on GPUs only.
         """
-        backend = backend or backend_for(DeviceRef.from_device(device))
+        backend = backend or backend_for(DeviceRef.from_device(device), checkpoint.dims)
         if compute_type not in COMPUTE_TYPES:
             raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
         if compute_type not in backend.COMPUTE_TYPES:
@@ -136,7 +137,7 @@ class Target:
             gpu_only = "GPUs", "or use 'int8', which is faster here"
             place, remedy = cpu_only if compute_type == "int8" else gpu_only
             raise OptionError(f"compute_type {compute_type!r} is available on {place} only; leave it out, {remedy}")
-        dtypes = DTypes.of(checkpoint, compute_type, keep_float16=device.is_host)
+        dtypes = DTypes.of(checkpoint, compute_type, backend.multiplies_float16)
         return cls(checkpoint.dims, dtypes, device, cpu, backend)
 
     @property

@@ -1,12 +1,12 @@
 """The text decoder: tokens in, logits or more tokens out, with a KV cache on the device."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from max.driver import CPU, Buffer
-from max.dtype import DType
 
 from maxwhisper.engine.dtypes import to_float32
 from maxwhisper.engine.runtime import Runtime
@@ -61,24 +61,18 @@ class Decoder:
     """
 
     def __init__(self, runtime: Runtime, audio: AudioFeatures, n_group: int) -> None:
-        dims = runtime.dims
-        n_pages = audio.n_audio * n_group
-        shape = (n_pages, dims.n_text_head, dims.n_text_ctx, dims.n_text_state // dims.n_text_head)
         self._runtime = runtime
         self._cross_kv = audio.cross_kv
-        # Not `Buffer.zeros`, which may still be writing zeros when a graph writes to the buffer:
-        # `tests/test_max_defects.py`, `zeros_are_zero_at_once`.
-        self._self_kv = [self._zeros(shape, runtime.dtypes.activations) for _ in range(2 * dims.n_text_layer)]
-        self._page_table = np.tile(np.arange(n_pages).reshape(audio.n_audio, n_group, 1), dims.n_text_ctx)
+        self._state = runtime.decoder_states.take(runtime, audio.n_audio, n_group)
+        weakref.finalize(self, runtime.decoder_states.give_back, self._state)
+        pages = np.arange(audio.n_audio * n_group).reshape(audio.n_audio, n_group, 1)
+        self._page_table = np.tile(pages, runtime.dims.n_text_ctx)
         self.n_past = 0
-
-    def _zeros(self, shape: Sequence[int], dtype: DType) -> Buffer:
-        return Buffer.from_numpy(np.zeros(shape, f"u{dtype.size_in_bytes}")).view(dtype).to(self._runtime.device)
 
     def _run(self, graph: str, *inputs: Buffer, page_table: np.ndarray) -> list[Buffer]:
         """Run a graph on inputs and this decoder's cache, in `graphs.KVCache.types`'s order."""
         table = self._runtime.to_device(np.ascontiguousarray(page_table))
-        return self._runtime.run(graph, *inputs, table, *self._self_kv, *self._cross_kv)
+        return self._runtime.run(graph, *inputs, table, *self._state.self_kv, *self._cross_kv)
 
     def logits(self, tokens: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
         """Feed the next tokens, and return the logits after them.
@@ -157,25 +151,17 @@ class Decoder:
         n, n_ctx = tokens.shape[-1], self._runtime.dims.n_text_ctx
         padded = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
         padded[..., :n] = tokens
-        arrays = (padded, sum_logprobs.copy(), rules.mask, rules.numbers, np.array([n]), np.array([end]))
-        sequences, sums, mask, numbers, n_tokens, limit = map(self._runtime.to_device, arrays)
         if self._runtime.has_graph("greedy"):
-            inputs = (sequences, sums, mask, numbers, n_tokens, limit)
-            (n_tokens,) = self._run("greedy", *inputs, page_table=self._page_table)
+            arrays = (padded, sum_logprobs.copy(), rules.mask, rules.numbers, np.array([n]), np.array([end]))
+            sequences, sums, *others = map(self._runtime.to_device, arrays)
+            (n_tokens,) = self._run("greedy", sequences, sums, *others, page_table=self._page_table)
+            results = [buffer.to(CPU()).to_numpy() for buffer in (sequences, sums, n_tokens)]
         else:
-            self._take_steps(end - n, sequences, sums, n_tokens, mask, numbers)
-        n = int(n_tokens.to(CPU()).to_numpy()[0])
-        sum_logprobs[:] = sums.to(CPU()).to_numpy()
-        self.n_past = n - 1
-        return sequences.to(CPU()).to_numpy()[..., :n]
-
-    def _take_steps(self, n_max: int, *inputs: Buffer) -> None:
-        """Queue up to n_max steps without waiting; now and then, check whether all have ended."""
-        table = self._runtime.to_device(self._page_table)
-        for i in range(n_max):
-            (n_unfinished,) = self._runtime.run("step", *inputs, table, *self._self_kv, *self._cross_kv)
-            if i % _STEPS_UNCHECKED == _STEPS_UNCHECKED - 1 and not n_unfinished.to(CPU()).to_numpy()[0]:
-                break
+            arrays = (padded, sum_logprobs, np.array([n]), rules.mask, rules.numbers, self._page_table)
+            results = self._state.take_steps(self._runtime, end - n, arrays, self._cross_kv)
+        all_tokens, sum_logprobs[:], (n,) = results
+        self.n_past = int(n) - 1
+        return all_tokens[..., :n]
 
     def top_k_tokens(self, tokens: np.ndarray, rules: TokenRules) -> tuple[np.ndarray, np.ndarray]:
         """Return the candidates of a beam search step; the runtime must have the graph `beams`.
@@ -193,7 +179,3 @@ class Decoder:
         candidates, logprobs = self._run("beams", *inputs, page_table=self._page_table)
         self.n_past = tokens.shape[-1]
         return candidates.to_numpy(), logprobs.to_numpy()
-
-
-# Steps between two checks for the end. A few wasted steps cost less than waiting for each step.
-_STEPS_UNCHECKED = 8

@@ -1,6 +1,6 @@
 """The dtypes of a model's weights and activations."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,24 +21,33 @@ class DTypes:
     activations: DType = DType.float32  # also of the self-attention caches
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, compute_type: str = "float32", keep_float16: bool = True) -> "DTypes":
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        compute_type: str = "float32",
+        keep_float16: Callable[[str], bool] = lambda name: True,
+    ) -> "DTypes":
         """Choose dtypes: the compute type for matrices, float32 for all other weights.
 
         Args:
             checkpoint: supplies the weights.
             compute_type: "int8" quantizes matrices to 8 bits. "float16" and "bfloat16" are also
                 the dtype of activations.
-            keep_float16: for "float32", whether matrices stay float16 if the file stores all of
-                them as float16.
+            keep_float16: for "float32", whether a matrix of this name stays float16 if the file
+                stores all of them as float16.
         """
         matrices = {
             name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2
         }
         asked = DType[compute_type]
-        stored_as_float16 = keep_float16 and all(array.dtype == np.float16 for array in matrices.values())
+        stored_as_float16 = all(array.dtype == np.float16 for array in matrices.values())
         narrow = DType.float16 if asked == DType.float32 and stored_as_float16 else asked
+
+        def of_matrix(name: str) -> DType:
+            return narrow if keep_float16(name) else asked
+
         return cls(
-            {name: narrow if name in matrices else DType.float32 for name in checkpoint.weights},
+            {name: of_matrix(name) if name in matrices else DType.float32 for name in checkpoint.weights},
             asked if compute_type in HALF_DTYPES else DType.float32,
         )
 

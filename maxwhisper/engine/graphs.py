@@ -20,7 +20,7 @@ from maxwhisper.checkpoint import LM_HEAD, ModelDimensions, weight_shapes
 from maxwhisper.engine.decoder_block import ACTIVATIONS, LINEARS, VECTORS
 from maxwhisper.engine.dtypes import DTypes
 from maxwhisper.engine.log_mel import log_mel_bands
-from maxwhisper.engine.ops import Backend, backend_for, cpu, kernels, portable
+from maxwhisper.engine.ops import Backend, backend_for, cpu, kernels, nvidia, portable
 from maxwhisper.engine.quantization import scale_of
 
 
@@ -243,7 +243,7 @@ def decoder(
 ) -> TensorValue:
     """Compute logits after new tokens, whose keys and values are appended to the cache.
 
-    All activations have the cache's dtype.
+    All activations have the cache's dtype, or float32 if the backend computes in that.
 
     Args:
         at: the decoder.
@@ -258,23 +258,40 @@ def decoder(
     Returns:
         Logits, float32 [n_audio, n_group, n_rows, n_vocab].
     """
-    n_audio, n_group, n = tokens.shape
-    grouped, flat = [n_audio, n_group], [n_audio * n_group]
+    n_audio, n_group, _ = tokens.shape
+    vocabulary = at / "token_embedding"
+    positional = at.weight("positional_embedding")
+    dtype = cache.self_kv[0].dtype
+    embedding, x = at.ops.embed(tokens, positions, vocabulary.weight("weight"), positional, vocabulary.scale(), dtype)
+    (at / "embedding").record(embedding)
+    (at / "positions").record(x)
+    logits = decode_embedded(at, dims, x, positions, rows, cache)
+    return (at / "logits").record(max_ops.reshape(logits, [n_audio, n_group, *logits.shape[1:]]))
 
-    vocabulary, lookup = at / "token_embedding", at.ops.token_embedding
-    embedding = lookup(max_ops.reshape(tokens, [*flat, n]), vocabulary.weight("weight"), vocabulary.scale())
-    x = (at / "embedding").record(max_ops.cast(embedding, cache.self_kv[0].dtype))
-    positional_embedding = max_ops.cast(lookup(positions, at.weight("positional_embedding")), x.dtype)
-    x = (at / "positions").record(x + positional_embedding)
+
+def decode_embedded(
+    at: Scope, dims: ModelDimensions, x: TensorValue, positions: TensorValue, rows: TensorValue, cache: KVCache
+) -> TensorValue:
+    """Compute `decoder`'s logits from embedded tokens.
+
+    Args:
+        at: the decoder.
+        dims: the model's sizes.
+        x: [n_seq, n, n_state], with n_seq = n_audio * n_group.
+        positions: as in `decoder`.
+        rows: as in `decoder`.
+        cache: of all layers.
+
+    Returns:
+        Logits, float32 [n_seq, n_rows, n_vocab].
+    """
     for i in range(dims.n_text_layer):
         x = decoder_block(at / "blocks" / i, x, cache.layer(i), positions)
-    x = layer_norm(at / "ln", x)
-    x = lookup(rows, max_ops.permute(x, [1, 0, 2]))
-    n_rows = rows.shape[0]
-    x = max_ops.reshape(max_ops.permute(x, [1, 0, 2]), [n_audio * n_group * n_rows, dims.n_text_state])
-    head = at / "proj_out" if LM_HEAD in at.weights else vocabulary
-    logits = max_ops.cast(at.ops.lm_head(x, head.weight("weight"), head.scale()), DType.float32)
-    return (at / "logits").record(max_ops.reshape(logits, [*grouped, n_rows, dims.n_vocab]))
+    ln, head = at / "ln", at / ("proj_out" if LM_HEAD in at.weights else "token_embedding")
+    norm = ln.weight("weight"), ln.weight("bias")
+    normed, logits = at.ops.normed_lm_head(x, rows, *norm, head.weight("weight"), head.scale())
+    ln.record(normed)
+    return max_ops.cast(logits, DType.float32)
 
 
 def alignment(
@@ -387,7 +404,7 @@ def beams(
         rules: as in `ops.next_token`.
         cache: of all layers.
     """
-    position = max_ops.reshape(max_ops.cast(TensorValue(tokens.shape[2] - 1), DType.int64), [1])
+    position = max_ops.reshape(max_ops.cast(TensorValue(tokens.shape[2] - 1), DType.int64), [1]).to(tokens.device)
     logits = next_token_logits(at, dims, max_ops.gather(tokens, position, axis=2), position, cache)
     return at.ops.top_k_tokens(logits, tokens, mask, rules)
 
@@ -417,12 +434,11 @@ def step(
     Returns:
         The number of sequences that have not ended, int64 [1].
     """
-    n = max_ops.buffer_load(n_tokens)
-    last = max_ops.gather(max_ops.buffer_load(tokens), n - 1, axis=2)
-    logits = next_token_logits(at, dims, last, n - 1, cache)
-    _, n_unfinished = at.ops.next_token(logits, tokens, sum_logprobs, mask, rules, n)
-    max_ops.buffer_store(n_tokens, n + 1)
-    return [n_unfinished]
+    weight, positional = at.weight("token_embedding.weight"), at.weight("positional_embedding")
+    _, x, position = at.ops.embed_last(tokens, n_tokens, weight, positional, cache.self_kv[0].dtype)
+    first_row = max_ops.constant(np.zeros(1, np.int64), device=x.device)
+    logits = max_ops.reshape(decode_embedded(at, dims, x, position, first_row, cache), [x.shape[0], dims.n_vocab])
+    return [at.ops.append_token(logits, tokens, sum_logprobs, n_tokens, mask, rules)]
 
 
 @dataclass(frozen=True)
@@ -439,11 +455,11 @@ class GraphSpec:
     # Whether it is part of a decoding loop. Such a graph exposes no activations, so it is built
     # only if none is captured.
     loops: bool = False
-    only: Backend | None = None  # the only backend that has it; None for both
+    backends: tuple[Backend, ...] = (cpu, portable, nvidia)  # those that have it
 
 
 def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tuple[GraphSpec, ...]:
-    """Return the graphs of a model for both backends."""
+    """Return the graphs of a model for all backends."""
 
     def tensor(dtype: DType, *shape: str | int) -> TensorType:
         return TensorType(dtype, shape, device)
@@ -460,6 +476,7 @@ def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tup
     def bands(at: Scope, dims: ModelDimensions, hops: TensorValue) -> list[TensorValue]:
         return [log_mel_bands(hops, dims.n_mels)]
 
+    gpus = (portable, nvidia)
     int64, float32 = DType.int64, DType.float32
     log_mel = tensor(float32, "n_audio", dims.n_mels, 2 * dims.n_audio_ctx)
     features = tensor(dtypes.activations, "n_audio", dims.n_audio_ctx, dims.n_audio_state)
@@ -472,10 +489,12 @@ def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tup
         GraphSpec("cross_kv", "decoder", cross_kv, [features], cached=False, captures=True),
         GraphSpec("decoder", "decoder", decode, fed, captures=True),
         GraphSpec("alignment", "decoder", alignment, [*fed, tensor(int64, "n_heads")]),
-        GraphSpec("log_mel", "", bands, [tensor(float32, "n_hops", HOP_LENGTH)], cached=False, only=portable),
-        GraphSpec("greedy", "decoder", greedy, [sequences, sums, mask, rules, number, number], loops=True, only=cpu),
-        GraphSpec("beams", "decoder", beams, [fed[0], mask, rules], loops=True, only=cpu),
-        GraphSpec("step", "decoder", step, [sequences, sums, buffer(int64, 1), mask, rules], loops=True, only=portable),
+        GraphSpec("log_mel", "", bands, [tensor(float32, "n_hops", HOP_LENGTH)], cached=False, backends=gpus),
+        GraphSpec(
+            "greedy", "decoder", greedy, [sequences, sums, mask, rules, number, number], loops=True, backends=(cpu,)
+        ),
+        GraphSpec("beams", "decoder", beams, [fed[0], mask, rules], loops=True, backends=(cpu, nvidia)),
+        GraphSpec("step", "decoder", step, [sequences, sums, buffer(int64, 1), mask, rules], loops=True, backends=gpus),
     )
 
 
@@ -504,10 +523,10 @@ def build_module(
         ValueError: if no graph computes an activation of a captured name.
     """
     module, captured, wanted = Module(), dict[str, list[str]](), set(capture)
-    dtypes, backend = dtypes or DTypes({}), backend or backend_for(device)
+    dtypes, backend = dtypes or DTypes({}), backend or backend_for(device, dims)
     cache = KVCache.types(dims, dtypes, device)
     for spec in graph_specs(dims, dtypes, device):
-        if (spec.loops and wanted) or spec.only not in (None, backend):
+        if (spec.loops and wanted) or backend not in spec.backends:
             continue
         types = [*spec.inputs, *(cache if spec.cached else [])]
         with Graph(spec.name, input_types=types, module=module, custom_extensions=kernels()) as graph:

@@ -11,6 +11,7 @@ from max.engine import InferenceSession
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
 from maxwhisper.console import say
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
+from maxwhisper.engine.decoder_state import DecoderStates
 from maxwhisper.engine.devices import find_device, require_same_process
 from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.quantization import convert_weights
@@ -58,6 +59,8 @@ class Runtime:
                 compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
             )
         self.graphs = session.init_all(compiled, weights_registry=self.weights)
+        self.captures_steps = not self.device.is_host  # until that turns out to be impossible
+        self.decoder_states = DecoderStates()
 
     def has_graph(self, name: str) -> bool:
         """Whether this device, with these activations captured, has a graph of that name."""

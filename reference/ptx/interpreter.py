@@ -11,7 +11,7 @@ import numpy as np
 
 from reference.ptx import arithmetic
 from reference.ptx.errors import Deadlock, KernelError, OutOfBounds
-from reference.ptx.memory import POISON, Memory, Space, refuse_misaligned, refuse_outside
+from reference.ptx.memory import POISON, Memory, Space, refuse_misaligned
 from reference.ptx.program import (
     PACKED,
     TYPES,
@@ -115,6 +115,7 @@ class _Launch:
         # When a barrier of the block, or of the warp, was last passed.
         self._block_passed = np.zeros(threads.n_blocks, np.int32)
         self._warp_passed = np.zeros(threads.warp[-1] + 1, np.int32)
+        self._warp_begins = np.flatnonzero(np.diff(threads.warp, prepend=-1))
         self._shared_size = -(-(kernel.shared_size + dynamic_shared) // 16) * 16 or 16  # of a block
         shared = np.full(self._shared_size * threads.n_blocks, POISON, np.uint8)
         self.spaces = {
@@ -141,8 +142,7 @@ class _Launch:
         In each warp, the threads that are behind go first, so that those that branched meet again.
         """
         threads = self.threads
-        first = np.full(len(self._warp_passed), len(self.kernel.code))
-        np.minimum.at(first, threads.warp[ready], threads.pc[ready])
+        first = np.minimum.reduceat(np.where(ready, threads.pc, len(self.kernel.code)), self._warp_begins)
         pc = self._rng.choice(np.unique(first[first < len(self.kernel.code)]))
         warps = first == pc
         if self._rng.random() < SPLIT:
@@ -177,12 +177,11 @@ class _Launch:
     def _all_here(self, instruction: Instruction, here: np.ndarray) -> np.ndarray:
         """Return the stalled threads for which all threads of the mask are here."""
         threads, pc = self.threads, self.threads.pc[here[0]]
-        stalled = np.flatnonzero(threads.stalls & (threads.pc == pc))
-        arrived = np.zeros(len(self._warp_passed), np.int64)
-        np.bitwise_or.at(arrived, threads.warp[stalled], 1 << threads.lane[stalled])
+        is_here = threads.stalls & (threads.pc == pc)
+        stalled = np.flatnonzero(is_here)
+        lanes = 1 << threads.lane
+        exists, arrived = (np.bitwise_or.reduceat(x, self._warp_begins) for x in (lanes, np.where(is_here, lanes, 0)))
         masks = threads.read(instruction.operands[-1], "b32", stalled).astype(np.int64)
-        exists = np.zeros(len(self._warp_passed), np.int64)
-        np.bitwise_or.at(exists, threads.warp, 1 << threads.lane)
         wanted = masks & exists[threads.warp[stalled]]
         return stalled[(arrived[threads.warp[stalled]] & wanted) == wanted]
 
@@ -254,10 +253,10 @@ class _Launch:
             value = self._parameters[begin : begin + dtype.itemsize].view(dtype)
             self.threads.write(destination, np.repeat(value, len(active)), active)
             return
-        space, at, shown = self._locate(instruction, address, active)
+        space, at, shown, constant = self._locate(instruction, address, active)
         for i, part in enumerate(destination.parts if isinstance(destination, Several) else [destination]):
             values = self._checked(
-                space.name, active, shown, space.load, at + i * dtype.itemsize, dtype, active, self.now
+                space.name, active, shown, space.load, at + i * dtype.itemsize, dtype, active, self.now, constant
             )
             self.threads.write(part, values, active)
 
@@ -265,15 +264,19 @@ class _Launch:
         address, source = instruction.operands
         assert isinstance(address, Address)
         size = TYPES[instruction.type].itemsize
-        space, at, shown = self._locate(instruction, address, active)
+        space, at, shown, _ = self._locate(instruction, address, active)
         for i, part in enumerate(source.parts if isinstance(source, Several) else [source]):
             values = self.threads.read(part, instruction.type, active)
             self._checked(space.name, active, shown, space.store, at + i * size, values, active, self.now)
 
     def _locate(
         self, instruction: Instruction, address: Address, active: np.ndarray
-    ) -> tuple[Space, np.ndarray, np.ndarray]:
-        """Return an access's space, the indices of its bytes, and the addresses, all checked."""
+    ) -> tuple[Space, np.ndarray, np.ndarray, bool]:
+        """Check an access.
+
+        Returns:
+            Its space, the indices of its bytes, the addresses, and whether nobody can write there.
+        """
         name = next((name for name in self.spaces if instruction.has(name)), "")
         if not name:
             raise NotImplementedError(f"{self.kernel.name}, {instruction}: neither global nor shared memory")
@@ -284,12 +287,12 @@ class _Launch:
         self._checked(name, active, at, refuse_misaligned, at, size)
         if name == "global":
             writes = instruction.opcode == "st"
-            self._checked(name, active, at, refuse_outside, at, size, self.memory, writes)
-            if self._order:
+            constant = self._checked(name, active, at, self.memory.refuse_outside, at, size, writes)
+            if self._order and not constant:
                 self._checked(name, active, at, self._order.use, at, size, self.threads.waited[active], writes)
-            return self.spaces[name], at, at
+            return self.spaces[name], at, at, constant
         self._checked(name, active, at, self._refuse_outside_shared, at, size)
-        return self.spaces[name], at + self.threads.block[active] * self._shared_size, at
+        return self.spaces[name], at + self.threads.block[active] * self._shared_size, at, False
 
     def _refuse_outside_shared(self, at: np.ndarray, size: int) -> None:
         if (outside := (at < 0) | (at + size > self._shared_size)).any():

@@ -36,6 +36,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.arrays: list[Array] = []
+        self._edges = np.zeros((2, 0), np.int64)  # of all arrays: the first byte, and the one after
+        self._read_only = np.zeros(0, bool)
         self.bytes = np.full(0, POISON, np.uint8)
         self.written = np.zeros(0, bool)
 
@@ -58,6 +60,8 @@ class Memory:
         address = ALIGNMENT + (-(-self.arrays[-1].end // ALIGNMENT) * ALIGNMENT if self.arrays else 0)
         array = Array(name or f"array {len(self.arrays)}", address, tuple(shape), np.dtype(dtype), read_only)
         self.arrays.append(array)
+        self._edges = np.column_stack([self._edges, [array.address, array.end]])
+        self._read_only = np.append(self._read_only, read_only)
         if (size := array.end + ALIGNMENT) > self.bytes.size:
             room = -(-max(size, 2 * self.bytes.size) // ALIGNMENT) * ALIGNMENT - self.bytes.size
             self.bytes = np.concatenate([self.bytes, np.full(room, POISON, np.uint8)])
@@ -71,7 +75,22 @@ class Memory:
 
     def find(self, addresses: np.ndarray) -> np.ndarray:
         """Return the index in `arrays` of the last array that begins at or before each address."""
-        return np.searchsorted([array.address for array in self.arrays], addresses, side="right") - 1
+        return np.searchsorted(self._edges[0], addresses, side="right") - 1
+
+    def refuse_outside(self, at: np.ndarray, size: int, writes: bool) -> bool:
+        """Raise `OutOfBounds` for the first address in no array, or in one that is read-only.
+
+        Returns:
+            Whether all addresses are in arrays that are read-only.
+        """
+        which = self.find(at)
+        outside = (which < 0) | (at + size > self._edges[1][which]) | (at < self._edges[0][which])
+        if outside.any():
+            raise OutOfBounds("uses {address}", outside.argmax())
+        read_only = self._read_only[which]
+        if writes and read_only.any():
+            raise OutOfBounds("writes {address}, which is read-only", read_only.argmax())
+        return bool(read_only.all())
 
 
 class Space:
@@ -88,12 +107,13 @@ class Space:
     def __init__(self, name: str, bytes: np.ndarray, written: np.ndarray, granule: int, ordered: Ordered) -> None:
         self.name, self.bytes, self.written, self.granule, self._ordered = name, bytes, written, granule, ordered
         n = bytes.size // granule
-        # The last thread that wrote each granule, and when.
-        self._writer, self._written_at = np.full(n, NOBODY, np.int32), np.zeros(n, np.int32)
+        # The last thread that wrote each granule, and when. Threads are stored plus one: where
+        # nobody was, the operating system needs no memory for zeros.
+        self._writer, self._written_at = np.zeros((2, n), np.int32)
         # The last thread that read it and a different one, if any has since the last barrier.
-        self._readers, self._read_at = np.full((2, n), NOBODY, np.int32), np.zeros((2, n), np.int32)
+        self._readers, self._read_at = np.zeros((2, n), np.int32), np.zeros((2, n), np.int32)
 
-    def load(self, at: np.ndarray, dtype: np.dtype, threads: np.ndarray, now: int) -> np.ndarray:
+    def load(self, at: np.ndarray, dtype: np.dtype, threads: np.ndarray, now: int, constant: bool) -> np.ndarray:
         """Read an element for each thread.
 
         Args:
@@ -101,6 +121,7 @@ class Space:
             dtype: of the elements.
             threads: those that read.
             now: the time.
+            constant: whether nobody can write them.
 
         Raises:
             UninitializedRead: if nobody has written it.
@@ -109,19 +130,19 @@ class Space:
         initialized = self._elements(self.written, at, dtype)
         if (missing := initialized != self._all_bytes(dtype)).any():
             raise UninitializedRead("reads {address}, which nobody has written", missing.argmax())
-        for granules in self._granules(at, dtype):
+        for granules in [] if constant else self._granules(at, dtype):
             self._refuse_race(
                 self._writer[granules], self._written_at[granules], threads, "reads {address}, which {other} wrote"
             )
-            first = self._readers[0, granules]
+            first = self._readers[0, granules] - 1
             replaced = (
                 (first == NOBODY) | (first == threads) | self._ordered(first, self._read_at[0, granules], threads)
             )
-            self._readers[0, granules[replaced]] = threads[replaced]
+            self._readers[0, granules[replaced]] = threads[replaced] + 1
             self._read_at[0, granules[replaced]] = now
             # Of threads that read the same granule now, one is first; remember one of the others.
-            second = self._readers[0, granules] != threads
-            self._readers[1, granules[second]] = threads[second]
+            second = self._readers[0, granules] != threads + 1
+            self._readers[1, granules[second]] = threads[second] + 1
             self._read_at[1, granules[second]] = now
         return self._elements(self.bytes, at, dtype).view(dtype)
 
@@ -138,7 +159,7 @@ class Space:
             )
             for readers, read_at in zip(self._readers, self._read_at):
                 self._refuse_race(readers[granules], read_at[granules], threads, "writes {address}, which {other} read")
-            self._writer[granules], self._written_at[granules] = threads, now
+            self._writer[granules], self._written_at[granules] = threads + 1, now
             self._refuse_race(
                 self._writer[granules], self._written_at[granules], threads, "writes {address}, which {other} wrote"
             )
@@ -149,7 +170,8 @@ class Space:
     def _granules(self, at: np.ndarray, dtype: np.dtype) -> list[np.ndarray]:
         return [at // self.granule + i for i in range(dtype.itemsize // self.granule)]
 
-    def _refuse_race(self, others: np.ndarray, times: np.ndarray, threads: np.ndarray, text: str) -> None:
+    def _refuse_race(self, stored: np.ndarray, times: np.ndarray, threads: np.ndarray, text: str) -> None:
+        others = stored - 1
         races = (others != NOBODY) & (others != threads) & ~self._ordered(others, times, threads)
         if races.any():
             i = races.argmax()
@@ -168,14 +190,3 @@ def refuse_misaligned(at: np.ndarray, size: int) -> None:
     """Raise `MisalignedAddress` for the first address that is not a multiple of a size."""
     if (wrong := at % size != 0).any():
         raise MisalignedAddress(f"uses {{address}}, which is not a multiple of {size} bytes", wrong.argmax())
-
-
-def refuse_outside(at: np.ndarray, size: int, memory: Memory, writes: bool) -> None:
-    """Raise `OutOfBounds` for the first address in no array, or in one that is read-only."""
-    which = memory.find(at)
-    starts, ends = (np.array([getattr(array, edge) for array in memory.arrays]) for edge in ("address", "end"))
-    outside = (which < 0) | (at + size > ends[which]) | (at < starts[which])
-    if outside.any():
-        raise OutOfBounds("uses {address}", outside.argmax())
-    if writes and (wrong := np.array([array.read_only for array in memory.arrays])[which]).any():
-        raise OutOfBounds("writes {address}, which is read-only", wrong.argmax())

@@ -78,11 +78,9 @@ class Stream:
         Raises:
             Race: if a thread uses memory that an earlier kernel may still be using.
         """
-        n_words = self.memory.bytes.size // WORD
-        self._writer, self._reader = (
-            np.concatenate([used, np.full(n_words - len(used), NOBODY, np.int32)])
-            for used in (self._writer, self._reader)
-        )
+        if (more := self.memory.bytes.size // WORD - len(self._writer)) > 0:
+            room = np.full(more, NOBODY, np.int32)
+            self._writer, self._reader = (np.concatenate([used, room]) for used in (self._writer, self._reader))
         launched = self._grid(overlaps)
         self._grids.append(launched)
         order = _Order(launched, len(self._grids) - 1, self._writer, self._reader)

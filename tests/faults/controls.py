@@ -64,13 +64,14 @@ def unfolded_conv1d(x: TensorValue, weight: TensorValue, bias: TensorValue, stri
 def garbage_in_cache(original: Any) -> Any:
     """Fill the KV cache with NaN at first; positions beyond the valid length are never read."""
 
-    def init(decoder: Any, model: Any, audio: Any, n_group: int) -> None:
-        original(decoder, model, audio, n_group)
-        decoder._self_kv = [
-            Buffer.from_numpy(np.full(kv.shape, np.nan, np.float32)).to(model.device) for kv in decoder._self_kv
+    def take(states: Any, runtime: Any, n_audio: int, n_group: int) -> Any:
+        state = original(states, runtime, n_audio, n_group)
+        state.self_kv = [
+            Buffer.from_numpy(np.full(kv.shape, np.nan, np.float32)).to(runtime.device) for kv in state.self_kv
         ]
+        return state
 
-    return init
+    return take
 
 
 def heads_in_another_order(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,7 +122,7 @@ CONTROLS = [
     control(
         "garbage beyond the valid length",
         "a cache that is not cleared",
-        replaces={"engine.decoder.Decoder.__init__": garbage_in_cache},
+        replaces={"engine.decoder_state.DecoderStates.take": garbage_in_cache},
     ),
     control(
         "spectrum in float64",

@@ -45,8 +45,8 @@ FORCED = [50363, 843, 523, 616, 5891, 3399, 11]
 PROMPT = [50257, 50362]
 # As a share of the words. In half precision, which OpenAI Whisper itself uses on a GPU, some tokens
 # differ.
-# Both are wired alike, so `nox -s tests` compiles one of them. bfloat16 is rounded more coarsely.
-HALF = [pytest.param("float16", marks=pytest.mark.thorough), "bfloat16"]
+# They are wired like float32, and every op is tested in them.
+HALF = [pytest.param(dtype, marks=pytest.mark.thorough) for dtype in HALF_DTYPES]
 MAX_OTHER_WORDS = {"float16": 0.02, "bfloat16": 0.05}
 
 

@@ -1,8 +1,8 @@
 """Speed ratios recorded on a machine, and the limit above which a new ratio is a regression.
 
-`golden/bench/cpu.json` (for a GPU, a file named after it) stores for each benchmark the ratios of
-MAX's time to its PyTorch counterpart's from a few runs. It also stores the machine they were
-measured on, because ratios differ between machines.
+Ratios differ between machines, so `golden/bench` has a file for each processor and each GPU. It
+stores for each benchmark the ratios of MAX's time to its PyTorch counterpart's from a few runs, and
+the machine that they were measured on.
 """
 
 import json
@@ -40,9 +40,13 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def path_for(device: str) -> Path:
-    """Return the file of a device, such as `golden/bench/nvidia-h100-80gb-hbm3.json` for a GPU."""
-    name = re.sub(r"\W+", "-", machine("gpu")["gpu"].lower()) if device == "gpu" else device
-    return FOLDER / f"{name}.json"
+    """Return the file of this machine's GPU, or of its processor and number of cores.
+
+    Such as `golden/bench/nvidia-h100-80gb-hbm3.json`.
+    """
+    this = machine(device)
+    name = this["gpu"] if device == "gpu" else f"{this['processor']} {this['cores']} cores"
+    return FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
 class Baseline:
@@ -55,6 +59,19 @@ class Baseline:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["machine"] == self.machine:
                 self.ratios = stored["ratios"]
+
+    @property
+    def notice(self) -> str:
+        """What to say if nothing is recorded for this machine, so that no benchmark can fail."""
+        if self.ratios:
+            return ""
+        this = ", ".join(f"{name}: {value}" for name, value in self.machine.items())
+        others = ", ".join(sorted(path.stem for path in self.path.parent.glob("*.json") if path != self.path))
+        return (
+            f"No ratios are recorded for this machine ({this}), so nothing was compared with earlier runs. "
+            f"Record some by `nox -s bench -- --record`, a few times; they go to {self.path.name}. "
+            f"Recorded are: {others or 'none'}."
+        )
 
     def limit(self, name: str) -> float | None:
         """Return the largest ratio that is not a regression, or None if nothing is recorded.

@@ -15,12 +15,14 @@ ROUNDS = 15
 RETRIES = 2  # measurements that must confirm a regression before the test fails
 CompareSpeed = Callable[..., None]
 TABLE_KEY = pytest.StashKey[Table]()
+NOTICE_KEY = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
 def baseline(request: pytest.FixtureRequest, device: str) -> Iterator[Baseline]:
     """Load the ratios recorded for this machine. With `--record`, save the new ones at the end."""
     stored = Baseline(path_for(device), device)
+    request.config.stash[NOTICE_KEY] = "" if request.config.getoption("--record") else stored.notice
     yield stored
     if request.config.getoption("--record") and not request.session.testsfailed:
         stored.save({package: version(package) for package in ("max", "torch")})
@@ -68,9 +70,10 @@ def _table(config: pytest.Config) -> Table:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of ratios."""
+    """Print the table of ratios, and whether there were any to compare with."""
     if TABLE_KEY in config.stash:
         console = Console(width=120)
         with console.capture() as text:
             console.print(config.stash[TABLE_KEY])
         terminalreporter.write_line(text.get())
+        terminalreporter.write_line(config.stash[NOTICE_KEY], yellow=True)

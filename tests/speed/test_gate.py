@@ -1,5 +1,6 @@
 """The benchmarks' limit: a slowed op exceeds it, an unchanged op does not. Runs no benchmark."""
 
+import json
 import time
 from pathlib import Path
 
@@ -60,6 +61,26 @@ def test_ratios_of_a_different_machine_are_ignored(tmp_path: Path, monkeypatch: 
     assert Baseline(recorded.path).ratios == {"op": [0.5]}
     monkeypatch.setattr(baseline, "machine", lambda device: machine(device) | {"cores": 97})
     assert Baseline(recorded.path).ratios == {}
+
+
+def test_a_machine_without_recorded_ratios_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a run that can't fail looks like one that passes."""
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    (tmp_path / "another-cpu-8-cores.json").write_text("{}", encoding="utf-8")
+    recorded = Baseline(baseline.path_for("cpu"))
+    assert f"cores: {machine()['cores']}), so nothing was compared" in recorded.notice
+    assert "`nox -s bench -- --record`" in recorded.notice
+    assert recorded.notice.endswith(f"they go to {recorded.path.name}. Recorded are: another-cpu-8-cores.")
+    recorded.record("op", 0.5)
+    recorded.save({"max": "26.7.0"})
+    assert Baseline(baseline.path_for("cpu")).notice == ""
+
+
+def test_each_recorded_file_is_named_after_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in baseline.FOLDER.glob("*.json"):
+        stored = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        monkeypatch.setattr(baseline, "machine", lambda device, stored=stored: stored)
+        assert baseline.path_for("gpu" if "gpu" in stored else "cpu") == path
 
 
 def test_a_ratio_is_computed_per_round() -> None:

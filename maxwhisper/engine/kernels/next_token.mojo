@@ -72,10 +72,25 @@ def read_rules(rules: Tokens, n: Int) -> Rules:
 
 
 @always_inline
-def first_allowed(before: Tokens, rules: Rules, n_vocab: Int) -> Tuple[Int, Int]:
+def latest_timestamp(before: Tokens, rules: Rules) -> Int:
+    """Return the index of the last timestamp that was sampled, or -1 if there is none."""
+    for i in range(rules.n - 1, rules.sample_begin - 1, -1):
+        if Int(before.unsafe_load(i)) >= rules.begin:
+            return i
+    return -1
+
+
+@always_inline
+def first_allowed(before: Tokens, rules: Rules, n_vocab: Int, latest: Int) -> Tuple[Int, Int]:
     """Return the first text token and the first timestamp token that are allowed after a sequence.
 
     The second is n_vocab if no timestamp is allowed.
+
+    Args:
+        before: the sequence.
+        rules: the special tokens.
+        n_vocab: the number of all tokens.
+        latest: as from `latest_timestamp`.
     """
     var last = Int(before.unsafe_load(rules.n - 1))
     var last_is_one = rules.n - rules.sample_begin >= 1 and last >= rules.begin
@@ -84,13 +99,9 @@ def first_allowed(before: Tokens, rules: Rules, n_vocab: Int) -> Tuple[Int, Int]
         return 0, n_vocab
     var opens = last_is_one and not previous_is_one  # a pair has begun; a timestamp or the end must follow
     var first_timestamp = rules.begin
-    if rules.begin < n_vocab:
+    if rules.begin < n_vocab and latest >= 0:
         # Timestamps never decrease, and a segment's end is later than its start.
-        for back in range(1, rules.n - rules.sample_begin + 1):
-            var token = Int(before.unsafe_load(rules.n - back))
-            if token >= rules.begin:
-                first_timestamp = token + (0 if opens else 1)
-                break
+        first_timestamp = Int(before.unsafe_load(latest)) + (0 if opens else 1)
     return rules.eot if opens else 0, first_timestamp
 
 
@@ -117,7 +128,7 @@ struct NextToken:
         for row in range(logits.dim_size(0)):
             var before = rebind[Tokens](tokens.unsafe_ptr()).unsafe_offset(row * tokens.dim_size(2))
             var row_logits = rebind[Floats](logits.unsafe_ptr()).unsafe_offset(row * n_vocab)
-            var first_text, first_timestamp = first_allowed(before, special, n_vocab)
+            var first_text, first_timestamp = first_allowed(before, special, n_vocab, latest_timestamp(before, special))
             var best_text = largest(row_logits, mask_values, first_text, special.begin)
             var best_timestamp = largest(row_logits, mask_values, first_timestamp, n_vocab)
             var top = max(best_text, best_timestamp)
@@ -204,7 +215,8 @@ struct TopKTokens:
             var row_logits = all_logits.unsafe_offset(row * n_vocab)
             var row_ids = all_ids.unsafe_offset(row * k)
             var values = all_values.unsafe_offset(row * k)
-            var first_text, first_timestamp = first_allowed(all_tokens.unsafe_offset(row * n), special, n_vocab)
+            var before = all_tokens.unsafe_offset(row * n)
+            var first_text, first_timestamp = first_allowed(before, special, n_vocab, latest_timestamp(before, special))
             var best_text = largest(row_logits, mask_values, first_text, special.begin)
             var top = max(best_text, largest(row_logits, mask_values, first_timestamp, n_vocab))
             var total = exponentials(row_logits, mask_values, first_timestamp, n_vocab, top)
@@ -260,7 +272,8 @@ struct FirstAllowed:
         ](index: Coord) {var destination, var all_tokens, var row_length, var rule_values, var n_tokens_pointer, var n_seq, var n_vocab}:
             var row = Int(index[0].value())
             var special = read_rules(rule_values, Int(n_tokens_pointer.unsafe_load(0)))
-            var text, timestamp = first_allowed(all_tokens.unsafe_offset(row * row_length), special, n_vocab)
+            var before = all_tokens.unsafe_offset(row * row_length)
+            var text, timestamp = first_allowed(before, special, n_vocab, latest_timestamp(before, special))
             destination.unsafe_store(row, Int64(text))
             destination.unsafe_store(n_seq + row, Int64(timestamp))
 

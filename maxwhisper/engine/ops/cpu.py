@@ -17,11 +17,13 @@ from maxwhisper.engine.ops.portable import (
     attention_scores,
     cached_attention,
     cross_attention,
+    embed,
     gelu,
     in_heads,
     layer_norm,
     matmul,
     merge_heads,
+    pick_rows,
     read_cache,
     reshape_like,
     softmax,
@@ -43,6 +45,7 @@ __all__ = [
     "conv1d",
     "cross_attention",
     "decoder_block",
+    "embed",
     "gelu",
     "in_heads",
     "layer_norm",
@@ -51,13 +54,20 @@ __all__ = [
     "lm_head",
     "matmul",
     "merge_heads",
+    "multiplies_float16",
     "next_token",
+    "normed_lm_head",
     "read_cache",
     "softmax",
     "split_heads",
     "token_embedding",
     "top_k_tokens",
 ]
+
+
+def multiplies_float16(weight: str) -> bool:
+    """Whether the weight of this name may be float16 if activations are float32."""
+    return True
 
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
@@ -99,6 +109,19 @@ def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = Non
     if scale is None:
         return _rows("maxwhisper.skinny_linear", x, weight)
     return _rows("maxwhisper.skinny_linear_int8", x, weight, scale)
+
+
+def normed_lm_head(
+    x: TensorValue,
+    rows: TensorValue,
+    ln_weight: TensorValue,
+    ln_bias: TensorValue,
+    weight: TensorValue,
+    scale: TensorValue | None = None,
+) -> tuple[TensorValue, TensorValue]:
+    """Compute the last layer norm and the logits of some tokens of each sequence."""
+    normed = layer_norm(pick_rows(x, rows), ln_weight, ln_bias)
+    return normed, reshape_like(normed, lm_head(as_matrix(normed), weight, scale))
 
 
 def _rows(kernel: str, x: TensorValue, weight: TensorValue, *others: TensorValue) -> TensorValue:

@@ -15,6 +15,14 @@ COMPUTE_TYPES = ("float32", "float16", "bfloat16")
 FUSES_DECODER_BLOCK = False
 
 
+def multiplies_float16(weight: str) -> bool:
+    """Whether the weight of this name may be float16 if activations are float32.
+
+    `linear` would widen it at each call.
+    """
+    return False
+
+
 def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
     """Normalize the last dimension: `(x - mean) / sqrt(variance + 1e-5) * weight + bias`.
 
@@ -146,6 +154,84 @@ def lm_head(x: TensorValue, weight: TensorValue, scale: TensorValue | None = Non
     """
     assert scale is None
     return linear(x, weight)
+
+
+def embed(
+    tokens: TensorValue,
+    positions: TensorValue,
+    weight: TensorValue,
+    positional: TensorValue,
+    scale: TensorValue | None = None,
+    dtype: DType = DType.float32,
+) -> tuple[TensorValue, TensorValue]:
+    """Embed tokens at their positions.
+
+    Args:
+        tokens: int64 [n_audio, n_group, n].
+        positions: int64 [n].
+        weight: the token embedding, [n_vocab, n_state].
+        positional: [n_ctx, n_state].
+        scale: dequantization scales of an int8 weight, float32 [n_vocab].
+        dtype: of the results; `nvidia`'s are float32.
+
+    Returns:
+        The embedding of the tokens, and its sum with that of the positions, [n_audio * n_group, n,
+        n_state].
+    """
+    n_audio, n_group, n = tokens.shape
+    embedding = ops.cast(token_embedding(ops.reshape(tokens, [n_audio * n_group, n]), weight, scale), dtype)
+    return embedding, embedding + ops.cast(token_embedding(positions, positional), dtype)
+
+
+def embed_last(
+    tokens: BufferValue, n_tokens: BufferValue, weight: TensorValue, positional: TensorValue, dtype: DType
+) -> tuple[TensorValue, TensorValue, TensorValue]:
+    """Embed the last token of each sequence.
+
+    Args:
+        tokens: int64 [n_audio, n_group, n_ctx + 1], of which n_tokens are used.
+        n_tokens: int64 [1].
+        weight: as in `embed`.
+        positional: as in `embed`.
+        dtype: as in `embed`.
+
+    Returns:
+        What `embed` returns, for one token, and the token's position, int64 [1].
+    """
+    position = ops.buffer_load(n_tokens) - 1
+    last = ops.gather(ops.buffer_load(tokens), position, axis=2)
+    return *embed(last, position, weight, positional, dtype=dtype), position
+
+
+def normed_lm_head(
+    x: TensorValue,
+    rows: TensorValue,
+    ln_weight: TensorValue,
+    ln_bias: TensorValue,
+    weight: TensorValue,
+    scale: TensorValue | None = None,
+) -> tuple[TensorValue, TensorValue]:
+    """Compute the last layer norm and the logits of some tokens of each sequence.
+
+    Args:
+        x: [n_seq, n, n_state].
+        rows: int64 [n_rows], less than n: the tokens whose logits are wanted.
+        ln_weight: float32 [n_state].
+        ln_bias: float32 [n_state].
+        weight: [n_vocab, n_state].
+        scale: dequantization scales of an int8 weight, float32 [n_vocab].
+
+    Returns:
+        The normalized activations [n_seq, n_rows, n_state] and the logits [n_seq, n_rows, n_vocab],
+        both of x's dtype.
+    """
+    normed = layer_norm(pick_rows(x, rows), ln_weight, ln_bias)
+    return normed, reshape_like(normed, lm_head(as_matrix(normed), weight, scale))
+
+
+def pick_rows(x: TensorValue, rows: TensorValue) -> TensorValue:
+    """Pick some tokens of each sequence: rows [n_rows] of x [n_seq, n, n_state]."""
+    return ops.permute(token_embedding(rows, ops.permute(x, [1, 0, 2])), [1, 0, 2])
 
 
 def in_heads(x: TensorValue, n_head: int) -> TensorValue:
@@ -383,3 +469,30 @@ def next_token(
     values = [logits, tokens, sum_logprobs, rules, n_tokens, best, top, total]
     chosen, n_unfinished = ops.inplace_custom("maxwhisper.choose_token", device, values, types)
     return chosen.tensor, n_unfinished.tensor
+
+
+def append_token(
+    logits: TensorValue,
+    tokens: BufferValue,
+    sum_logprobs: BufferValue,
+    n_tokens: BufferValue,
+    mask: TensorValue,
+    rules: TensorValue,
+) -> TensorValue:
+    """Append to each sequence the token of the highest logit, as `next_token`, and count it.
+
+    Args:
+        logits: as in `next_token`, and so all others but n_tokens.
+        tokens: written in place.
+        sum_logprobs: written in place.
+        n_tokens: the number of tokens so far, int64 [1], incremented in place.
+        mask: which tokens are never allowed.
+        rules: the special tokens.
+
+    Returns:
+        The number of sequences that have not ended, int64 [1].
+    """
+    n = ops.buffer_load(n_tokens)
+    _, n_unfinished = next_token(logits, tokens, sum_logprobs, mask, rules, n)
+    ops.buffer_store(n_tokens, n + 1)
+    return n_unfinished
