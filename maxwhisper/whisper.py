@@ -184,8 +184,8 @@ class Whisper:
         if mel.shape[-2:] != window or mel.ndim not in (2, 3):
             raise OptionError(f"a log-mel window has shape {mel.shape}, but this model takes {window}; use pad_or_trim")
         batch = np.ascontiguousarray(mel.reshape(-1, *window), np.float32)
-        (features,) = self.runtime.run("encoder", self.runtime.to_device(batch))
-        return AudioFeatures(features, self.runtime.run("cross_kv", features))
+        (features,) = self.runtime.run_again("encoder", self.runtime.to_device(batch))
+        return AudioFeatures(features, self.runtime.run_again("cross_kv", features))
 
     def features(self, array: np.ndarray) -> AudioFeatures:
         """Make the result of `embed_audio` from an array of the encoder's output.

@@ -1,19 +1,15 @@
 """Buffers of decoders, which stay on the device from one decoder to the next.
 
-On a GPU, a decoding step is captured as a graph of the device, which knows the addresses of its
-buffers. Replaying it takes a fraction of the time of executing it.
+On a GPU, a decoding step is captured, so its inputs must stay at the same addresses.
 """
 
-import itertools
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from max.driver import CPU, Buffer, Device
-from max.engine import Model
 
-from maxwhisper.errors import WhisperWarning
+from maxwhisper.engine.captured import Captured
 
 if TYPE_CHECKING:
     from maxwhisper.engine.runtime import Runtime
@@ -62,8 +58,8 @@ class DecoderState:
             The first three of the arrays, as the steps leave them.
         """
         self._fill(runtime.device, arrays, cross_kv)
-        if not self._captured and runtime.captures_steps:
-            self._captured = capture(runtime, self._inputs)
+        if self._captured is None:
+            self._captured = runtime.captures.capture(runtime.graphs["step"], self._inputs)
             self._fill(runtime.device, arrays)  # capturing may have taken a step
         for i in range(n_max):
             (n_unfinished,) = self._captured.replay() if self._captured else runtime.run("step", *self._inputs)
@@ -80,47 +76,6 @@ class DecoderState:
         pairs = [*zip(self._inputs, sources), *zip(self._inputs[len(sources) + len(self.self_kv) :], cross_kv)]
         for to, source in pairs:
             to.inplace_copy_from(source)
-
-
-class Captured:
-    """A decoding step as a graph of the device.
-
-    Args:
-        step: the graph to capture.
-        inputs: its inputs, which stay where they are.
-
-    Raises:
-        RuntimeError: if MAX can't capture it.
-    """
-
-    _keys = itertools.count(1)
-
-    def __init__(self, step: Model, inputs: Sequence[Buffer]) -> None:
-        self._step, self._inputs, self._key = step, inputs, next(self._keys)
-        self._outputs = step.capture(self._key, *inputs)
-
-    def replay(self) -> list[Buffer]:
-        """Take a step, and return the graph's outputs, which are the same buffers each time."""
-        self._step.replay(self._key, *self._inputs)
-        return self._outputs
-
-    def __del__(self) -> None:
-        if hasattr(self, "_outputs"):
-            self._step.release_captured_graph(self._key)
-
-
-def capture(runtime: "Runtime", inputs: Sequence[Buffer]) -> Captured | None:
-    """Capture the graph `step`; if that is impossible, say so once and return None."""
-    try:
-        return Captured(runtime.graphs["step"], inputs)
-    except (RuntimeError, ValueError) as error:
-        runtime.captures_steps = False
-        warnings.warn(
-            f"MAX can't capture a decoding step, so each is launched kernel by kernel, which is slower: {error}",
-            WhisperWarning,
-            stacklevel=2,
-        )
-        return None
 
 
 class DecoderStates:

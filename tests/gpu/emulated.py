@@ -85,13 +85,11 @@ class Gpu:
     Args:
         architecture: what kernels are compiled for.
         seed: of the order of warps.
-        plant: changes a kernel's PTX, given its expression.
+        sources: a folder that holds the Mojo package `kernels`.
     """
 
-    def __init__(
-        self, architecture: str = "sm_90a", seed: int = 0, plant: Callable[[str, str], str] | None = None
-    ) -> None:
-        self.architecture, self.seed, self.plant = architecture, seed, plant
+    def __init__(self, architecture: str = "sm_90a", seed: int = 0, sources: Path = ENGINE) -> None:
+        self.architecture, self.seed, self.sources = architecture, seed, sources
         self.launched: list[str] = []  # the kernels, in order
         self._kernels: dict[str, Kernel] = {}
         self._numbers: dict[str, int] = {}
@@ -121,10 +119,9 @@ class Gpu:
             launch.grid(note), launch.block(note)
         self._noted = None
         ptx, values = compile_mojo(
-            tuple(sorted(kernels - self._kernels.keys())), tuple(sorted(numbers)), self.architecture
+            tuple(sorted(kernels - self._kernels.keys())), tuple(sorted(numbers)), self.architecture, self.sources
         )
-        for name, text in ptx.items():
-            self._kernels[name] = Kernel.parse(self.plant(name, text) if self.plant else text)
+        self._kernels |= {name: Kernel.parse(text) for name, text in ptx.items()}
         self._numbers |= values
 
     def run(
@@ -157,7 +154,7 @@ class Gpu:
 
 @cache
 def compile_mojo(
-    kernels: tuple[str, ...], numbers: tuple[str, ...], architecture: str
+    kernels: tuple[str, ...], numbers: tuple[str, ...], architecture: str, sources: Path
 ) -> tuple[dict[str, str], dict[str, int]]:
     """Compile kernels to PTX, and evaluate expressions of whole numbers.
 
@@ -173,7 +170,7 @@ def compile_mojo(
         path = Path(folder) / "main.mojo"
         path.write_text(PROGRAM.format(imports=imports, architecture=architecture, prints="\n".join(lines)))
         mojo = Path(sys.executable).with_name("mojo")
-        done = subprocess.run([mojo, "run", "-I", ENGINE, path], capture_output=True, text=True)
+        done = subprocess.run([mojo, "run", "-I", sources, path], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-4000:])
     parts = dict(part.split("\n", 1) for part in done.stdout.split(MARK)[1:])

@@ -12,6 +12,7 @@ import jiwer
 import numpy as np
 import pytest
 import whisper
+from max.driver import Buffer
 from whisper.normalizers import EnglishTextNormalizer
 
 from maxwhisper import (
@@ -26,6 +27,8 @@ from maxwhisper import (
     transcribe,
 )
 from maxwhisper.audio import N_FRAMES, N_SAMPLES
+from maxwhisper.engine.captured import Captures
+from maxwhisper.engine.decoder_state import DecoderStates
 from maxwhisper.engine.dtypes import HALF_DTYPES, bfloat16_bits
 from maxwhisper.engine.ops import portable
 from reference.clips import english_speech, packaged_clips
@@ -96,6 +99,38 @@ def test_decoding_in_graphs_equals_the_cpus(
         # The tolerance is a tenth of that between two programs (`CLOSE_FIELDS`).
         assert ours.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
         assert ours.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
+
+
+def test_a_captured_step_decodes_the_same_tokens(without_kernels: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU captures nothing, so a stand-in captures and replays by executing."""
+    model = without_kernels()
+    windows = np.stack([pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples), N_FRAMES)] * 2)
+    expected = [decode(model, window) for window in (windows, windows[:1], windows)]
+    step, n_replayed = model.runtime.graphs["step"], 0
+
+    class Captured:
+        """The graph `step`, with outputs that stay where they are."""
+
+        def capture(self, key: int, *inputs: Buffer) -> list[Buffer]:
+            self.outputs = step.execute(*inputs)
+            return self.outputs
+
+        def replay(self, key: int, *inputs: Buffer) -> None:
+            nonlocal n_replayed
+            n_replayed += 1
+            for kept, new in zip(self.outputs, step.execute(*inputs), strict=True):
+                kept.inplace_copy_from(new)
+
+        def release_captured_graph(self, key: int) -> None:
+            pass
+
+    monkeypatch.setattr(model.runtime, "graphs", {**model.runtime.graphs, "step": Captured()})
+    monkeypatch.setattr(model.runtime, "captures", Captures(enabled=True))
+    monkeypatch.setattr(model.runtime, "decoder_states", DecoderStates())
+    monkeypatch.setattr(type(model.runtime), "run_again", type(model.runtime).run)
+    actual = [decode(model, window) for window in (windows, windows[:1], windows)]
+    assert [[r.tokens for r in results] for results in actual] == [[r.tokens for r in results] for results in expected]  # type: ignore[union-attr]
+    assert n_replayed > 60
 
 
 def test_a_spectrogram_computed_in_pieces_equals_the_hosts(
