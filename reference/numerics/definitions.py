@@ -82,12 +82,12 @@ def conv1d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1)
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:
     """Reshape and transpose [batch, n, n_state] to [batch, n_head, n, head_dim]."""
-    return x.reshape(*x.shape[:2], n_head, -1).transpose(0, 2, 1, 3)
+    return x.reshape(*x.shape[:2], n_head, -1).swapaxes(1, 2)
 
 
 def merge_heads(x: np.ndarray) -> np.ndarray:
     """Transpose and reshape [batch, n_head, n, head_dim] to [batch, n, n_state]."""
-    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
 def attention_scores(q: np.ndarray, k: np.ndarray, mask: np.ndarray | float = 0.0) -> np.ndarray:

@@ -10,6 +10,7 @@ from max.dtype import DType
 from max.engine import InferenceSession
 from max.graph import BufferType, DeviceRef, Graph, Module, TensorType
 
+from maxwhisper.engine.captured import Captures
 from maxwhisper.engine.compiled import compiling_for, cpu_level
 from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.ops import Backend, backend_for, kernels
@@ -99,14 +100,27 @@ class Suite:
         """
         return [from_max(result) for result in self._graphs[f"{op}.{dtype}"].execute(*buffers)]
 
-    def caller(self, op: str, dtype: str, arrays: Iterable[np.ndarray]) -> Callable[[], object]:
-        """Return a function that runs an op once, for timing."""
+    def caller(self, op: str, dtype: str, arrays: Iterable[np.ndarray], n: int = 1) -> Callable[[], object]:
+        """Return a function that runs an op, for timing.
+
+        Args:
+            op: The row's name.
+            dtype: The dtype under test.
+            arrays: The op's inputs.
+            n: How many times it runs at each call. More than one at a time are captured on a GPU,
+                because a call alone takes the host longer than most ops take the device.
+        """
         if self.rows[op].on_host:
-            return partial(resolve(self.rows[op].build, self.ops), *arrays)
+            function = partial(resolve(self.rows[op].build, self.ops), *arrays)
+            return lambda: [function() for _ in range(n)]
         graph, buffers = self._graphs[f"{op}.{dtype}"], [to_max(array.copy(), self.device) for array in arrays]
+        run: Callable[[], object] = partial(graph.execute, *buffers)
+        if n > 1 and not self.device.is_host and (captured := Captures(enabled=True).capture(graph, buffers)):
+            run = captured.replay
 
         def call() -> None:
-            graph.execute(*buffers)
+            for _ in range(n):
+                run()
             self.device.synchronize()
 
         return call

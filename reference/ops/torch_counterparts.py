@@ -150,5 +150,6 @@ def log_mel_128(samples: torch.Tensor) -> torch.Tensor:
 def log_mel_bands(hops: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     """Compute log10 of 80 bands with a fast Fourier transform."""
     frames = torch.cat([hops, rest]).flatten().unfold(0, definitions.N_FFT, definitions.HOP_LENGTH)[: len(hops)]
-    power = torch.fft.rfft(frames * torch.hann_window(definitions.N_FFT)).abs() ** 2
-    return torch.log10((torch.from_numpy(definitions.mel_filters(80)) @ power.T).clamp(min=1e-10))
+    power = torch.fft.rfft(frames * torch.hann_window(definitions.N_FFT, device=hops.device)).abs() ** 2
+    filters = torch.from_numpy(definitions.mel_filters(80)).to(hops.device)
+    return torch.log10((filters @ power.T).clamp(min=1e-10))

@@ -111,18 +111,21 @@ def test_a_captured_step_decodes_the_same_tokens(without_kernels: Load, monkeypa
     class Captured:
         """The graph `step`, with outputs that stay where they are."""
 
+        def __init__(self) -> None:
+            self.outputs = dict[int, list[Buffer]]()
+
         def capture(self, key: int, *inputs: Buffer) -> list[Buffer]:
-            self.outputs = step.execute(*inputs)
-            return self.outputs
+            self.outputs[key] = step.execute(*inputs)
+            return self.outputs[key]
 
         def replay(self, key: int, *inputs: Buffer) -> None:
             nonlocal n_replayed
             n_replayed += 1
-            for kept, new in zip(self.outputs, step.execute(*inputs), strict=True):
+            for kept, new in zip(self.outputs[key], step.execute(*inputs), strict=True):
                 kept.inplace_copy_from(new)
 
         def release_captured_graph(self, key: int) -> None:
-            pass
+            del self.outputs[key]
 
     monkeypatch.setattr(model.runtime, "graphs", {**model.runtime.graphs, "step": Captured()})
     monkeypatch.setattr(model.runtime, "captures", Captures(enabled=True))

@@ -34,7 +34,6 @@ from reference.clips import Clip, english_speech, packaged_clips
 from reference.golden.transcripts import recall, transcript_cases
 from reference.models.openai import load_openai
 from reference.ops import TABLE
-from reference.ops.composed import Composed
 from reference.ops.fuzz import fuzz
 from reference.ops.inputs import Example
 from reference.ops.suite import suite
@@ -47,7 +46,7 @@ from tests.faults.trial import Trials
 from tests.speed.baseline import machine
 from tests.speed.counterparts import pytorch_caller, torch_device
 from tests.speed.interleaved import InterleavedTiming
-from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
+from tests.speed.sizes import FIXED_SIZE_OPS, calls_at_once, real_sizes
 from tests.speed.stages import stages
 
 MODEL = "tiny.en"
@@ -139,18 +138,15 @@ class Proof:
         """Time every row at the model's sizes against PyTorch on the same device."""
         compiled, dims = suite(self.device), load_checkpoint(MODEL).dims
         for name in compiled.rows:
-            if (
-                name in FIXED_SIZE_OPS
-                or TABLE[name].on_host
-                or (self.device == "gpu" and issubclass(TABLE[name], Composed))
-            ):
-                continue  # PyTorch computes a composed row on the CPU
-            dtype = TABLE[name].dtypes[0]
+            if name in FIXED_SIZE_OPS or TABLE[name].on_host:
+                continue
+            dtype, n = TABLE[name].dtypes[0], calls_at_once(self.device)
             arrays = Example(name, dtype, real_sizes(name, dims)).arrays()
             timing = InterleavedTiming(
-                compiled.caller(name, dtype, arrays), pytorch_caller(TABLE[name], arrays, torch_device(self.device))
+                compiled.caller(name, dtype, arrays, n),
+                pytorch_caller(TABLE[name], arrays, torch_device(self.device), n),
             )
-            yield self._measure("op speed", name, timing)
+            yield self._measure("op speed", name, timing, n)
 
     def half_precision(self) -> Iterator[Line]:
         """Transcribe in half precision, on a GPU only.

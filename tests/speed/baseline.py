@@ -1,8 +1,9 @@
-"""Speed ratios recorded on a machine, and the limit above which a new ratio is a regression.
+"""Speeds recorded on a machine, and the limit above which a new one is a regression.
 
-Ratios differ between machines, so `golden/bench` has a file for each processor and each GPU. It
-stores for each benchmark the ratios of MAX's time to its PyTorch counterpart's from a few runs, and
-the machine that they were measured on.
+Speeds differ between machines, so `golden/bench` has a file for each processor and each GPU. It
+stores for each benchmark the results of a few runs, and the machine that they were measured on. For
+a processor, which other programs slow down, a result is the ratio of MAX's time to its PyTorch
+counterpart's. For a GPU it is MAX's time in microseconds.
 """
 
 import json
@@ -18,11 +19,12 @@ from maxwhisper.system import n_cores
 
 FOLDER = Path(__file__).parents[2] / "golden" / "bench"
 N_STORED = 5  # runs
-MIN_MARGIN = 0.1  # of the largest ratio: how much a new one may exceed it if the stored ones agree
+MIN_MARGIN = 0.1  # of the largest result: how much a new one may exceed it if the stored ones agree
+UNITS = {"cpu": "ratios", "gpu": "microseconds"}
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Describe what ratios depend on: the GPU and its driver, or the processor and its cores.
+    """Describe what results depend on: the GPU and its driver, or the processor and its cores.
 
     Processors of one name have several generations, so family and model number are included.
     """
@@ -50,49 +52,49 @@ def path_for(device: str) -> Path:
 
 
 class Baseline:
-    """Ratios recorded on this machine. Empty if the file was recorded on a different machine."""
+    """Results recorded on this machine. Empty if the file was recorded on a different machine."""
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        self.path, self.machine = path, machine(device)
-        self.ratios: dict[str, list[float]] = {}
+        self.path, self.machine, self.unit = path, machine(device), UNITS[device]
+        self.results: dict[str, list[float]] = {}
         if path.exists():
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["machine"] == self.machine:
-                self.ratios = stored["ratios"]
+                self.results = stored[self.unit]
 
     @property
     def notice(self) -> str:
         """What to say if nothing is recorded for this machine, so that no benchmark can fail."""
-        if self.ratios:
+        if self.results:
             return ""
         this = ", ".join(f"{name}: {value}" for name, value in self.machine.items())
         others = ", ".join(sorted(path.stem for path in self.path.parent.glob("*.json") if path != self.path))
         return (
-            f"No ratios are recorded for this machine ({this}), so nothing was compared with earlier runs. "
+            f"No {self.unit} are recorded for this machine ({this}), so nothing was compared with earlier runs. "
             f"Record some by `nox -s bench -- --record`, a few times; they go to {self.path.name}. "
             f"Recorded are: {others or 'none'}."
         )
 
     def limit(self, name: str) -> float | None:
-        """Return the largest ratio that is not a regression, or None if nothing is recorded.
+        """Return the largest result that is not a regression, or None if nothing is recorded.
 
         It is the largest recorded ratio plus the spread of the recorded ones, at least MIN_MARGIN.
         """
-        if not (stored := self.ratios.get(name)):
+        if not (stored := self.results.get(name)):
             return None
         return max(stored) + max(max(stored) - min(stored), MIN_MARGIN * max(stored))
 
-    def record(self, name: str, ratio: float) -> None:
-        """Add the ratio of a run. Only the last N_STORED are stored."""
-        self.ratios[name] = [*self.ratios.get(name, []), float(f"{ratio:.4g}")][-N_STORED:]
+    def record(self, name: str, result: float) -> None:
+        """Add the result of a run. Only the last N_STORED are stored."""
+        self.results[name] = [*self.results.get(name, []), float(f"{result:.4g}")][-N_STORED:]
 
     def save(self, versions: dict[str, str]) -> None:
-        """Write all ratios, the machine and the packages' versions to the file."""
+        """Write all results, the machine and the packages' versions to the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(
-            f"  {json.dumps(name)}: {json.dumps(stored)}" for name, stored in sorted(self.ratios.items())
+            f"  {json.dumps(name)}: {json.dumps(stored)}" for name, stored in sorted(self.results.items())
         )
         head = json.dumps(
             {"written_by": "nox -s bench -- --record", "machine": self.machine, "versions": versions}, indent=1
         )
-        self.path.write_text(f'{head[:-2]},\n "ratios": {{\n{lines}\n }}\n}}\n', encoding="utf-8")
+        self.path.write_text(f'{head[:-2]},\n "{self.unit}": {{\n{lines}\n }}\n}}\n', encoding="utf-8")

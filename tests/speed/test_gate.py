@@ -51,16 +51,28 @@ def test_limits(tmp_path: Path) -> None:
     assert recorded.limit("steady") == 1 + 0.1
     for value in range(10):
         recorded.record("many", value)
-    assert recorded.ratios["many"] == [5, 6, 7, 8, 9]
+    assert recorded.results["many"] == [5, 6, 7, 8, 9]
 
 
 def test_ratios_of_a_different_machine_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Baseline(tmp_path / "cpu.json")
     recorded.record("op", 0.5)
     recorded.save({"max": "26.7.0"})
-    assert Baseline(recorded.path).ratios == {"op": [0.5]}
+    assert Baseline(recorded.path).results == {"op": [0.5]}
     monkeypatch.setattr(baseline, "machine", lambda device: machine(device) | {"cores": 97})
-    assert Baseline(recorded.path).ratios == {}
+    assert Baseline(recorded.path).results == {}
+
+
+def test_times_are_recorded_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {"gpu": "NVIDIA H200", "driver": "580.159.04"}
+    monkeypatch.setattr(baseline, "machine", lambda device: gpu)
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    recorded = Baseline(baseline.path_for("gpu"), "gpu")
+    assert "No microseconds are recorded for this machine (gpu: NVIDIA H200" in recorded.notice
+    recorded.record("tiny.en step", 78.0)
+    recorded.save({"max": "26.7.0"})
+    assert json.loads((tmp_path / "nvidia-h200.json").read_text())["microseconds"] == {"tiny.en step": [78.0]}
+    assert Baseline(recorded.path, "gpu").limit("tiny.en step") == 78 + 7.8
 
 
 def test_a_machine_without_recorded_ratios_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from reference.ops.suite import Suite
 from tests.speed.conftest import CompareSpeed
 from tests.speed.counterparts import pytorch_caller, torch_device
 from tests.speed.interleaved import clock
-from tests.speed.sizes import FIXED_SIZE_OPS, real_sizes
+from tests.speed.sizes import FIXED_SIZE_OPS, calls_at_once, real_sizes
 
 pytestmark = pytest.mark.bench
 
@@ -19,6 +19,10 @@ pytestmark = pytest.mark.bench
 def test_op(op: str, ops_suite: Suite, compare_speed: CompareSpeed) -> None:
     dtype = TABLE[op].dtypes[0]
     arrays = Example(op, dtype, real_sizes(op, load_checkpoint("tiny.en").dims)).arrays()
+    n = calls_at_once(ops_suite.name)
     compare_speed(
-        ops_suite.caller(op, dtype, arrays), pytorch_caller(TABLE[op], arrays, torch_device(ops_suite.name)), op
+        ops_suite.caller(op, dtype, arrays, n),
+        pytorch_caller(TABLE[op], arrays, torch_device(ops_suite.name), n),
+        op,
+        n=n,
     )

@@ -5,6 +5,7 @@ import pytest
 from reference.clips import packaged_clips
 from reference.models.openai import load_openai
 from tests.speed.conftest import CompareSpeed
+from tests.speed.counterparts import torch_device
 from tests.speed.interleaved import clock
 from tests.speed.stages import stages
 from tests.support.implementations import Implementations
@@ -21,8 +22,6 @@ def test_stage(name: str, all_stages: dict, compare_speed: CompareSpeed) -> None
 
 
 @pytest.fixture(scope="module")
-def all_stages(tiny_en: Implementations) -> dict:
-    return {
-        stage.name: stage
-        for stage in stages(tiny_en.model, load_openai(tiny_en.checkpoint), packaged_clips()["beckett"].samples)
-    }
+def all_stages(tiny_en: Implementations, device: str) -> dict:
+    openai = load_openai(tiny_en.checkpoint).to(torch_device(device))
+    return {stage.name: stage for stage in stages(tiny_en.model, openai, packaged_clips()["beckett"].samples)}
