@@ -23,6 +23,7 @@ class Fault(NamedTuple):
     old: str
     new: str
     blamed: str | tuple[type[KernelError], ...]  # the first activation outside its bounds, or the error
+    always: bool = True  # whether it is tried without `thorough`; a fault of each kind is
 
 
 # A missing barrier or wait is one of these, depending on which warp comes first.
@@ -36,6 +37,7 @@ FAULTS = [
         "running.total)\n    barrier()",
         "running.total)",
         TOO_EARLY,
+        always=False,
     ),
     Fault(
         "a kernel that does not wait",
@@ -44,7 +46,14 @@ FAULTS = [
         "    var staged = room_for[together * n_in]",
         TOO_EARLY,
     ),
-    Fault("an attention that does not wait", "attention", f"{WAIT}    var n_keys", "    var n_keys", TOO_EARLY),
+    Fault(
+        "an attention that does not wait",
+        "attention",
+        f"{WAIT}    var n_keys",
+        "    var n_keys",
+        TOO_EARLY,
+        always=False,
+    ),
     Fault(
         "a misaligned load",
         "product",
@@ -60,7 +69,7 @@ FAULTS = [
         "block.attn_ln",
     ),
     Fault("the wrong lanes keep a sum", "lanes", "(lane & bit) != 0", "(lane & bit) == 0", "block.attn.query"),
-    Fault("epsilon 1e-6", "staging", "Float32(1e-5)", "Float32(1e-6)", "block.attn_ln"),
+    Fault("epsilon 1e-6", "staging", "Float32(1e-5)", "Float32(1e-6)", "block.attn_ln", always=False),
     Fault("a token that is not attended to", "attention", "* Int(n))) + 1", "* Int(n)))", "block.attn.context"),
     Fault(
         "one key too many",
@@ -76,9 +85,14 @@ FAULTS = [
         "load(key)",
         "block.attn.context",
     ),
-    Fault("scale missing", "attention", "Float32(0.125)", "Float32(1)", "block.attn.context"),
+    Fault("scale missing", "attention", "Float32(0.125)", "Float32(1)", "block.attn.context", always=False),
     Fault(
-        "parts without their shares", "staging", "exp(some_scales[j][0] - highest)", "Float32(1)", "block.attn.context"
+        "parts without their shares",
+        "staging",
+        "exp(some_scales[j][0] - highest)",
+        "Float32(1)",
+        "block.attn.context",
+        always=False,
     ),
     Fault(
         "tanh GELU",
@@ -86,11 +100,14 @@ FAULTS = [
         "(1 + erf(x * SQRT_HALF))",
         "(1 + tanh(x * (0.79788456 + 0.035677408 * x * x)))",
         "block.mlp.gelu",
+        always=False,
     ),
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+@pytest.mark.parametrize(
+    "fault", [pytest.param(f, id=f.name, marks=[] if f.always else pytest.mark.thorough) for f in FAULTS]
+)
 def test_a_mistake_in_a_kernel_is_blamed(fault: Fault, tmp_path: Path) -> None:
     sources = shutil.copytree(ENGINE / "kernels", tmp_path / "kernels")
     path = sources / "nvidia" / f"{fault.file}.mojo"

@@ -139,7 +139,7 @@ def gpus() -> dict[str, Gpu]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=13)
 def test_a_decoder_block_is_inside_its_bounds(gpus: dict[str, Gpu], kind: str, data: st.DataObject) -> None:
     n_audio, n_group = data.draw(st.sampled_from([(1, 1), (1, 1), (1, 5), (2, 1), (9, 1), (3, 2), (2, 8)]))
     n = data.draw(st.sampled_from([1, 1, 1, 2, 9]))
