@@ -195,6 +195,13 @@ def gpu_compile(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu_pack(session: nox.Session) -> None:
+    """Pack what a GPU machine without internet needs: `nox -s gpu_pack [-- --gpu sm_90 …]`."""
+    install(session)
+    session.run("python", "-m", "tests.gpu.pack", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types and imports between packages: `nox -s lint`."""
     install(session, "ruff==0.17.6", "mypy==2.4.1", "nox==2026.10.20", IMPORT_LINTER)

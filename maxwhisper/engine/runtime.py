@@ -49,7 +49,7 @@ class Runtime:
         self.device: Device = find_device(device)
         target = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend)
         session = InferenceSession(devices=[self.device])
-        self.dtypes = target.dtypes
+        self.dtypes, self.backend = target.dtypes, target.backend
         self.activations: dict[str, Buffer] = {}
         # Copies, so that the bytes of the file can be freed. The graphs may read them in place, so
         # they must live as long as the graphs.

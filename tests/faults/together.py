@@ -85,5 +85,9 @@ def _build(model: Whisper, prefix: str, wanted: str, module: Module) -> dict[str
 def _build_with(make_graph: Callable[..., Graph], model: Whisper) -> dict[str, list[str]]:
     with mock.patch.object(graphs, "Graph", make_graph):
         return graphs.build_module(
-            model.dims, DeviceRef.from_device(model.device), activation_names(model.dims), model.dtypes
+            model.dims,
+            DeviceRef.from_device(model.device),
+            activation_names(model.dims),
+            model.dtypes,
+            model.runtime.backend,
         )[1]

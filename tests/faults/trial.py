@@ -12,6 +12,7 @@ import numpy as np
 
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
+from maxwhisper.engine.ops import portable
 from reference.models.capture import CapturedModel, activation_names
 from reference.models.openai import load_openai
 from tests.faults.all_faults import CONTROLS, FAULTS, OF_OPS
@@ -176,7 +177,11 @@ class Trials:
         return self._correct_models[name]
 
     def _load(self, name: str, checkpoint: Checkpoint) -> Whisper:
-        return Whisper(checkpoint, self.device, capture=activation_names(checkpoint.dims) if name == MODEL else ())
+        captured = activation_names(checkpoint.dims) if name == MODEL else ()
+        # Faults are planted where graphs are built, and a GPU's own kernels replace much of that.
+        # Those have faults of their own: `tests/gpu/test_nvidia_faults.py`.
+        backend = None if self.device == "cpu" else portable
+        return Whisper(checkpoint, self.device, captured, backend=backend)
 
     @staticmethod
     @cache
