@@ -184,8 +184,11 @@ class Whisper:
         if mel.shape[-2:] != window or mel.ndim not in (2, 3):
             raise OptionError(f"a log-mel window has shape {mel.shape}, but this model takes {window}; use pad_or_trim")
         batch = np.ascontiguousarray(mel.reshape(-1, *window), np.float32)
-        (features,) = self.runtime.run_again("encoder", self.runtime.to_device(batch))
-        return AudioFeatures(features, self.runtime.run_again("cross_kv", features))
+        # For one window, launching kernels takes a GPU's host longer than they run, so they are
+        # captured. For many it doesn't, and a captured graph would keep their working memory.
+        run = self.runtime.run_again if len(batch) == 1 else self.runtime.run
+        (features,) = run("encoder", self.runtime.to_device(batch))
+        return AudioFeatures(features, run("cross_kv", features))
 
     def features(self, array: np.ndarray) -> AudioFeatures:
         """Make the result of `embed_audio` from an array of the encoder's output.

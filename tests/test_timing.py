@@ -253,7 +253,10 @@ def transcript_differences(implementations: Implementations, samples: np.ndarray
     return [] if comparison.passes else [*comparison.differences, str(comparison.token_difference)]
 
 
-@pytest.mark.parametrize("name", [name for name, clip in all_clips().items() if clip.language == "en"])
+ENGLISH = [name for name, clip in all_clips().items() if clip.language == "en"]
+
+
+@pytest.mark.parametrize("name", some_always(set(packaged_clips()), ENGLISH))
 def test_words_of_english_clips_with_beam_search(name: str, tiny_en: Implementations) -> None:
     assert transcript_differences(tiny_en, all_clips()[name].samples, beam_size=5) == []
 

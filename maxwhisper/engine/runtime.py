@@ -55,7 +55,8 @@ class Runtime:
         # they must live as long as the graphs.
         self.weights = convert_weights(checkpoint.weights, self.dtypes.weights)
         name = "cpu" if self.device.is_host else "gpu"
-        with _notice(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once…"):
+        ahead = "" if self.device.is_host else "; `maxwhisper compile` does it ahead of time"
+        with _notice(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once{ahead}…"):
             compiled, self.captured = (
                 compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
             )

@@ -142,7 +142,7 @@ def gpus() -> dict[str, Gpu]:
 @settings(max_examples=13)
 def test_a_decoder_block_is_inside_its_bounds(gpus: dict[str, Gpu], kind: str, data: st.DataObject) -> None:
     n_audio, n_group = data.draw(st.sampled_from([(1, 1), (1, 1), (1, 5), (2, 1), (9, 1), (3, 2), (2, 8)]))
-    n = data.draw(st.sampled_from([1, 1, 1, 2, 9]))
+    n = data.draw(st.sampled_from([1, 1, 2, 9] if n_audio * n_group <= 2 else [1]))
     n_past = data.draw(st.integers(0, N_CTX - n))
     block = Block(kind, n_audio, n_group, n, n_past, data.draw(st.integers(0, 2**16)))
     gpus[kind].seed = data.draw(st.integers(0, 2**16))
