@@ -170,6 +170,7 @@ def test_ops_compile_for_an_absent_gpu() -> None:
 
 @pytest.mark.skipif(BEFORE_26_7, reason=KEEPS_FLOAT32)
 @pytest.mark.compiles
+@pytest.mark.thorough
 def test_an_op_that_rounds_to_tf32_is_named() -> None:
     """The planted op is MAX's own matrix product. Half precision, which may round, is left out."""
     status, verdicts = compile_for_gpu(

@@ -274,7 +274,7 @@ SEVERAL = ("beckett", "en/counting", "en/quick_brown_fox", "en/hello_world")
     [
         {},
         {"beam_size": 5},
-        {"hallucination_silence_threshold": 0.5},
+        pytest.param({"hallucination_silence_threshold": 0.5}, marks=pytest.mark.thorough),
         {"hallucination_silence_threshold": 2.0, "condition_on_previous_text": False},
         {"clip_timestamps": "1.5,9,12.34,30.5,41"},
         {"without_timestamps": True},

@@ -1,6 +1,7 @@
-"""Run the graphs of a GPU on the CPU.
+"""Run the graphs of a GPU that is not NVIDIA's on the CPU; compiling them takes minutes.
 
 They use MAX's operations and small portable kernels instead of the CPU's kernels for whole layers.
+On NVIDIA's, the decoder has kernels of its own, which the other tests of this folder are for.
 Operations that exist only on a GPU are left out: products by cuBLAS, and bfloat16 flash attention.
 """
 
@@ -69,6 +70,7 @@ def without_kernels(tiny_en: Implementations) -> Load:
     return load
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -101,6 +103,7 @@ def test_decoding_in_graphs_equals_the_cpus(
         assert ours.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_captured_step_decodes_the_same_tokens(without_kernels: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU captures nothing, so a stand-in captures and replays by executing."""
     model = without_kernels()
@@ -136,6 +139,7 @@ def test_a_captured_step_decodes_the_same_tokens(without_kernels: Load, monkeypa
     assert n_replayed > 60
 
 
+@pytest.mark.thorough
 def test_a_spectrogram_computed_in_pieces_equals_the_hosts(
     without_kernels: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +197,7 @@ def test_half_precision_changes_few_words(without_kernels: Load, tiny_en: Implem
     assert other_words <= MAX_OTHER_WORDS[dtype]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float32", *HALF])
 def test_words_are_timed_as_by_the_cpus_kernels(without_kernels: Load, tiny_en: Implementations, dtype: str) -> None:
     shifts = time_shifts(without_kernels(dtype), tiny_en.model)

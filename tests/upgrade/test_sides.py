@@ -93,6 +93,7 @@ def test_a_process_that_always_dies_is_started_three_times(make_environment: Mak
     assert [message.startswith("not asked") for message in messages] == [False, False, False, True]
 
 
+@pytest.mark.thorough
 def test_a_line_that_cannot_be_timed_is_reported_and_left_out(own_python: Environment, make_environment: Make) -> None:
     timing = {"gelu": Pair(None, None)}
     with both(own_python, make_environment("new"), "softmax") as sides:
