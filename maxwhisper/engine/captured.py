@@ -40,6 +40,9 @@ class Captured:
             self._graph.release_captured_graph(self._key)
 
 
+Key = tuple[str, tuple[tuple[int, ...], ...]]  # a graph's name, and the shapes of its inputs
+
+
 class Captures:
     """Captures graphs until that turns out to be impossible.
 
@@ -51,8 +54,8 @@ class Captures:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self._seen = set[tuple[str, tuple[tuple[int, ...], ...]]]()
-        self._captured = dict[tuple[str, tuple[tuple[int, ...], ...]], Captured]()  # the last used one last
+        self._seen = set[Key]()
+        self._captured = dict[Key, Captured]()  # the last used one last
 
     def capture(self, graph: Model, inputs: Sequence[Buffer]) -> Captured | None:
         """Capture a graph; if that is impossible, say so once and return None."""

@@ -58,7 +58,7 @@ class DecoderState:
             The first three of the arrays, as the steps leave them.
         """
         self._fill(runtime.device, arrays, cross_kv)
-        if self._captured is None:
+        if self._captured is None and runtime.captures.enabled:
             self._captured = runtime.captures.capture(runtime.graphs["step"], self._inputs)
             self._fill(runtime.device, arrays)  # capturing may have taken a step
         for i in range(n_max):

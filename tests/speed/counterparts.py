@@ -58,7 +58,11 @@ def pytorch_caller(op: type[Op], arrays: list[np.ndarray], device: torch.device,
 def _composed(op: type[Composed], *tensors: torch.Tensor) -> object:
     """Compute the parts of a composed op one after the other."""
     by_name: Any = dict(zip(op.inputs, tensors, strict=True))
-    return evaluate(op.parts, by_name, lambda part, inputs: counterpart(TABLE[part])(*inputs))  # type: ignore[arg-type, return-value]
+
+    def compute(part: str, inputs: Any) -> Any:
+        return counterpart(TABLE[part])(*inputs)
+
+    return evaluate(op.parts, by_name, compute)
 
 
 def _captured(once: Callable[[], object]) -> Callable[[], object]:
