@@ -84,6 +84,18 @@ def _leading_zeros(x: np.ndarray) -> np.ndarray:
     return np.where(bits.any(axis=1), bits.argmax(axis=1), bits.shape[1]).astype(np.uint32)
 
 
+def permute_bytes(x: np.ndarray, y: np.ndarray, selector: np.ndarray) -> np.ndarray:
+    """Pick four of the eight bytes of x (first) and y; a selector's fourth bit repeats the sign."""
+    both = x.astype(np.uint64) | y.astype(np.uint64) << 32
+    result = np.zeros_like(x)
+    for i in range(4):
+        which = selector >> 4 * i & 15
+        byte = (both >> 8 * (which & 7).astype(np.uint64) & 255).astype(np.uint32)
+        sign = np.where(byte & 128, np.uint32(255), np.uint32(0))
+        result |= np.where(which & 8, sign, byte) << 8 * i
+    return result
+
+
 ONE: dict[str, Function] = {
     "abs": np.abs,
     "neg": np.negative,
@@ -114,7 +126,7 @@ TWO: dict[str, Function] = {
     "shr": _shift_right,
     "copysign": lambda x, y: np.copysign(y, x),  # PTX names the sign's source first
 }
-THREE: dict[str, Function] = {"fma": fma, "mad": fma}
+THREE: dict[str, Function] = {"fma": fma, "mad": fma, "prmt": permute_bytes}
 PROPAGATING = {"min": np.minimum, "max": np.maximum}  # with `.NaN`
 
 _ORDERED = {

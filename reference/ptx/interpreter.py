@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reference.ptx import arithmetic
+from reference.ptx import arithmetic, tensor_cores
 from reference.ptx.errors import Deadlock, KernelError, OutOfBounds
 from reference.ptx.memory import POISON, Memory, Space, refuse_misaligned
 from reference.ptx.program import (
@@ -18,6 +18,7 @@ from reference.ptx.program import (
     Address,
     Instruction,
     Kernel,
+    Operand,
     Parameter,
     Register,
     Several,
@@ -181,8 +182,9 @@ class _Launch:
         stalled = np.flatnonzero(is_here)
         lanes = 1 << threads.lane
         exists, arrived = (np.bitwise_or.reduceat(x, self._warp_begins) for x in (lanes, np.where(is_here, lanes, 0)))
-        masks = threads.read(instruction.operands[-1], "b32", stalled).astype(np.int64)
-        wanted = masks & exists[threads.warp[stalled]]
+        wanted = exists[threads.warp[stalled]]
+        if instruction.opcode != "mma":  # for which all lanes are wanted
+            wanted &= threads.read(instruction.operands[-1], "b32", stalled).astype(np.int64)
         return stalled[(arrived[threads.warp[stalled]] & wanted) == wanted]
 
     def _pass_barriers(self, ready: np.ndarray) -> np.ndarray:
@@ -358,6 +360,24 @@ class _Launch:
         }
         threads.write(destination, next(results[m] for m in instruction.modifiers if m in results), active)
 
+    def _multiply_matrices(self, instruction: Instruction, active: np.ndarray) -> None:
+        threads, type = self.threads, instruction.modifiers[-2]
+        if instruction.modifiers != ("sync", "aligned", "m16n8k16", "row", "col", "f32", type, type, "f32"):
+            raise NotImplementedError(f"{self.kernel.name}, {instruction}")
+        if len(active) % 32 or (threads.lane[active].reshape(-1, 32) != np.arange(32)).any():
+            raise KernelError(f"{threads.where(active[0])} multiplies matrices without all lanes of its warp")
+
+        def numbers(operand: Operand, type: str) -> np.ndarray:
+            parts = [threads.read(part, type, active) for part in operand.parts]  # type: ignore[union-attr]
+            return np.stack(parts, axis=1).reshape(-1, 32, len(parts) * (2 if type in PACKED else 1))
+
+        destination, a, b, c = instruction.operands
+        result = tensor_cores.multiply_accumulate(
+            numbers(a, f"{type}x2"), numbers(b, f"{type}x2"), numbers(c, "f32")
+        ).reshape(-1, 4)
+        for part, values in zip(destination.parts, result.T):  # type: ignore[union-attr]
+            threads.write(part, np.ascontiguousarray(values), active)
+
     def _move(self, instruction: Instruction, active: np.ndarray) -> None:
         threads = self.threads
         destination, source = instruction.operands
@@ -445,7 +465,7 @@ class _Launch:
 
 
 # Instructions for which the threads of a warp wait for each other.
-_TOGETHER = ("shfl", "vote")
+_TOGETHER = ("shfl", "vote", "mma")
 _RUN: dict[str, Callable[[_Launch, Instruction, np.ndarray], None]] = {
     "bra": _Launch._branch,
     "ret": _Launch._exit,
@@ -460,6 +480,7 @@ _RUN: dict[str, Callable[[_Launch, Instruction, np.ndarray], None]] = {
     "st": _Launch._store,
     "shfl": _Launch._shuffle,
     "vote": _Launch._vote,
+    "mma": _Launch._multiply_matrices,
     "mov": _Launch._move,
     "cvta": _Launch._to_address,
     "cvt": _Launch._convert,

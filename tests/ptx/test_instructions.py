@@ -292,6 +292,16 @@ def test_moves_pack_and_unpack() -> None:
     assert upper.tolist() == [0x11111111, 0x33333333]
 
 
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [(0x3210, 0x11228844), (0x7654, 0x55667788), (0x5410, 0x77888844), (0x0123, 0x44882211), (0x98BF, 0xFF000000)],
+)
+def test_bytes_are_permuted(selector: int, expected: int) -> None:
+    """Bytes 0 to 3 are those of the first number; a selector's fourth bit repeats the sign."""
+    x, y = (np.array([number], np.uint32) for number in (0x11228844, 0x55667788))
+    assert run(f"prmt.b32 d, a, b, {selector}", "u32", [("u32", x), ("u32", y)]).tolist() == [expected]
+
+
 @pytest.mark.parametrize("segment", [0, 0b11000, 0b11110])
 @pytest.mark.parametrize("offset", [0, 1, 5, 16, 31])
 @pytest.mark.parametrize("mode", ["up", "down", "bfly", "idx"])
