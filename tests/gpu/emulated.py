@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -30,6 +30,8 @@ ENGINE = Path(graphs.__file__).parent
 IMPORTS = {
     "attention": "cross_attention_kernel, cross_splits_of, self_attention_kernel, self_splits_of",
     "embedding": "embed_kernel, embed_last_kernel",
+    "encoder_attention": "encoder_attention_kernel",
+    "encoder_attention_half": "encoder_attention_half_kernel",
     "linear": "FEW, attended_linear_kernel, lm_head_kernel, normed_linear_kernel, project_kernel, "
     "residual_linear_kernel",
     "next_token": "SHARES, append_token_kernel, rank_tokens_kernel, survey_kernel",
@@ -42,7 +44,7 @@ from std.math import ceildiv
 {imports}
 from kernels.nvidia.attention import THREADS as ATTENTION_THREADS
 from kernels.nvidia.next_token import THREADS as SURVEY_THREADS
-from kernels.nvidia.ops import EMBED_THREADS, MOST_WARPS
+from kernels.nvidia.ops import EMBED_THREADS, ENCODER_THREADS, HALF_ROWS, HALF_THREADS, MOST_WARPS, ROWS
 from kernels.nvidia.product import THREADS
 
 comptime F32 = DType.float32
@@ -91,7 +93,7 @@ class Gpu:
     def __init__(self, architecture: str = "sm_90a", seed: int = 0, sources: Path = ENGINE) -> None:
         self.architecture, self.seed, self.sources = architecture, seed, sources
         self.launched: list[str] = []  # the kernels, in order
-        self._kernels: dict[str, Kernel] = {}
+        self.kernels: dict[str, Kernel] = {}  # what is compiled
         self._numbers: dict[str, int] = {}
         self._noted: list[Launch] | None = None
         self.clear()
@@ -119,9 +121,9 @@ class Gpu:
             launch.grid(note), launch.block(note)
         self._noted = None
         ptx, values = compile_mojo(
-            tuple(sorted(kernels - self._kernels.keys())), tuple(sorted(numbers)), self.architecture, self.sources
+            tuple(sorted(kernels - self.kernels.keys())), tuple(sorted(numbers)), self.architecture, self.sources
         )
-        self._kernels |= {name: Kernel.parse(text) for name, text in ptx.items()}
+        self.kernels |= {name: Kernel.parse(text) for name, text in ptx.items()}
         self._numbers |= values
 
     def run(
@@ -137,7 +139,7 @@ class Gpu:
         for launch in launches:
             grid, block = (size(self._numbers.__getitem__) for size in (launch.grid, launch.block))
             arguments = [a if isinstance(a, int) else self._address(a) for a in launch.arguments]
-            self._stream.launch(self._kernels[launch.kernel], grid, block, arguments, seed=self.seed, overlaps=True)
+            self._stream.launch(self.kernels[launch.kernel], grid, block, arguments, seed=self.seed, overlaps=True)
             self.launched.append(launch.kernel)
         for array in (*values, *results):
             if array.flags.writeable:
@@ -183,6 +185,17 @@ def _dtype(array: np.ndarray) -> str:
 
 def _together(n: int) -> str:
     return "1" if n == 1 else "FEW"
+
+
+def _encoder_attention(values: Arrays, results: Arrays, half: str = "") -> Iterator[Launch]:
+    query, key, _ = values
+    batch, n, n_head, _ = query.shape
+    rows, threads = ("HALF_ROWS", "HALF_THREADS") if half else ("ROWS", "ENCODER_THREADS")
+
+    def grid(size: Sizes) -> tuple[int, ...]:
+        return ceildiv(n, size(rows)), n_head, batch
+
+    yield Launch(f"encoder_attention{half}_kernel", grid, _block(threads), [*results, *values, n, key.shape[1]])
 
 
 def _embed(values: Arrays, results: Arrays) -> Iterator[Launch]:
@@ -321,6 +334,8 @@ OPERATIONS: dict[str, Callable[..., Iterator[Launch]]] = {
     "cross_attention": _cross_attention,
     "embed": _embed,
     "embed_last": _embed_last,
+    "encoder_attention": _encoder_attention,
+    "encoder_attention_half": partial(_encoder_attention, half="_half"),
     "lm_head": _lm_head,
     "normed_linear": _normed_linear,
     "project": _project,

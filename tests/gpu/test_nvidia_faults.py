@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,18 +110,27 @@ FAULTS = [
     "fault", [pytest.param(f, id=f.name, marks=[] if f.always else pytest.mark.thorough) for f in FAULTS]
 )
 def test_a_mistake_in_a_kernel_is_blamed(fault: Fault, tmp_path: Path) -> None:
-    sources = shutil.copytree(ENGINE / "kernels", tmp_path / "kernels")
+    gpu, block = planted(fault, tmp_path), Block(KIND, *SHAPE, seed=0)
+    with gpu.noting():
+        block.compute(gpu)
+    assert_blamed(fault, lambda: block.failures(gpu))
+
+
+def planted(fault: Fault, folder: Path) -> Gpu:
+    """Return a GPU whose kernels have a mistake, in a copy of the sources."""
+    sources = shutil.copytree(ENGINE / "kernels", folder / "kernels")
     path = sources / "nvidia" / f"{fault.file}.mojo"
     text = path.read_text(encoding="utf-8")
     assert text.count(fault.old) >= 1
     path.write_text(text.replace(fault.old, fault.new, 1).replace("import erf", "import erf, tanh"), encoding="utf-8")
-    gpu = Gpu(sources=tmp_path)
-    block = Block(KIND, *SHAPE, seed=0)
-    with gpu.noting():
-        block.compute(gpu)
+    return Gpu(sources=folder)
+
+
+def assert_blamed(fault: Fault, failures_of: Callable[[], list[str]]) -> None:
+    """Check that the first failure, or the error, is the one that the mistake must cause."""
     if isinstance(fault.blamed, str):
-        failures = block.failures(gpu)
+        failures = failures_of()
         assert failures and re.match(rf"{re.escape(fault.blamed)}: ", failures[0]), failures[:1]
     else:
         with pytest.raises(fault.blamed):
-            block.failures(gpu)
+            failures_of()

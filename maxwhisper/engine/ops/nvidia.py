@@ -1,7 +1,8 @@
-"""Operations of the decoder from this package's kernels for NVIDIA GPUs.
+"""Operations of the decoder, and attention, from this package's kernels for NVIDIA GPUs.
 
-They compute in float32, whatever the dtype of weights and caches. The encoder's operations are
-`portable`'s. Signatures are as there and in `cpu`, which document the arguments.
+Those of the decoder compute in float32, whatever the dtype of weights and caches. The encoder's
+other operations are `portable`'s. Signatures are as there and in `cpu`, which document the
+arguments.
 """
 
 import re
@@ -16,12 +17,12 @@ from maxwhisper.engine.ops.portable import (
     COMPUTE_TYPES,
     append_to_cache,
     apply_mask,
-    attention,
     attention_context,
     attention_scores,
     cached_attention,
     conv1d,
     cross_attention,
+    flash_attention,
     gelu,
     in_heads,
     layer_norm,
@@ -37,6 +38,7 @@ from maxwhisper.engine.ops.portable import (
 
 FUSES_DECODER_BLOCK = True
 HEAD_DIM = 64
+ENCODER_ATTENTION = {"float32": "encoder_attention", "float16": "encoder_attention_half"}  # bfloat16 has MAX's own
 SHARES = 48  # of the vocabulary, as in `kernels/nvidia/next_token.mojo`
 
 __all__ = [
@@ -93,6 +95,13 @@ def _call(
 def _like(x: TensorValue, n: DimLike | None = None) -> TensorType:
     """Return the type of x [n_seq, n_tokens, n_state] in float32, or with another n_state."""
     return TensorType(DType.float32, [*x.shape[:-1], x.shape[-1] if n is None else n], x.device)
+
+
+def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
+    """Compute scaled dot-product attention without a mask, and without storing scores."""
+    if q.dtype.name not in ENCODER_ATTENTION:
+        return flash_attention(q, k, v)
+    return _call(ENCODER_ATTENTION[q.dtype.name], [q, k, v], [TensorType(q.dtype, q.shape, q.device)])[0]
 
 
 def embed(

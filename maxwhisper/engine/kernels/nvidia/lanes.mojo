@@ -1,4 +1,4 @@
-"""Sums over the lanes of a warp."""
+"""Sums and maxima over the lanes of a warp."""
 
 from max.gpu.primitives import warp
 
@@ -11,6 +11,16 @@ def sum_lanes[n: Int](value: Float32) -> Float32:
         comptime if (1 << i) < n:
             sum += warp.shuffle_xor(sum, UInt32(1 << i))
     return sum
+
+
+@always_inline
+def max_lanes[n: Int](value: Float32) -> Float32:
+    """Return the maximum of a value over groups of n lanes, in each of them."""
+    var most = value
+    comptime for i in range(5):
+        comptime if (1 << i) < n:
+            most = max(most, warp.shuffle_xor(most, UInt32(1 << i)))
+    return most
 
 
 @always_inline

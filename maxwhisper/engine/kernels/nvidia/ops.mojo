@@ -1,7 +1,7 @@
 """The kernels as operations of MAX graphs: how each is launched.
 
-Tokens are rows [n_seq, n, n_state] of float32, of which there are n_rows = n_seq * n. One row alone is
-multiplied by itself, others `FEW` at a time.
+The decoder's tokens are rows [n_seq, n, n_state] of float32, of which there are n_rows = n_seq * n.
+One row alone is multiplied by itself, others `FEW` at a time.
 """
 
 from extensibility import InputTensor, OutputTensor, register
@@ -12,6 +12,11 @@ from std.math import ceildiv
 from .attention import THREADS as ATTENTION_THREADS
 from .attention import cross_attention_kernel, cross_splits_of, self_attention_kernel, self_splits_of
 from .embedding import embed_kernel, embed_last_kernel
+from .encoder_attention import ROWS, encoder_attention_kernel
+from .encoder_attention import THREADS as ENCODER_THREADS
+from .encoder_attention_half import ROWS as HALF_ROWS
+from .encoder_attention_half import THREADS as HALF_THREADS
+from .encoder_attention_half import encoder_attention_half_kernel
 from .launch import HEAD_DIM, Cache, Doubles, Floats, Int32s, Int64s, Weights, attributes_of
 from .linear import (
     FEW,
@@ -27,9 +32,58 @@ from .product import BLOCKS, THREADS, outputs_of_block
 
 comptime PDL = DeviceContext.default_device_info.compute >= 9.0  # programmatic dependent launch
 comptime F32 = DType.float32
+comptime F16 = DType.float16
 comptime I64 = DType.int64
 comptime EMBED_THREADS = 128
 comptime MOST_WARPS = 16  # of the block that appends tokens
+
+
+@register("maxwhisper.nvidia.encoder_attention")
+struct EncoderAttention:
+    """Attention of all of the audio to itself."""
+
+    @staticmethod
+    def execute(
+        context: OutputTensor[dtype=F32, rank=4, ...],  # [batch, n, n_head, head_dim], as query
+        query: InputTensor[dtype=F32, rank=4, ...],
+        key: InputTensor[dtype=F32, rank=4, ...],  # [batch, n_kv, n_head, head_dim], as value
+        value: InputTensor[dtype=F32, rank=4, ...],
+        ctx: DeviceContext,
+    ) raises:
+        ctx.enqueue_function[encoder_attention_kernel](
+            rebind[Floats](context.unsafe_ptr()),
+            rebind[Floats](query.unsafe_ptr()),
+            rebind[Floats](key.unsafe_ptr()),
+            rebind[Floats](value.unsafe_ptr()),
+            Int32(query.dim_size(1)),
+            Int32(key.dim_size(1)),
+            grid_dim=(ceildiv(query.dim_size(1), ROWS), query.dim_size(2), query.dim_size(0)),
+            block_dim=ENCODER_THREADS,
+        )
+
+
+@register("maxwhisper.nvidia.encoder_attention_half")
+struct EncoderAttentionHalf:
+    """Attention of all of the audio to itself, in float16."""
+
+    @staticmethod
+    def execute(
+        context: OutputTensor[dtype=F16, rank=4, ...],  # as in `EncoderAttention`
+        query: InputTensor[dtype=F16, rank=4, ...],
+        key: InputTensor[dtype=F16, rank=4, ...],
+        value: InputTensor[dtype=F16, rank=4, ...],
+        ctx: DeviceContext,
+    ) raises:
+        ctx.enqueue_function[encoder_attention_half_kernel](
+            rebind[Cache[F16]](context.unsafe_ptr()),
+            rebind[Cache[F16]](query.unsafe_ptr()),
+            rebind[Cache[F16]](key.unsafe_ptr()),
+            rebind[Cache[F16]](value.unsafe_ptr()),
+            Int32(query.dim_size(1)),
+            Int32(key.dim_size(1)),
+            grid_dim=(ceildiv(query.dim_size(1), HALF_ROWS), query.dim_size(2), query.dim_size(0)),
+            block_dim=HALF_THREADS,
+        )
 
 
 @register("maxwhisper.nvidia.embed")
