@@ -18,7 +18,7 @@ from max.engine import InferenceSession
 
 from maxwhisper.audio import Audio
 from maxwhisper.checkpoint import available_models, load_checkpoint
-from maxwhisper.console import console, say
+from maxwhisper.console import console, explained, say
 from maxwhisper.engine.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.engine.devices import absent_gpu, find_device, set_num_threads
 from maxwhisper.engine.dtypes import COMPUTE_TYPES
@@ -252,8 +252,8 @@ def _compile(
     if path is None:
         with writing_to(output_folder):  # fails before any work is done if the folder can't be written to
             pass
-        say(f"compiling {model} for {target_device.label} and {cpu}, which takes minutes…", "stderr")
-        compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
+        with explained(f"compiling {model} for {target_device.label} and {cpu}, which takes minutes…", after=0):
+            compiled, _ = compile_graphs(target, InferenceSession(devices=[target.device]))
         path = keep(compiled.export_mef, target, output_folder)
     say(str(path))
     return 0

@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -25,6 +27,33 @@ def say(text: str, to: str = "stdout") -> None:
     if listens(stream):
         tqdm.write(text, file=stream)
         getattr(stream, "flush", bool)()  # a program's replacement for a standard stream may have no flush
+
+
+@contextmanager
+def explained(message: str, after: float = 3.0) -> Iterator[None]:
+    """Print a message to `sys.stderr` if the body takes longer than `after` seconds.
+
+    In a terminal, the time that it takes is shown below.
+    """
+    ended, began = threading.Event(), time.time()
+
+    def explain() -> None:
+        if ended.wait(after):
+            return
+        say(message, "stderr")
+        if listens(sys.stderr) and getattr(sys.stderr, "isatty", bool)():
+            with tqdm(bar_format="{elapsed}", leave=False) as clock:
+                clock.start_t = began
+                while not ended.wait(1):
+                    clock.refresh()
+
+    explaining = threading.Thread(target=explain, daemon=True)
+    explaining.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        explaining.join()
 
 
 class Outlet(io.TextIOBase):

@@ -20,7 +20,7 @@ import pytest
 
 from maxwhisper import AudioError, AudioWarning, Whisper, cli, load_audio, transcribe
 from maxwhisper.audio import SAMPLE_RATE
-from maxwhisper.console import Outlet, say
+from maxwhisper.console import Outlet, explained, say
 from maxwhisper.engine import compiled
 from maxwhisper.transcription.options import TranscriptionOptions
 from maxwhisper.transcription.punctuation import PREPEND_PUNCTUATIONS
@@ -653,3 +653,24 @@ def test_printed_lines_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         say("a line")
         assert (tmp_path / "out").read_text() == "a line\n"
         assert Outlet(stream).encoding == stream.encoding
+
+
+class Terminal(io.StringIO):
+    """Keeps what is printed to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "counts"), [(Terminal(), True), (io.StringIO(), False)])
+def test_what_takes_long_is_explained_and_timed(
+    stream: io.StringIO, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    with explained("compiling…", after=60):
+        pass
+    assert not stream.getvalue()
+    with explained("compiling…", after=0.2):
+        time.sleep(2.5)
+    assert stream.getvalue().startswith("compiling…\n")
+    assert ("00:01" in stream.getvalue()) == counts

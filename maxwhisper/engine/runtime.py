@@ -1,15 +1,13 @@
 """A checkpoint's weights and its compiled graphs, on one device."""
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from max.driver import Buffer, Device
 from max.engine import InferenceSession
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
-from maxwhisper.console import say
+from maxwhisper.console import explained
 from maxwhisper.engine.captured import Captures
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.engine.decoder_state import DecoderStates
@@ -56,7 +54,7 @@ class Runtime:
         self.weights = convert_weights(checkpoint.weights, self.dtypes.weights)
         name = "cpu" if self.device.is_host else "gpu"
         ahead = "" if self.device.is_host else "; `maxwhisper compile` does it ahead of time"
-        with _notice(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once{ahead}…"):
+        with explained(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once{ahead}…"):
             compiled, self.captured = (
                 compile_graphs(target, session, capture) if capture else (graphs_for(target, session), {})
             )
@@ -90,14 +88,3 @@ class Runtime:
         """Copy an array to the device."""
         require_same_process()
         return Buffer.from_numpy(array).to(self.device)
-
-
-@contextmanager
-def _notice(message: str, after: float = 3.0) -> Iterator[None]:
-    """Print a message if the body takes longer than `after` seconds, as a compilation does."""
-    timer = threading.Timer(after, say, (message, "stderr"))
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
