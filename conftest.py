@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from maxwhisper.checkpoint import load_checkpoint
 from reference.clips import packaged_clips
+from reference.numerics.dtypes import DTYPES
 from reference.ops import TABLE, rows_on
 from reference.ops.suite import Suite, suite
 from reference.parity.clip import ClipReport, Programs, compare_clip
@@ -41,19 +42,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that need compiled graphs, and skip rows that the device does not support."""
+    """Mark tests by what they need, and skip rows that the device does not support.
+
+    On the CPU, ops in float16 differ from those in bfloat16 by how numbers are widened, and take a
+    third of the table's compilation.
+    """
     device = config.getoption("--device")
     missing = TABLE.keys() - rows_on(device).keys()
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
             item.add_marker("compiles")
-            op = (
-                item.callspec.params.get("op")
-                if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-                else None
-            )
-            if op in missing:
-                item.add_marker(pytest.mark.skip(reason=f"{op} is not supported on the {device}"))
+            if parameter(item, "op") in missing:
+                item.add_marker(pytest.mark.skip(reason=f"{parameter(item, 'op')} is not supported on the {device}"))
+            if parameter(item, "dtype") == "float16" and device == "cpu":
+                item.add_marker("thorough")
+
+
+def parameter(item: pytest.Item, name: str) -> object:
+    """Return a test's parameter of a name; None if it has none."""
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
 
 
 class ByFolder(LoadScopeScheduling):
@@ -98,9 +105,10 @@ def base(implementations: Callable[[str], Implementations]) -> Implementations:
 
 
 @pytest.fixture(scope="session")
-def ops_suite(device: str) -> Suite:
-    """Return the table of ops, compiled once per run."""
-    return suite(device)
+def ops_suite(device: str, request: pytest.FixtureRequest) -> Suite:
+    """Return the table of ops, compiled once per run, in the dtypes that tests want."""
+    wanted = {"float32", *(parameter(item, "dtype") for item in request.session.items)}
+    return suite(device, tuple(dtype for dtype in DTYPES if dtype in wanted))
 
 
 @pytest.fixture(scope="session")

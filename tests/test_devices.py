@@ -161,6 +161,7 @@ sys.exit(compile_ahead.main(["--op", *{rows!r}, "--model"]))
 
 
 @pytest.mark.compiles
+@pytest.mark.thorough
 def test_ops_compile_for_an_absent_gpu() -> None:
     assert compile_for_gpu(["gelu", "softmax"]) == (
         0,

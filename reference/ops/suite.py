@@ -153,9 +153,9 @@ class Suite:
 
 
 @cache
-def suite(device_name: str = "cpu") -> Suite:
+def suite(device_name: str = "cpu", dtypes: tuple[str, ...] = tuple(DTYPES)) -> Suite:
     """Compile the whole table, once per process."""
-    return Suite(device_name)
+    return Suite(device_name, dtypes=dtypes)
 
 
 def snippet(example: Example, device_name: str = "cpu") -> str:

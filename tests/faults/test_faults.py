@@ -20,7 +20,6 @@ QUICK = [
     "sines and cosines interleaved",
     "one dead head",
     "one weight element changed by 1 %",
-    "mask missing in a prefill of several tokens",
     "positions shifted by one",
     "valid length not reset between windows",
     "cross-attention cache of the previous window",
