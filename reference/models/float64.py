@@ -6,7 +6,7 @@ from maxwhisper.checkpoint import Checkpoint
 from reference.flow import dataflow
 from reference.flow import whisper as whisper_flow
 from reference.numerics import definitions
-from reference.ops import TABLE
+from reference.ops import find_row
 
 
 class NumpyWhisper:
@@ -45,7 +45,9 @@ class NumpyWhisper:
     def evaluate(self, flow: dataflow.Dataflow, inputs: dataflow.Arrays) -> dict[str, np.ndarray]:
         """Compute every activation of a data flow from its inputs, by name."""
         flow = whisper_flow.for_weights(flow, self.weights)
-        return dataflow.evaluate(flow, {**self.weights, **inputs}, lambda op, arguments: TABLE[op].define(*arguments))
+        return dataflow.evaluate(
+            flow, {**self.weights, **inputs}, lambda op, arguments: find_row(op).define(*arguments)
+        )
 
 
 def decoder_inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:

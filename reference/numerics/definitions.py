@@ -7,16 +7,27 @@ import numpy as np
 from scipy.special import erfc
 
 LAYER_NORM_EPSILON = 1e-5
+RMS_NORM_EPSILON = 1e-6
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Normalize the last dimension, as `torch.nn.LayerNorm` with its epsilon.
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, epsilon: float = LAYER_NORM_EPSILON
+) -> np.ndarray:
+    """Normalize the last dimension, as `torch.nn.LayerNorm`, by default with its epsilon.
 
     Source: Ba, Kiros and Hinton, *Layer Normalization* (2016), equation 4.
     """
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + LAYER_NORM_EPSILON) * weight + bias
+    return centred / np.sqrt(variance + epsilon) * weight + bias
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, *, epsilon: float = RMS_NORM_EPSILON) -> np.ndarray:
+    """Divide by the root mean square of the last dimension, as `torch.nn.RMSNorm`.
+
+    Source: Zhang and Sennrich, *Root Mean Square Layer Normalization* (2019), equation 4.
+    """
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + epsilon) * weight
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
@@ -66,6 +77,21 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * erfc(-x / np.sqrt(2.0))
 
 
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    """Compute GELU's approximation by tanh (Hendrycks and Gimpel, 2016, section 2)."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def sum_along(x: np.ndarray, *, axes: tuple[int, ...] = (-1,), keep: bool = False) -> np.ndarray:
+    """Sum along axes, and keep them with size 1 if asked."""
+    return x.sum(axis=axes, keepdims=keep)
+
+
+def mean_along(x: np.ndarray, *, axes: tuple[int, ...] = (-1,), keep: bool = False) -> np.ndarray:
+    """Average along axes, and keep them with size 1 if asked."""
+    return x.mean(axis=axes, keepdims=keep)
+
+
 def conv1d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1) -> np.ndarray:
     """Convolve with three taps, as `torch.nn.functional.conv1d(padding=1)`, with channels last.
 
@@ -78,6 +104,39 @@ def conv1d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int = 1)
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
     n = x.shape[1]
     return sum(padded[:, tap : tap + n : stride] @ weight[:, :, tap].T for tap in range(3)) + bias
+
+
+def conv1d_taps(x: np.ndarray, n_taps: int, stride: int, padding: int, dilation: int) -> np.ndarray:
+    """Return what each output frame of a convolution sees: [batch, n_in, n_frames_out, n_taps]."""
+    padded = np.pad(x, ((0, 0), (0, 0), (padding, padding)))
+    reach = dilation * (n_taps - 1) + 1
+    return np.lib.stride_tricks.sliding_window_view(padded, reach, axis=2)[:, :, ::stride, ::dilation]
+
+
+def conv1d_channels_first(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> np.ndarray:
+    """Convolve along time, as `torch.nn.functional.conv1d`.
+
+    Args:
+        x: Shape [batch, n_in, n_frames].
+        weight: Shape [n_out, n_in / groups, n_taps].
+        bias: Shape [n_out].
+        stride: Distance between two frames that are computed.
+        padding: Zeros at each end.
+        dilation: Distance between two taps.
+        groups: Parts of the channels that are convolved on their own.
+    """
+    taps = conv1d_taps(x, weight.shape[-1], stride, padding, dilation)
+    parts = zip(np.split(taps, groups, axis=1), np.split(weight, groups))
+    return np.concatenate([np.einsum("bitk,oik->bot", part, kernel) for part, kernel in parts], axis=1) + bias[:, None]
 
 
 def split_heads(x: np.ndarray, n_head: int) -> np.ndarray:

@@ -21,7 +21,7 @@ their functions: `build` an op of the engine or one of `reference.ops.max_adapte
 `reference.ops.torch_counterparts`. So the table can be imported without MAX and without PyTorch.
 """
 
-from reference.ops import attention, composed, layers, log_mel  # noqa: F401  (each module adds its rows)
-from reference.ops.row import TABLE, Input, Op, rows_on
+from reference.ops import attention, composed, layers, log_mel, others  # noqa: F401  (each module adds its rows)
+from reference.ops.row import OTHERS, TABLE, Input, Op, find_row, rows_on
 
-__all__ = ["TABLE", "Input", "Op", "rows_on"]
+__all__ = ["OTHERS", "TABLE", "Input", "Op", "find_row", "rows_on"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from reference.flow import whisper as whisper_flow
 from reference.flow.dataflow import Dataflow, Step, evaluate, names
-from reference.ops.row import TABLE, Build, Input, Op
+from reference.ops.row import Build, Input, Op, find_row
 
 N_HEAD = 2
 STATE = "24"  # a fixed width, because it is split into heads
@@ -39,7 +39,7 @@ class Composed(Op):
     def define(cls, *arrays: np.ndarray) -> np.ndarray:
         """Compute the last part by definitions alone."""
         inputs = dict(zip(cls.inputs, arrays, strict=True))
-        return list(evaluate(cls.parts, inputs, lambda op, sources: TABLE[op].define(*sources)).values())[-1]
+        return list(evaluate(cls.parts, inputs, lambda op, sources: find_row(op).define(*sources)).values())[-1]
 
 
 def _weights(shapes: Mapping[str, str]) -> dict[str, Input]:

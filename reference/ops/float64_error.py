@@ -12,7 +12,7 @@ import numpy as np
 
 from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, parse
 from reference.numerics.compare import same_non_finite
-from reference.ops import TABLE, Op
+from reference.ops import Op, find_row
 from reference.ops.composed import Composed
 from reference.ops.judge import expect
 
@@ -40,7 +40,7 @@ def may_lose(op: type[Op], arrays: Iterable[np.ndarray]) -> np.ndarray:
     inputs, exact, rng = dict(zip(op.inputs, arrays, strict=True)), op.define(*arrays), np.random.default_rng(0)
 
     def compute_with_error(name: str, inputs: list[np.ndarray]) -> np.ndarray:
-        expected = expect(TABLE[name], "float64", inputs)
+        expected = expect(find_row(name), "float64", inputs)
         return expected.value + expected.typical * rng.choice([-1.0, 1.0], expected.value.shape)
 
     draws = [list(evaluate(op.parts, inputs, compute_with_error).values())[-1] for _ in range(N_DRAWS)]
@@ -79,7 +79,10 @@ def apart_in_situ(flow: Dataflow, arrays: Arrays) -> Iterator[tuple[str, float]]
     """
     for name, (op, sources) in flow.items():
         inputs = _widened(look_up(arrays, source) for source in sources)
-        yield parse(name).name, apart(look_up(arrays, name), TABLE[op].define(*inputs), may_lose(TABLE[op], inputs))
+        yield (
+            parse(name).name,
+            apart(look_up(arrays, name), find_row(op).define(*inputs), may_lose(find_row(op), inputs)),
+        )
 
 
 def _widened(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:

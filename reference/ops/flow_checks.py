@@ -9,7 +9,7 @@ from inspect import Parameter, signature
 import numpy as np
 
 from reference.flow.dataflow import Arrays, Dataflow, DataflowError, Step, check_name, look_up, naming, nearest, parse
-from reference.ops import TABLE
+from reference.ops import OTHERS, TABLE
 from reference.ops.composed import Composed
 
 
@@ -104,10 +104,11 @@ def _check_own_name(name: str, keys: Mapping[str, str]) -> None:
 
 
 def _check_op(op: str, sources: Sequence[str]) -> None:
-    ops = {name: row for name, row in TABLE.items() if not issubclass(row, Composed)}  # no step is composed
+    ops = {name: row for name, row in (TABLE | OTHERS).items() if not issubclass(row, Composed)}  # no step is composed
     if op not in ops:
         raise DataflowError(f"there is no op {op!r}{nearest(op, ops)}; an op is a row of `reference.ops`")
-    parameters = list(signature(ops[op].bound).parameters.values())[1:]  # without the roundings
+    parameters = [p for p in signature(ops[op].bound).parameters.values() if p.kind != Parameter.KEYWORD_ONLY]
+    parameters = parameters[1:]  # without the roundings
     n_required = sum(parameter.default is Parameter.empty for parameter in parameters)
     if not n_required <= len(sources) <= len(parameters):
         n = " or ".join(map(str, range(n_required, len(parameters) + 1)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reference.numerics.definitions import causal_mask
 from reference.numerics.dtypes import DTYPES, smallest_subnormal
-from reference.ops import TABLE
+from reference.ops import find_row
 
 # 1, primes, and the sizes around the widths of SIMD registers and tiles.
 SIZES = (1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 80, 97, 127, 128, 129)
@@ -89,7 +89,7 @@ class Example:
     def arrays(self) -> list[np.ndarray]:
         """Draw the op's inputs, in their dtypes."""
         arrays = []
-        for name, spec in TABLE[self.op].inputs.items():
+        for name, spec in find_row(self.op).inputs.items():
             shape = tuple(int(dim) if dim.isdigit() else self.dims[dim] for dim in spec.shape.split())
             kind = self.kinds.get(name, spec.values[0])
             rng = np.random.default_rng([self.seed, *hashlib.sha256(name.encode()).digest()[:4]])
@@ -117,7 +117,7 @@ def examples(op: str, dtype: str, **pinned: int | str) -> st.SearchStrategy[Exam
         dtype: The dtype under test.
         pinned: Dimensions with a fixed size, and inputs with a fixed kind of values.
     """
-    inputs = TABLE[op].inputs
+    inputs = find_row(op).inputs
     sizes = {name: (pinned[name],) if name in pinned else SIZES_OF.get(name, SIZES) for name in dimensions(op)}
     values = {name: (pinned[name],) if name in pinned else spec.values for name, spec in inputs.items()}
     dims = st.fixed_dictionaries({name: st.sampled_from(choices) for name, choices in sizes.items()})
@@ -128,7 +128,7 @@ def examples(op: str, dtype: str, **pinned: int | str) -> st.SearchStrategy[Exam
 
 def dimensions(op: str) -> list[str]:
     """Return the names of an op's dimensions."""
-    shapes = (spec.shape.split() for spec in TABLE[op].inputs.values())
+    shapes = (spec.shape.split() for spec in find_row(op).inputs.values())
     return list(dict.fromkeys(dim for shape in shapes for dim in shape if not dim.isdigit()))
 
 
@@ -139,7 +139,7 @@ def sized(op: str, default: int, **sizes: int) -> dict[str, int]:
 
 def large_example(op: str, dtype: str, seed: int = 0) -> Example | None:
     """Return an example of the row's `large_shape`; None if it has none."""
-    dims = TABLE[op].large_shape
+    dims = find_row(op).large_shape
     return Example(op, dtype, dims, seed=seed) if dims else None
 
 

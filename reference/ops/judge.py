@@ -1,10 +1,11 @@
 """Comparison of an implementation's results with float64, op by op, on the inputs of each op."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from reference.flow.dataflow import Arrays, Dataflow, check_name, look_up, names
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import Verdict, compare
 from reference.numerics.dtypes import DTYPES
-from reference.ops import TABLE, Op
+from reference.ops import Op, find_row
 from reference.ops.composed import Composed
 
 
@@ -138,7 +139,7 @@ def judge_each(
                 if len(heads) == 1 and result.ndim == 4 and result.size > LARGE
                 else verdict
             )
-            judged = judge_it(TABLE[op], dtype, inputs, result, device=device)
+            judged = judge_it(find_row(op), dtype, inputs, result, device=device)
         except (ValueError, IndexError, RuntimeError) as error:  # the op, or a view, can't take these shapes
             shapes = ", ".join(str(list(arrays[parse(source).name].shape)) for source in sources)
             failed = Verdict(
@@ -201,12 +202,30 @@ def _all_of(verdicts: list[tuple[str, Verdict]]) -> Verdict:
     )
 
 
-def expect(op: type[Op], dtype: str, inputs: Iterable[np.ndarray], exact: bool = False, device: str = "cpu") -> Approx:
-    """Compute an op in float64, with the bounds of a sound implementation's error. See `judge`."""
+def expect(
+    op: type[Op],
+    dtype: str,
+    inputs: Iterable[np.ndarray],
+    exact: bool = False,
+    device: str = "cpu",
+    attributes: Mapping[str, Any] | None = None,
+) -> Approx:
+    """Compute an op in float64, with the bounds of a sound implementation's error. See `judge`.
+
+    Args:
+        op: The row.
+        dtype: The dtype under test.
+        inputs: The op's inputs.
+        exact: See `judge`.
+        device: See `judge`.
+        attributes: Keyword arguments of the row's bound, such as an epsilon.
+    """
     roundings = op.roundings(dtype, device)
     with np.errstate(invalid="ignore", over="ignore"):
         expected = op.bound(
-            roundings, *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs)
+            roundings,
+            *(array if array.dtype.kind == "i" else array.astype(np.float64) for array in inputs),
+            **(attributes or {}),
         )
         if exact and roundings.store == roundings.accumulate:
             return Approx.exact(expected.value.astype(DTYPES[dtype]).astype(np.float64))

@@ -38,7 +38,14 @@ class LayerNorm(Op, row="layer_norm"):
     large_shape = {"batch": 1, "n": 5, "n_state": 3000}
 
     @staticmethod
-    def bound(roundings: Roundings, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Approx:
+    def bound(
+        roundings: Roundings,
+        x: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        *,
+        epsilon: float = definitions.LAYER_NORM_EPSILON,
+    ) -> Approx:
         u, n = roundings.accumulate, x.shape[-1]
         mean, rms = x.mean(-1, keepdims=True), np.sqrt((x**2).mean(-1, keepdims=True))
         centred, variance = x - mean, x.var(-1, keepdims=True)
@@ -46,10 +53,10 @@ class LayerNorm(Op, row="layer_norm"):
         mean_typical = u * np.sqrt(rms**2 * (1 / 2 + 1 / n) + n * mean**2 / 9 / n)
         variance_error = gamma(2 * n + 6, u) * (variance + rms * np.sqrt(variance)) + mean_error**2
         variance_typical = u * (variance + rms * np.sqrt(variance) * np.sqrt(2 / n)) + mean_typical**2
-        stable = variance + definitions.LAYER_NORM_EPSILON
+        stable = variance + epsilon
 
         def inverse_root(error: np.ndarray) -> np.ndarray:
-            lowest = np.maximum(variance - error, 0) + definitions.LAYER_NORM_EPSILON
+            lowest = np.maximum(variance - error, 0) + epsilon
             return np.maximum(
                 1 / np.sqrt(lowest) - 1 / np.sqrt(stable), 1 / np.sqrt(stable) - 1 / np.sqrt(stable + error)
             )

@@ -23,7 +23,13 @@ class Input:
     in_place: bool = False  # a buffer that the op writes to
 
 
-TABLE: dict[str, type["Op"]] = {}
+TABLE: dict[str, type["Op"]] = {}  # of Whisper: built on MAX, and tested there
+OTHERS: dict[str, type["Op"]] = {}  # of other models, whose activations are judged by them
+
+
+def find_row(name: str) -> type["Op"]:
+    """Return the row of a name, from either table."""
+    return TABLE[name] if name in TABLE else OTHERS[name]
 
 
 class Op:
@@ -44,6 +50,7 @@ class Op:
     inputs: ClassVar[Mapping[str, Input]]
     # The function that builds the graph: "ops.NAME" is an op of the engine, "adapters.NAME" a
     # function of `reference.ops.max_adapters`. A function takes the engine's ops, then the inputs.
+    # Rows of `OTHERS` have none.
     build: ClassVar[Build]
     # Whether `build` computes on the host from NumPy arrays, without a graph.
     on_host: ClassVar[bool] = False
@@ -52,7 +59,7 @@ class Op:
     # PyTorch's op for the same inputs: a name in `reference.ops.torch_counterparts`, or a function.
     torch: ClassVar[str | Callable[..., Any]]
     # The bounds: takes the roundings and the inputs in float64, and returns the result in float64
-    # with its error bounds.
+    # with its error bounds. Attributes, such as an epsilon, are keyword arguments of both.
     bound: ClassVar[Callable[..., Approx]]
     # The dtypes it is tested in.
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
@@ -70,17 +77,17 @@ class Op:
     # input by 16 ulps (of `result_dtype`) must exceed a bound.
     sensitivity_case: ClassVar[tuple[str, Mapping[str, int], Mapping[str, str]]]
 
-    def __init_subclass__(cls, row: str | None = None) -> None:
-        """Check a row, and add it to the table."""
+    def __init_subclass__(cls, row: str | None = None, table: dict[str, type["Op"]] = TABLE) -> None:
+        """Check a row, and add it to a table."""
         if row is None:
             return
-        if missing := [name for name in cls.required if not hasattr(cls, name)]:
+        required = [name for name in cls.required if table is TABLE or name != "build"]
+        if missing := [name for name in required if not hasattr(cls, name)]:
             raise TypeError(f"row {row!r} lacks {', '.join(missing)}; see the fields of reference.ops.Op")
-        if row in TABLE:
-            raise TypeError(
-                f"there is a row {row!r} already, {TABLE[row].__qualname__}; give {cls.__qualname__} a name of its own"
-            )
-        TABLE[row] = cls
+        if row in TABLE or row in OTHERS:
+            owner = find_row(row).__qualname__
+            raise TypeError(f"there is a row {row!r} already, {owner}; give {cls.__qualname__} a name of its own")
+        table[row] = cls
 
     @classmethod
     def outputs(cls, resolve: Callable[[Build], Callable[..., Any]], *values: Any) -> list[Any]:

@@ -63,6 +63,26 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x)
 
 
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """Compute GELU's approximation by tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """Compute x times its sigmoid."""
+    return F.silu(x)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Divide by the root mean square of the last dimension."""
+    return F.rms_norm(x, weight.shape, weight, definitions.RMS_NORM_EPSILON)
+
+
+def conv1d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve with channels first and stride 1."""
+    return F.conv1d(x, weight, bias, padding=1)
+
+
 def conv1d_stride1(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Convolve with channels last and stride 1."""
     return F.conv1d(x.mT, weight, bias, padding=1).mT

@@ -27,7 +27,7 @@ import numpy as np
 from reference.flow.dataflow import Arrays, Dataflow, evaluate, look_up, parse
 from reference.numerics.bounds import Approx
 from reference.numerics.compare import MAX_VACUOUS, Verdict, compare, same_non_finite
-from reference.ops import TABLE
+from reference.ops import find_row
 from reference.ops.flow_checks import check_activations, check_flow
 from reference.ops.judge import Judged, judge_each, judge_with_pytorch
 from reference.parity.resemblance import resemblance
@@ -68,6 +68,7 @@ class Compared:
     size: float  # root mean square in float64
     resembles: str = ""  # if it fails: what the values look like
     rewritten: str = ""  # if it is outside its bounds but correct: why
+    estimated: bool = False  # whether the bounds are estimates, as for an op without a row
 
     @property
     def passes(self) -> bool:
@@ -124,7 +125,7 @@ def compare_activations(
     keys = {parse(key).name: key for key in flow}
     for name, array in given.items():
         if name in activations and name not in keys and (only is None or name in only):
-            compared = _compare_given(name, activations[name], array)
+            compared = compare_given(name, activations[name], array)
             if not compared.passes:
                 yield compared
     steps = {key: step for key, step in flow.items() if only is None or parse(key).name in only}
@@ -164,7 +165,7 @@ def truth(flow: Dataflow, given: Arrays) -> dict[str, np.ndarray]:
     """
     check_flow(flow, given)
     exact = {name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in given.items()}
-    return evaluate(flow, exact, lambda op, inputs: TABLE[op].define(*inputs))
+    return evaluate(flow, exact, lambda op, inputs: find_row(op).define(*inputs))
 
 
 def rms(x: np.ndarray) -> float:
@@ -172,7 +173,7 @@ def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0
 
 
-def _compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
+def compare_given(name: str, array: np.ndarray, given: np.ndarray) -> Compared:
     """Compare an input or weight that an implementation shows with the given one, exactly."""
     exact = given.astype(np.float64)
     verdict, size = compare(array, Approx.exact(exact), array.dtype), rms(exact[np.isfinite(exact)])

@@ -1,0 +1,41 @@
+"""A comparison as JSON data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reference.parity.activations import Compared
+from reference.port.match import Matched
+
+
+def document(compared: Sequence[Compared], matched: Matched) -> dict[str, Any]:
+    """Return a comparison as JSON data; `compare.schema.json` describes it."""
+    failed = [one.name for one in compared if not one.passes]
+    return {
+        "equal": not failed,
+        "first_divergence": failed[0] if failed else None,
+        "not_in_the_original": list(matched.unknown),
+        "not_shown": list(matched.missing),
+        "activations": [_activation(one) for one in compared],
+    }
+
+
+def _activation(one: Compared) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "ops": one.op.split(" → "),
+        "shape": list(one.shape),
+        "passes": one.passes,
+        "estimated": one.estimated,
+        "worst_case_ratio": _number(one.in_situ.worst_case_ratio),
+        "rms_ratio": _number(one.in_situ.rms_ratio),
+        "original_rms_ratio": _number(one.pytorch.rms_ratio),
+        "error": _number(one.error.rms),
+        "original_error": None if one.peer is None else _number(one.peer.rms),
+        "failures": one.in_situ.failures,
+        "looks_like": one.resembles,
+    }
+
+
+def _number(x: float) -> float | None:
+    """Return a number, or None for infinity and NaN, which JSON can't represent."""
+    return float(x) if abs(x) < float("inf") else None

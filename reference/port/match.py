@@ -1,0 +1,101 @@
+"""Which of a port's arrays is which activation of the original."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference.flow.dataflow import nearest
+from reference.numerics.dtypes import DTYPES
+from reference.port.trace import Traced
+
+
+class PortError(ValueError):
+    """A port's arrays can't be compared with the original. The message names one and the remedy."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A port's arrays under the original's names."""
+
+    activations: Mapping[str, np.ndarray]
+    given: Mapping[str, np.ndarray]  # inputs and weights that it shows
+    unknown: tuple[str, ...]  # the port's names that mean nothing to the original
+    missing: tuple[str, ...]  # activations that it does not show
+
+
+def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None) -> Matched:
+    """Find the activation that each array of a port is.
+
+    Args:
+        traced: The original.
+        port: The port's arrays by name.
+        names: The original's name for some of the port's.
+
+    Raises:
+        PortError: An array can't be what its name says.
+    """
+    names, activations, given = names or {}, dict[str, np.ndarray](), dict[str, np.ndarray]()
+    owners, unknown = dict[str, str](), list[str]()
+    for wrong in names.keys() - port.keys():
+        raise PortError(f"names: the port has no {wrong!r}{nearest(wrong, port)}")
+    for own, array in port.items():
+        wanted = names.get(own, own)
+        name = wanted if wanted in traced.given else traced.name_of(wanted)
+        if name is None:
+            if own in names:
+                raise PortError(f"names: the original has no {wanted!r}{nearest(wanted, traced.known_names())}")
+            unknown.append(own)
+            continue
+        if name in owners:
+            raise PortError(f"{owners[name]!r} and {own!r} are both {name!r}; keep one")
+        owners[name] = own
+        if name in traced.given:
+            given[name] = array
+        else:
+            activations[name] = array
+    if not activations:
+        raise PortError(
+            f"none of the port's arrays has a name of the original's; the port has {_some(port)}, "
+            f"the original {_some(traced.known_names())}; say which is which by `names`"
+        )
+    missing = tuple(name for name in traced.ops if name not in activations and not traced.is_exact(name))
+    return Matched(
+        {name: activations[name] for name in traced.ops if name in activations}, given, tuple(unknown), missing
+    )
+
+
+def check(traced: Traced, matched: Matched, own: Mapping[str, np.ndarray], dtype: str) -> None:
+    """Check that arrays can be the activations that they are said to be.
+
+    Args:
+        traced: The original.
+        matched: The port's arrays.
+        own: The original's activations.
+        dtype: What the port computes in.
+
+    Raises:
+        PortError: One has another shape or dtype, or is not an array.
+    """
+    for name, array in matched.activations.items():
+        if not isinstance(array, np.ndarray):
+            raise PortError(f"{name!r} is a {type(array).__name__}; give NumPy arrays")
+        shape = own[name].shape
+        if array.shape != shape:
+            shapes = f"{list(array.shape)}, but the original's has {list(shape)}"
+            raise PortError(f"{name!r} has shape {shapes}{_remedy(array.shape, shape)}")
+        if own[name].dtype.kind == "f" and array.dtype != DTYPES[dtype]:
+            raise PortError(f"{name!r} is {array.dtype}, not {dtype}; say in which dtype the port computes")
+
+
+def _remedy(actual: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if int(np.prod(actual)) != int(np.prod(wanted)):
+        return "; give both the same inputs"
+    if sorted(actual) == sorted(wanted):
+        return "; transpose it to the original's layout"
+    return "; reshape it to the original's"
+
+
+def _some(names: Mapping[str, object] | list[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
