@@ -1,14 +1,18 @@
-"""A comparison as JSON data."""
+"""A comparison as JSON data; `schema.json` describes every field."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from reference.parity.activations import Compared
 from reference.port.match import Matched
 
+SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
+
 
 def document(compared: Sequence[Compared], matched: Matched) -> dict[str, Any]:
-    """Return a comparison as JSON data; `compare.schema.json` describes it."""
+    """Return a comparison as JSON data."""
     failed = [one.name for one in compared if not one.passes]
     return {
         "equal": not failed,

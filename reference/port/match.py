@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference.flow.dataflow import nearest
+from reference.flow.dataflow import Ref, nearest, parse
 from reference.numerics.dtypes import DTYPES
 from reference.port.trace import Traced
 
@@ -30,7 +30,8 @@ def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, st
     Args:
         traced: The original.
         port: The port's arrays by name.
-        names: The original's name for some of the port's.
+        names: The original's name for some of the port's; `NAME:transposed` if axes 1 and 2 are
+            swapped.
 
     Raises:
         PortError: An array can't be what its name says.
@@ -40,7 +41,10 @@ def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, st
     for wrong in names.keys() - port.keys():
         raise PortError(f"names: the port has no {wrong!r}{nearest(wrong, port)}")
     for own, array in port.items():
-        wanted = names.get(own, own)
+        wanted, view = parse(names.get(own, own)) if own in names else Ref(own, "")
+        if view not in ("", "transposed"):
+            raise PortError(f"names: {view!r} of {own!r} is no view; only 'transposed' is")
+        array = array.swapaxes(1, 2) if view else array
         name = wanted if wanted in traced.given else traced.name_of(wanted)
         if name is None:
             if own in names:

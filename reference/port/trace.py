@@ -7,6 +7,7 @@ float32, as the module does, and in float64.
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -121,6 +122,11 @@ class Traced:
     def is_exact(self, name: str) -> bool:
         """Whether an activation is computed without rounding."""
         return row_of(self.ops[name]).is_exact
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each activation."""
+        return {name: tuple(array.shape) for name, array in self.run().items()}
 
     def run(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Compute all activations, by default in the dtypes of the module itself."""

@@ -1,0 +1,193 @@
+"""Two files compared: verdicts, exit status, JSON, the op alone, and input that can't be used."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reference.compare import main
+from reference.ops.tensors import from_torch
+from reference.port import (
+    PortError,
+    assert_parity,
+    judge_port,
+    load_activations,
+    load_original,
+    save_activations,
+    save_original,
+    trace,
+)
+from reference.port.document import SCHEMA
+from tests.port.originals import ORIGINALS
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> tuple[Path, Arrays]:
+    """Return a stored original, and what its modules compute."""
+    torch.manual_seed(0)
+    made = ORIGINALS["llama"]()
+    traced = trace(made.module, *made.inputs)
+    save_original(tmp_path / "original.safetensors", traced)
+    own = traced.run()
+    return tmp_path / "original.safetensors", {
+        name: from_torch(own[name]) for name, op in traced.ops.items() if name == op.path or op.also
+    }
+
+
+def wrong(arrays: Arrays) -> Arrays:
+    """Return a port whose activation function is off in one element of the second sequence."""
+    changed = arrays["layers.1.act"].copy()
+    changed[1, 3, 5] += 0.01
+    return {**arrays, "layers.1.act": changed}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_an_original_is_stored_and_loaded(name: str, tmp_path: Path) -> None:
+    made = ORIGINALS[name]()
+    traced = trace(made.module, *made.inputs)
+    save_original(tmp_path / "x.safetensors", traced)
+    loaded = load_original(tmp_path / "x.safetensors")
+    assert (loaded.flow, loaded.inputs, loaded.outputs) == (traced.flow, traced.inputs, traced.outputs)
+    for mine, theirs in zip(loaded.run().values(), traced.run().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_an_equal_port_exits_with_0(
+    original: tuple[Path, Arrays], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arrays = original
+    save_activations(tmp_path / "port.safetensors", {**arrays, "mine": np.ones(3, np.float32)})
+    assert main([str(path), str(tmp_path / "port.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert f"all {len(arrays)} activations are equal within rounding" in out
+    assert "not in the original: mine" in out
+
+
+def test_a_difference_is_named_stored_and_cut_out(
+    original: tuple[Path, Arrays], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arrays = original
+    np.savez(tmp_path / "port.npz", **wrong(arrays))  # type: ignore[arg-type]
+    options = ["--json", str(tmp_path / "out.json"), "--minimise", str(tmp_path / "alone.py")]
+    assert main([str(path), str(tmp_path / "port.npz"), *options]) == 1
+    assert "the first activation that differs is layers.1.act" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out.json").read_text())
+    jsonschema.validate(stored, SCHEMA)
+    assert stored["first_divergence"] == "layers.1.act"
+    alone = subprocess.run([sys.executable, tmp_path / "alone.py"], capture_output=True, text=True, check=True)
+    assert alone.stdout.startswith("layers.1.act: the port is off by up to 0.01; a correct result by up to ")
+    assert load_activations(tmp_path / "alone.safetensors")["port"].shape[0] == 1  # only the second sequence
+
+
+def test_assert_parity_names_the_culprit_and_a_command_that_shows_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    made = ORIGINALS["llama"]()
+    own = {name: from_torch(x) for name, x in trace(made.module, *made.inputs).run().items()}
+    assert len(assert_parity(made.module, own, *made.inputs)) == len(own)
+    with pytest.raises(AssertionError, match=r"the first activation that differs is layers\.1\.act, \d+ of ") as caught:
+        assert_parity(made.module, lambda tokens: wrong(own), *made.inputs, names={"embed": "embed"})
+    command = str(caught.value).splitlines()[-1].partition("python -m reference.compare ")[2]
+    assert main(command.split()) == 1
+    assert "layers.1.act" in capsys.readouterr().out
+
+
+def test_names_and_layouts_can_be_mapped(original: tuple[Path, Arrays], tmp_path: Path) -> None:
+    path, arrays = original
+    port = {"tok": arrays["embed"].swapaxes(1, 2).copy(), "out": arrays["head"]}
+    (tmp_path / "names.json").write_text('{"tok": "embed:transposed", "out": "head"}')
+    save_activations(tmp_path / "port.safetensors", port)
+    assert main([str(path), str(tmp_path / "port.safetensors"), "--names", str(tmp_path / "names.json")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {"x": a["embed"]}, r"none of the port's arrays has a name of the original's; the port has x, "),
+        (
+            lambda a: {"embed": a["embed"][:, :3]},
+            r"'embed' has shape \[2, 3, 32\], .* \[2, 11, 32\]; give both the same",
+        ),
+        (lambda a: {"embed": a["embed"].swapaxes(1, 2)}, r"\[2, 32, 11\], .*; transpose it to the original's layout"),
+        (lambda a: {"embed": a["embed"].reshape(22, 32)}, r"; reshape it to the original's"),
+        (lambda a: {"embed": a["embed"].astype(np.float16)}, "'embed' is float16, not float32; say in which dtype"),
+        (lambda a: {"layers.1": a["layers.1"], "layers": a["layers.1"]}, "'layers.1' and 'layers' are both 'layers.1'"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(change, message: str, original: tuple[Path, Arrays]) -> None:  # type: ignore[no-untyped-def]
+    path, arrays = original
+    with pytest.raises(PortError, match=message):
+        list(judge_port(load_original(path), change(arrays)))
+
+
+def test_nan_is_a_difference(original: tuple[Path, Arrays]) -> None:
+    path, arrays = original
+    broken = arrays["layers.0.q"].copy()
+    broken[0, 0, 0] = np.nan
+    first = next(one for one in judge_port(load_original(path), {**arrays, "layers.0.q": broken}) if not one.passes)
+    assert first.name == "layers.0.q" and "not finite where float64 is" in str(first)
+
+
+def test_another_weight_is_blamed_before_anything_it_changes(original: tuple[Path, Arrays]) -> None:
+    path, arrays = original
+    traced = load_original(path)
+    weight = from_torch(traced.given["layers.0.q.weight"]).copy()
+    weight[0, 0] += 1
+    first = next(iter(judge_port(traced, {**arrays, "layers.0.q.weight": weight})))
+    assert (first.name, first.op) == ("layers.0.q.weight", "given") and not first.passes
+
+
+def test_files_that_can_not_be_used_are_named(
+    original: tuple[Path, Arrays], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arrays = original
+    save_activations(tmp_path / "port.safetensors", arrays)
+    (tmp_path / "rubbish.npz").write_bytes(b"rubbish")
+    (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
+    (tmp_path / "port.txt").write_text("")
+    (tmp_path / "list.json").write_text("[]")
+    torch.save([1, 2], tmp_path / "list.pt")
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
+    save_file({"x": torch.ones(2)}, tmp_path / "other.safetensors")
+    with (tmp_path / "evil.pt").open("wb") as file:
+        pickle.dump(subprocess.run, file)
+    port, names = tmp_path / "port.safetensors", ["--names", str(tmp_path / "list.json")]
+    for arguments, message in (
+        ([path, tmp_path / "missing.npz"], "missing.npz can't be read"),
+        ([path, tmp_path / "rubbish.npz"], "rubbish.npz can't be read"),
+        ([path, tmp_path / "rubbish.safetensors"], "rubbish.safetensors can't be read"),
+        ([path, tmp_path / "port.txt"], ".txt is unknown; give one of .npz, .safetensors, .pt"),
+        ([path, tmp_path / "list.pt"], "holds a list, not arrays by name"),
+        ([path, tmp_path / "objects.npz"], "objects.npz can't be read"),
+        ([path, tmp_path / "evil.pt"], "without running what it contains; save tensors alone"),
+        ([tmp_path / "other.safetensors", port], "is no original; write one by"),
+        ([tmp_path / "missing", port], "missing can't be read as an original"),
+        ([path, port, *names], "list.json must be a JSON object"),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+
+
+def test_an_op_without_a_row_is_marked(original: tuple[Path, Arrays]) -> None:
+    """Its bounds are said to be estimates, and a mistake in it is seen."""
+
+    class Normalized(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.vector_norm(x, dim=-1)
+
+    traced = trace(Normalized(), torch.randn(40, 64))
+    (name,) = traced.outputs
+    value = from_torch(traced.run()[name])
+    (one,) = judge_port(traced, {name: value})
+    assert one.passes and one.estimated and one.op == "aten.linalg_vector_norm"
+    (one,) = judge_port(traced, {name: value * np.float32(1 + 1e-5)})
+    assert not one.passes
