@@ -56,25 +56,50 @@ class Recorder:
             layers._LAYER_HOOKS.remove(record)  # `clear_hooks` would remove the program's own, too
 
 
+class Instrumented:
+    """A module of `max.nn`, compiled so that it returns the output of every module in it.
+
+    Args:
+        module: The port.
+        types: Of its arguments.
+        weights: What to load into it by `load_state_dict`, if it has not loaded its weights.
+        device: The CPU by default.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        types: Sequence[TensorType],
+        weights: Mapping[str, Any] | None = None,
+        device: Device | None = None,
+    ) -> None:
+        self._device, self._record = device or CPU(), Recorder()
+        if weights is not None:
+            module.load_state_dict(dict(weights))
+        with Graph("port", input_types=types) as graph, self._record.modules(module):
+            outputs = module(*(value.tensor for value in graph.inputs))
+            own = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            graph.output(*(x for x in own if isinstance(x, TensorValue)), *self._record.values.values())
+        session = InferenceSession(devices=[self._device])
+        self._model = session.load(graph, weights_registry=module.state_dict())
+
+    def __call__(self, *inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Run it, and return each module's output by its path."""
+        return self._record.read(self._model.execute(*(to_max(array, self._device) for array in inputs)))
+
+
 def capture(
     module: Module, *inputs: np.ndarray, weights: Mapping[str, Any] | None = None, device: Device | None = None
 ) -> dict[str, np.ndarray]:
-    """Run a module of `max.nn`, and return the output of every module in it by its path.
+    """Run a module of `max.nn` once, and return the output of every module in it by its path.
 
     Args:
-        module: The port; its weights are those of `load_state_dict`, or given.
+        module: The port.
         inputs: Its arguments.
-        weights: By name, instead of the module's own.
-        device: The CPU by default.
+        weights: As in `Instrumented`.
+        device: As in `Instrumented`.
     """
     device = device or CPU()
-    ref, record = DeviceRef.from_device(device), Recorder()
     buffers = [to_max(array, device) for array in inputs]
-    types = [TensorType(buffer.dtype, buffer.shape, ref) for buffer in buffers]
-    with Graph("port", input_types=types) as graph, record.modules(module):
-        outputs = module(*(value.tensor for value in graph.inputs))
-        own = [x for x in (outputs if isinstance(outputs, (tuple, list)) else [outputs]) if isinstance(x, TensorValue)]
-        graph.output(*own, *record.values.values())
-    registry = dict(module.state_dict() if weights is None else weights)
-    model = InferenceSession(devices=[device]).load(graph, weights_registry=registry)
-    return record.read(model.execute(*buffers))
+    types = [TensorType(buffer.dtype, buffer.shape, DeviceRef.from_device(device)) for buffer in buffers]
+    return Instrumented(module, types, weights, device)(*inputs)

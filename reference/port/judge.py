@@ -11,7 +11,7 @@ from reference.ops.tensors import from_torch, to_torch
 from reference.parity.activations import Compared, Error, compare_given, rms
 from reference.parity.resemblance import resemblance
 from reference.port.expected import Expected, expected
-from reference.port.match import check, match
+from reference.port.match import check, match, refuse_stale
 from reference.port.rows import row_of
 from reference.port.trace import Traced
 
@@ -23,6 +23,7 @@ def judge_port(
     names: Mapping[str, str] | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    before: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Compared]:
     """Judge a port's activations in the order in which the original computes them.
 
@@ -36,12 +37,15 @@ def judge_port(
         names: The original's name for some of the port's.
         dtype: What the port computes in.
         device: Where the port ran, "cpu" or "gpu".
+        before: The port's arrays of a call before, on other inputs; none may be left over from it.
 
     Raises:
         PortError: The port's arrays do not fit the original.
     """
     matched, own = match(traced, port, names), {name: from_torch(x) for name, x in traced.run().items()}
     check(traced, matched, own, dtype)
+    if before is not None:
+        refuse_stale(traced, matched, match(traced, before, names).activations)
     exact = traced.run(torch.float64)
     for name, array in matched.given.items():
         compared = compare_given(name, array, from_torch(traced.given[name]))

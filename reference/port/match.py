@@ -92,6 +92,26 @@ def check(traced: Traced, matched: Matched, own: Mapping[str, np.ndarray], dtype
             raise PortError(f"{name!r} is {array.dtype}, not {dtype}; say in which dtype the port computes")
 
 
+def refuse_stale(traced: Traced, matched: Matched, before: Mapping[str, np.ndarray]) -> None:
+    """Check that no activation is left over from a call before, on other inputs.
+
+    Args:
+        traced: The original.
+        matched: The port's arrays.
+        before: The arrays of the call before, under the original's names.
+
+    Raises:
+        PortError: One that depends on the inputs is the same, bit for bit.
+    """
+    dependent = set(traced.inputs)
+    for name, op in traced.ops.items():
+        if dependent.intersection(op.sources):
+            dependent.add(name)
+    for name, array in matched.activations.items():
+        if name in dependent and name in before and np.array_equal(array, before[name]):
+            raise PortError(f"{name!r} is what it was in the call before, on other inputs; capture it anew")
+
+
 def _remedy(actual: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     if int(np.prod(actual)) != int(np.prod(wanted)):
         return "; give both the same inputs"
