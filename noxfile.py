@@ -44,7 +44,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs, env=KEEP_MEMORY)
         return
-    others = "not max_defects and not bench and not thorough and not undisturbed"
+    others = "not max_defects and not bench and not thorough and not ports and not undisturbed"
     session.run("pytest", "-m", others, "--numprocesses=2", env=KEEP_MEMORY | ONE_THREAD)
     session.run("pytest", "-m", "undisturbed and not bench", env=KEEP_MEMORY)
 
@@ -192,6 +192,13 @@ def gpu_compile(session: nox.Session) -> None:
     """Compile for an absent GPU: `nox -s gpu_compile [-- --gpu sm_89 --op linear --model M]`."""
     install(session)
     session.run("python", "-m", "tests.gpu.compile_ahead", *session.posargs)
+
+
+@nox.session
+def ports(session: nox.Session) -> None:
+    """Judge Modular's own Whisper encoder and BERT by their originals: `nox -s ports`."""
+    install(session, ".[ports]")
+    session.run("pytest", "-m", "ports", "-s", "tests/port", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session

@@ -23,7 +23,7 @@ def save_original(path: Path, traced: Traced) -> None:
     """Write an original as a `.safetensors` file, with its ops in the metadata."""
     ops = [
         {"name": op.name, "target": op.full_name, "args": _coded(op.args), "kwargs": _coded(op.kwargs)}
-        | {"path": op.path, "also": op.also}
+        | {"path": op.path, "also": op.also, "is_floating": op.is_floating}
         for op in traced.ops.values()
     ]
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in traced.given.items()}
@@ -45,7 +45,7 @@ def load_original(path: Path) -> Traced:
         ops = {
             op["name"]: Op(
                 op["name"], _target(op["target"]), tuple(_decoded(op["args"])), _decoded(op["kwargs"]), op["path"],
-                tuple(op["also"]),
+                tuple(op["also"]), op["is_floating"],
             )
             for op in stored["ops"]
         }  # fmt: skip

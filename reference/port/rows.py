@@ -225,7 +225,7 @@ EXACT = {
 
 def row_of(op: "Op") -> Row:
     """Return how an op is judged."""
-    if op.kind in EXACT:
+    if op.kind in EXACT or not op.is_floating:
         return Row(is_exact=True)
     if op.kind == "aten.gelu":
         return _GELU[op.kwargs.get("approximate", "none")]

@@ -37,6 +37,7 @@ class Op:
     kwargs: Mapping[str, Any]
     path: str  # of the module that calls it
     also: tuple[str, ...] = ()  # paths of other modules whose output the activation is
+    is_floating: bool = True  # whether the activation has floating-point numbers
 
     @property
     def full_name(self) -> str:
@@ -190,11 +191,12 @@ def _traced(program: ExportedProgram, inputs: Sequence[torch.Tensor]) -> Traced:
     ops = {
         names[node]: Op(
             names[node],
-            node.target,
+            INSTEAD.get(node.target, node.target),
             _named(node.args, names),
             _named(node.kwargs, names),
             _paths(node)[-1],
             tuple(path for path in ends[node] if path != names[node]),
+            any(value.is_floating_point() for value in _values(node)),
         )
         for node in calls
     }
@@ -208,6 +210,8 @@ def program_inputs(program: ExportedProgram) -> set[str]:
     return {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT}
 
 
+# A view needs a layout in memory that an array from elsewhere may not have.
+INSTEAD = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
 COPIES = {"alias", "clone", "contiguous", "detach", "dropout", "lift_fresh_copy", "to", "type_as", "_to_copy"}
 
@@ -222,6 +226,12 @@ def _changes_nothing(node: torch.fx.Node) -> bool:
 
 def _stored(program: ExportedProgram, name: str) -> torch.Tensor:
     return (program.state_dict[name] if name in program.state_dict else program.constants[name]).detach()
+
+
+def _values(node: torch.fx.Node) -> list[torch.Tensor]:
+    """Return what stands for a node's results while it is traced."""
+    value = node.meta["val"]
+    return [x for x in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(x, torch.Tensor)]
 
 
 def _paths(node: torch.fx.Node) -> list[str]:
