@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import reference.port
 from reference.compare import main
 from reference.ops.tensors import from_torch
 from reference.port import (
@@ -191,3 +193,16 @@ def test_an_op_without_a_row_is_marked(original: tuple[Path, Arrays]) -> None:
     assert one.passes and one.estimated and one.op == "aten.linalg_vector_norm"
     (one,) = judge_port(traced, {name: value * np.float32(1 + 1e-5)})
     assert not one.passes
+
+
+def test_the_example_of_the_page_fails_as_it_says() -> None:
+    text = (Path(reference.port.__file__).parent / "README.md").read_text(encoding="utf-8")
+    example, said = re.findall(r"```(?:python|text)\n(.*?)```", text, flags=re.DOTALL)[:2]
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError) as caught:
+        exec(compile(example, "README.md", "exec"), {})
+    first_line = said.splitlines()[0].removeprefix("AssertionError: ")
+    assert str(caught.value).splitlines()[0] == first_line
+    said, message = (" ".join(x.split()) for x in (said, str(caught.value)))
+    for words in ("2 (linear → gelu):", "elements exceed the worst-case bound", "its bounds are estimates"):
+        assert words in said and words in message
