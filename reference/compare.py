@@ -8,9 +8,10 @@ and 2 if the two can't be compared.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -22,8 +23,11 @@ from reference.port.dumps import load_activations, load_original
 from reference.port.judge import judge_port
 from reference.port.match import PortError, match
 from reference.port.minimise import minimise
+from reference.port.page import page
 from reference.port.parity import describe
-from reference.report.page import write_json
+from reference.port.propose import propose
+from reference.port.trace import Traced
+from reference.report.page import write, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="what the port computes in (%(default)s)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu"], help="where it ran (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the comparison there")
+    parser.add_argument("--html", type=Path, help="write it as a page there")
+    parser.add_argument(
+        "--propose", type=Path, metavar="FILE", help="write what names may mean, for --names; then stop"
+    )
     parser.add_argument("--minimise", type=Path, metavar="FILE", help="write the first op that differs as Python")
     args = parser.parse_args(argv)
     try:
@@ -47,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(args: argparse.Namespace) -> int:
     traced, port = load_original(args.original), load_activations(args.port)
     names = _names(args.names)
+    if args.propose:
+        return _propose(args.propose, traced, port, names)
     matched, compared = match(traced, port, names), list[Compared]()
     judged = judge_port(traced, port, names=names, dtype=args.dtype, device=args.device)
     for one in tqdm(judged, total=len(matched.activations), unit="activation", disable=None, leave=False):
@@ -60,10 +70,25 @@ def _compare(args: argparse.Namespace) -> int:
     print(describe(failed, compared) if failed else f"all {len(compared)} activations are equal within rounding")
     if args.json:
         write_json(args.json, document(compared, matched))
+    if args.html:
+        write(args.html, page(compared, document(compared, matched)))
     if args.minimise and failed:
         minimise(args.minimise, traced, matched, failed[0].name, args.dtype, args.device)
         print(f"the op alone: {args.minimise}")
     return 1 if failed else 0
+
+
+def _propose(path: Path, traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, str]) -> int:
+    """Write the names that are known, and a proposal for each that is not."""
+    matched = match(traced, port, names, allows_none=True)
+    proposals = propose(traced, port, matched)
+    for one in proposals:
+        print(f"{one.own} may be {one.name}, from whose values it is {one.distance:.2g} of their size away")
+    for own in [own for own in matched.unknown if own not in {one.own for one in proposals}]:
+        print(f"{own} is like nothing in the original")
+    write_json(path, {**names, **{one.own: one.name for one in proposals}})
+    print(f"{path}: look it through, and give it as --names")
+    return 0
 
 
 def _names(path: Path | None) -> dict[str, str]:

@@ -24,7 +24,9 @@ class Matched:
     missing: tuple[str, ...]  # activations that it does not show
 
 
-def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None) -> Matched:
+def match(
+    traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, str] | None = None, allows_none: bool = False
+) -> Matched:
     """Find the activation that each array of a port is.
 
     Args:
@@ -32,6 +34,7 @@ def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, st
         port: The port's arrays by name.
         names: The original's name for some of the port's; `NAME:transposed` if axes 1 and 2 are
             swapped.
+        allows_none: Whether the port may have none of the original's names.
 
     Raises:
         PortError: An array can't be what its name says.
@@ -58,10 +61,10 @@ def match(traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, st
             given[name] = array
         else:
             activations[name] = array
-    if not activations:
+    if not activations and not allows_none:
         raise PortError(
             f"none of the port's arrays has a name of the original's; the port has {_some(port)}, "
-            f"the original {_some(traced.known_names())}; say which is which by `names`"
+            f"the original {_some(traced.known_names())}; say which is which by `names`; `--propose` helps"
         )
     missing = tuple(name for name in traced.ops if name not in activations and not traced.is_exact(name))
     return Matched(

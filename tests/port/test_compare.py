@@ -110,6 +110,32 @@ def test_names_and_layouts_can_be_mapped(original: tuple[Path, Arrays], tmp_path
     assert main([str(path), str(tmp_path / "port.safetensors"), "--names", str(tmp_path / "names.json")]) == 0
 
 
+def test_names_are_proposed_by_shape_and_values(
+    original: tuple[Path, Arrays], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arrays = original
+    own = dict(zip((f"t{i}" for i in range(len(arrays))), arrays.values()))
+    own["t0"] = own["t0"].swapaxes(1, 2)
+    rng = np.random.default_rng(0)
+    noisy = {name: a * (1 + rng.standard_normal(a.shape) / 100).astype(np.float32) for name, a in own.items()}
+    save_activations(tmp_path / "port.safetensors", {**noisy, "mine": np.ones(3, np.float32)})
+    names, port = tmp_path / "names.json", str(tmp_path / "port.safetensors")
+    assert main([str(path), port, "--propose", str(names)]) == 0
+    assert "mine is like nothing in the original" in capsys.readouterr().out
+    proposed = json.loads(names.read_text())
+    assert proposed == dict(zip(own, ["embed:transposed", *list(arrays)[1:]]))
+    assert main([str(path), port, "--names", str(names)]) == 1  # it is off by one percent
+
+
+def test_the_page_shows_the_culprit(original: tuple[Path, Arrays], tmp_path: Path) -> None:
+    path, arrays = original
+    save_activations(tmp_path / "port.safetensors", wrong(arrays))
+    assert main([str(path), str(tmp_path / "port.safetensors"), "--html", str(tmp_path / "page.html")]) == 1
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Different from layers.1.act on" in text and text.count("data:image/svg+xml") == 4
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
