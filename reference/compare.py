@@ -7,13 +7,14 @@ and 2 if the two can't be compared.
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm import tqdm
 
 from reference.numerics.dtypes import DTYPES
@@ -61,7 +62,7 @@ def _compare(args: argparse.Namespace) -> int:
     judged = judge_port(traced, port, names=names, dtype=args.dtype, device=args.device)
     for one in tqdm(judged, total=len(matched.activations), unit="activation", disable=None, leave=False):
         compared.append(one)
-    Console(highlight=False).print(_table(compared))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(_table(compared))
     if matched.unknown:
         print(f"not in the original: {', '.join(matched.unknown)}")
     if matched.missing:
@@ -104,7 +105,8 @@ def _names(path: Path | None) -> dict[str, str]:
 
 
 def _table(compared: Sequence[Compared]) -> Table:
-    table = Table("", "activation", "ops", "shape", "worst case", "RMS", "original's", "error so far", "original's")
+    name = Column("activation", overflow="fold")
+    table = Table("", name, "ops", "shape", "worst case", "RMS", "original's", "error", "original's", box=None)
     for one in compared:
         table.add_row(
             "✓" if one.passes else "✗",
@@ -124,4 +126,6 @@ def _table(compared: Sequence[Compared]) -> Table:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     raise SystemExit(main())
