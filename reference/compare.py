@@ -21,8 +21,9 @@ from reference.numerics.dtypes import DTYPES
 from reference.parity.activations import Compared
 from reference.port.document import document
 from reference.port.dumps import load_activations, load_original
+from reference.port.errors import PortError
 from reference.port.judge import judge_port
-from reference.port.match import PortError, match
+from reference.port.match import match
 from reference.port.minimise import minimise
 from reference.port.page import page
 from reference.port.parity import describe

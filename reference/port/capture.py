@@ -12,7 +12,7 @@ from max.nn.layer import Module, add_layer_hook
 from max.nn.layer import layer as layers
 
 from reference.ops.buffers import from_max, to_max
-from reference.port.match import PortError
+from reference.port.errors import PortError
 
 
 class Recorder:
@@ -75,7 +75,10 @@ class Instrumented:
     ) -> None:
         self._device, self._record = device or CPU(), Recorder()
         if weights is not None:
-            module.load_state_dict(dict(weights))
+            try:
+                module.load_state_dict(dict(weights))
+            except ValueError as error:
+                raise PortError(f"the port can't load these weights: {str(error).partition(chr(10))[0]}") from error
         with Graph("port", input_types=types) as graph, self._record.modules(module):
             outputs = module(*(value.tensor for value in graph.inputs))
             own = outputs if isinstance(outputs, (tuple, list)) else [outputs]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from reference.ops.tensors import from_torch, to_torch
-from reference.port.match import PortError
+from reference.port.errors import PortError
 from reference.port.trace import Op, Ref, Traced, mapped
 
 KEY = "traced"  # of the metadata

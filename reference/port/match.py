@@ -7,11 +7,8 @@ import numpy as np
 
 from reference.flow.dataflow import Ref, nearest, parse
 from reference.numerics.dtypes import DTYPES
+from reference.port.errors import PortError
 from reference.port.trace import Traced
-
-
-class PortError(ValueError):
-    """A port's arrays can't be compared with the original. The message names one and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from reference.ops.tensors import from_torch
 from reference.parity.activations import Compared
 from reference.port.dumps import save_activations, save_original
+from reference.port.errors import PortError
 from reference.port.judge import judge_port
-from reference.port.match import PortError
 from reference.port.trace import Traced, trace
 
 Port = Mapping[str, np.ndarray] | Callable[..., Any]

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from reference.flow.dataflow import Step
+from reference.port.errors import PortError
 from reference.port.rows import row_of
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -151,13 +152,20 @@ def trace(module: torch.nn.Module, *inputs: torch.Tensor, **named: torch.Tensor)
         named: Its arguments by name.
 
     Raises:
-        torch.export's errors: The module can't be exported.
+        PortError: The module can't run on these inputs, or PyTorch can't export it.
     """
     module.eval()
-    with torch.no_grad():
-        program = torch.export.export(module, inputs, named, strict=False)
-        if any(_writes(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, inputs, named, strict=False)
+            if any(_writes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+    except Exception as error:  # of the module's own code, too
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise PortError(
+            f"{type(module).__name__} can't be traced: {reason}; if it runs on these inputs, leave out what depends "
+            "on their values, or trace the parts that matter"
+        ) from error
     return _traced(program, [*inputs, *named.values()])
 
 

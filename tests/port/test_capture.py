@@ -82,6 +82,11 @@ def test_a_port_to_max_is_captured_and_judged() -> None:
         assert_parity(original, right, x, names=names)
 
 
+def test_weights_that_are_missing_are_named() -> None:
+    with pytest.raises(PortError, match=r"^the port can't load these weights: .*norm\.weight"):
+        Instrumented(Port(), [TensorType(DType.float32, [2, 5, 24], CPU)], {})
+
+
 def test_a_name_that_is_recorded_twice_is_refused() -> None:
     record = Recorder()
     with Graph("recorded", input_types=[TensorType(DType.float32, [2], CPU)]) as graph:

@@ -12,7 +12,7 @@ from reference.flow.dataflow import Step, parse
 from reference.models.openai import load_openai
 from reference.ops.tensors import from_torch
 from reference.parity.activations import truth
-from reference.port import Traced, trace
+from reference.port import PortError, Traced, trace
 from reference.port.rows import row_of
 from tests.port.whisper_flow import given_names, pairs
 
@@ -82,6 +82,23 @@ def test_activations_have_the_names_of_modules() -> None:
     assert traced.inputs == ("x",)
     assert sorted(traced.weights) == sorted(name for name, _ in Twice().named_parameters())
     assert traced.flow["rest.0"] == Step("layer_norm", ("layer", "rest.0.weight", "rest.0.bias"))
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: x if x.sum() > 0 else -x, r"^Wrong can't be traced: .*; if it runs on these inputs, leave out"),
+        (lambda x: x @ x, r"^Wrong can't be traced: .*must have same reduction dim"),
+    ],
+)
+def test_a_module_that_can_not_be_traced_is_named(forward, message: str) -> None:  # type: ignore[no-untyped-def]
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return forward(x)
+
+    with pytest.raises(PortError, match=message) as caught:
+        trace(Wrong(), torch.ones(2, 3))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_module_that_writes_in_place_is_traced() -> None:
