@@ -1,16 +1,17 @@
 """The op that differs, as a program of its own: what one attaches to a report of a defect."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from reference.numerics.compare import compare
+from reference.numerics.bounds import Approx
+from reference.numerics.compare import Verdict, compare
 from reference.numerics.dtypes import DTYPES
 from reference.ops.tensors import from_torch, to_torch
 from reference.port.dumps import save_activations
-from reference.port.expected import expected
+from reference.port.expected import expected, ops_between
 from reference.port.match import Matched
 from reference.port.trace import Traced
 
@@ -33,7 +34,8 @@ print(f"{name}: the port is off by up to {{error.max():.3g}}; a correct result b
 def minimise(path: Path, traced: Traced, matched: Matched, name: str, dtype: str, device: str) -> None:
     """Write the ops of an activation that fails, and the least of their inputs, as a program.
 
-    The batch is cut down to the first element that still fails by itself.
+    Along each axis but the last, the inputs are cut down to the place of the worst element, if the
+    ops treat places alike and it still fails.
 
     Args:
         path: The program; its arrays are stored beside it.
@@ -44,38 +46,40 @@ def minimise(path: Path, traced: Traced, matched: Matched, name: str, dtype: str
         device: Where it ran.
     """
     known = dict(traced.given) | {own: to_torch(array) for own, array in matched.activations.items()}
-    should_be = expected(traced, name, known, dtype, device)
-    needed = sorted({source for op in should_be.ops for source in op.sources if source in known})
-    arrays = _smallest(traced, name, known, needed, dtype, device)
-    variables = {own: f"x{i}" for i, own in enumerate(needed)}
-    lines = list[str]()
+    ops = ops_between(traced, name, known)
+    needed = sorted({source for op in ops for source in op.sources if source in known})
+    activations = [own for own in needed if own not in traced.weights]
+
+    def judged(arrays: Mapping[str, np.ndarray]) -> tuple[Approx, Verdict]:
+        inputs = {own: to_torch(arrays[own]) for own in needed}
+        approx = expected(traced, name, {**known, **inputs}, dtype, device).approx
+        return approx, compare(arrays["port"], approx, DTYPES[dtype])
+
+    arrays = {own: from_torch(known[own]) for own in needed} | {"port": from_torch(known[name])}
+    approx, verdict = judged(arrays)
+    for axis in range(arrays["port"].ndim - 1):
+        size = arrays["port"].shape[axis]
+        if verdict.worst is None or any(arrays[own].shape[axis : axis + 1] != (size,) for own in activations):
+            continue
+        place = verdict.worst.index[axis]
+        part = {**arrays, **{own: arrays[own].take([place], axis) for own in (*activations, "port")}}
+        with suppress(RuntimeError, ValueError):  # an op that needs the axis' size
+            of_part, its_verdict = judged(part)
+            alike = np.allclose(of_part.value, approx.value.take([place], axis), rtol=1e-9, atol=1e-12)
+            if alike and not its_verdict.passes:
+                arrays, approx, verdict = part, of_part, its_verdict
+    variables, lines = {own: f"x{i}" for i, own in enumerate(needed)}, list[str]()
     for own, variable in variables.items():
         lines.append(f'{variable} = arrays["{own}"]' + ".double()" * known[own].is_floating_point())
-    for i, op in enumerate(should_be.ops):
+    for i, op in enumerate(ops):
         variables[op.name] = f"y{i}"
         lines.append(f"y{i} = {op.as_code(variables)}")
-    ops = " → ".join(op.kind for op in should_be.ops)
-    again = expected(traced, name, {**known, **{own: to_torch(arrays[own]) for own in needed}}, dtype, device)
-    bound = float(np.max(again.approx.worst, initial=0.0))
     save_activations(path.with_suffix(".safetensors"), arrays)
-    text = PROGRAM.format(name=name, ops=ops, lines="\n".join(lines), result=variables[name], bound=bound)
+    text = PROGRAM.format(
+        name=name,
+        ops=" → ".join(op.kind for op in ops),
+        lines="\n".join(lines),
+        result=variables[name],
+        bound=float(np.max(approx.worst, initial=0.0)),
+    )
     path.write_text(text, encoding="utf-8")
-
-
-def _smallest(
-    traced: Traced, name: str, known: Mapping[str, torch.Tensor], needed: list[str], dtype: str, device: str
-) -> dict[str, np.ndarray]:
-    """Return the inputs and the port's result, of one element of the batch if that fails alone."""
-    whole = {own: from_torch(known[own]) for own in needed} | {"port": from_torch(known[name])}
-    batch = whole["port"].shape[0] if whole["port"].ndim else 0
-    activations = [own for own in needed if own in traced.ops or own not in traced.weights]
-    for i in range(batch if batch > 1 and all(whole[own].shape[:1] == (batch,) for own in activations) else 0):
-        part = {own: array[i : i + 1] if own in (*activations, "port") else array for own, array in whole.items()}
-        try:
-            should_be = expected(traced, name, {**known, **{own: to_torch(part[own]) for own in needed}}, dtype, device)
-            fails = not compare(part["port"], should_be.approx, DTYPES[dtype]).passes
-        except (RuntimeError, ValueError):  # an op that needs the batch's size
-            break
-        if fails:
-            return part
-    return whole

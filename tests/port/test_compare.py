@@ -91,7 +91,7 @@ def test_a_difference_is_named_stored_and_cut_out(
     alone = subprocess.run([sys.executable, tmp_path / "alone.py"], capture_output=True, text=True, env=environment)
     said = "layers.1.act: the port is off by up to 0.01; a correct result by up to "
     assert alone.stdout.startswith(said), alone.stderr
-    assert load_activations(tmp_path / "alone.safetensors")["port"].shape[0] == 1  # only the second sequence
+    assert load_activations(tmp_path / "alone.safetensors")["port"].shape == (1, 1, 64)  # one token of one sequence
 
 
 def test_assert_parity_names_the_culprit_and_a_command_that_shows_it_again(capsys: pytest.CaptureFixture[str]) -> None:
