@@ -7,6 +7,7 @@ and 2 if the two can't be compared.
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--propose", type=Path, metavar="FILE", help="write what names may mean, for --names; then stop"
     )
     parser.add_argument("--minimise", type=Path, metavar="FILE", help="write the first op that differs as Python")
+    parser.add_argument("--partial", action="store_true", help="the port need not show the original's results")
     args = parser.parse_args(argv)
     try:
+        for path in filter(None, (args.json, args.html, args.propose, args.minimise)):
+            check_writable(path)
         return _compare(args)
     except PortError as error:
         print(f"reference.compare: {error}", file=sys.stderr)
@@ -60,12 +64,14 @@ def _compare(args: argparse.Namespace) -> int:
     if args.propose:
         return _propose(args.propose, traced, port, names)
     matched, compared = match(traced, port, names), list[Compared]()
-    judged = judge_port(traced, port, names=names, dtype=args.dtype, device=args.device)
+    options = {"dtype": args.dtype, "device": args.device, "partial": args.partial}
+    judged = judge_port(traced, port, names=names, **options)
     for one in tqdm(judged, total=len(matched.activations), unit="activation", disable=None, leave=False):
         compared.append(one)
     Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(_table(compared))
     if matched.unknown:
-        print(f"not in the original: {', '.join(matched.unknown)}")
+        unknown = ", ".join(matched.unknown)
+        print(f"{len(matched.unknown)} arrays mean nothing to the original (--names, --propose): {unknown}")
     if matched.missing:
         print(f"not shown by the port, and judged with what comes after them: {len(matched.missing)}")
     failed = [one for one in compared if not one.passes]
@@ -78,6 +84,20 @@ def _compare(args: argparse.Namespace) -> int:
         minimise(args.minimise, traced, matched, failed[0].name, args.dtype, args.device)
         print(f"the op alone: {args.minimise}")
     return 1 if failed else 0
+
+
+def check_writable(path: Path) -> None:
+    """Check before any work that a file can be written.
+
+    Raises:
+        PortError: It is a folder, or its folder is missing or can't be written to.
+    """
+    if path.is_dir():
+        raise PortError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise PortError(f"{path} can't be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PortError(f"{path} can't be written: permission denied")
 
 
 def _propose(path: Path, traced: Traced, port: Mapping[str, np.ndarray], names: Mapping[str, str]) -> int:
@@ -107,7 +127,7 @@ def _names(path: Path | None) -> dict[str, str]:
 
 def _table(compared: Sequence[Compared]) -> Table:
     name = Column("activation", overflow="fold")
-    table = Table("", name, "ops", "shape", "worst case", "RMS", "original's", "error", "original's", box=None)
+    table = Table("", name, "ops", "shape", "worst case", "RMS", "original's RMS", "error", "its error", box=None)
     for one in compared:
         table.add_row(
             "✓" if one.passes else "✗",

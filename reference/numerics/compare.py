@@ -170,7 +170,7 @@ def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _ratio(error: np.ndarray, bound: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error == 0, 0.0, error / bound)
+        return np.where(error == 0, 0.0, error / np.abs(bound))  # a bound may be -0.0
 
 
 def _rms(x: np.ndarray) -> float:

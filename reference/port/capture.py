@@ -82,6 +82,8 @@ class Instrumented:
         with Graph("port", input_types=types) as graph, self._record.modules(module):
             outputs = module(*(value.tensor for value in graph.inputs))
             own = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            if len(own) == 1 and isinstance(own[0], TensorValue):
+                self._record("output", own[0])
             graph.output(*(x for x in own if isinstance(x, TensorValue)), *self._record.values.values())
         session = InferenceSession(devices=[self._device])
         self._model = session.load(graph, weights_registry=module.state_dict())

@@ -21,6 +21,10 @@ KEY = "traced"  # of the metadata
 
 def save_original(path: Path, traced: Traced) -> None:
     """Write an original as a `.safetensors` file, with its ops in the metadata."""
+    if not isinstance(traced, Traced):
+        raise PortError(f"the original is a {type(traced).__name__}; give what `trace` returns")
+    if path.suffix != ".safetensors" or not path.parent.is_dir():
+        raise PortError(f"{path}: name a .safetensors file in a folder that exists")
     ops = [
         {"name": op.name, "target": op.full_name, "args": _coded(op.args), "kwargs": _coded(op.kwargs)}
         | {"path": op.path, "also": op.also, "is_floating": op.is_floating}
@@ -36,6 +40,8 @@ def load_original(path: Path) -> Traced:
     Raises:
         PortError: The file is something else, or has an op that PyTorch lacks.
     """
+    if path.is_dir():
+        raise PortError(f"{path} can't be read as an original: it is a folder")
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(KEY)
@@ -119,7 +125,8 @@ def load_activations(path: Path) -> dict[str, np.ndarray]:
     try:
         stored = readers[path.suffix](path)
     except (OSError, SafetensorError, ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
-        raise PortError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+        reason = getattr(error, "strerror", None) or f"it is no {path.suffix} file of arrays"
+        raise PortError(f"{path} can't be read: {reason}") from error
     except Exception as error:  # what torch.load raises for a pickle that would run something
         raise PortError(f"{path} can't be read without running what it contains; save tensors alone") from error
     if not isinstance(stored, Mapping):

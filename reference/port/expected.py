@@ -18,7 +18,7 @@ from reference.numerics.dtypes import DTYPES, unit_roundoff
 from reference.ops import find_row
 from reference.ops.judge import expect
 from reference.port.rows import NoRow, as_definition, row_of
-from reference.port.trace import Op, Traced, widened
+from reference.port.trace import Op, Traced, mapped, widened
 
 SAMPLES = 8
 BEYOND = 20.0
@@ -61,7 +61,7 @@ def expected(traced: Traced, name: str, known: Tensors, dtype: str = "float32", 
         source: widened(known[source], torch.float64) for op in ops for source in op.sources if source in known
     }
     rounding = [op for op in ops if not row_of(op).is_exact]
-    if len(rounding) > 1:
+    if len(rounding) > 1 or any(not row_of(op).row for op in rounding):
         return Expected(_estimated(ops, values, dtype, device), ops, estimated=True)
     errors = dict[str, tuple[Any, Any]]()
     estimated = False
@@ -74,7 +74,7 @@ def expected(traced: Traced, name: str, known: Tensors, dtype: str = "float32", 
             approx, estimated = _estimated((op,), values, dtype, device), True
         values[op.name], *both = (torch.from_numpy(np.array(part)) for part in _parts(approx))
         errors[op.name] = both[0], both[1]
-    worst, typical = errors.get(name, (0 * values[name],) * 2)
+    worst, typical = errors.get(name, (torch.zeros_like(values[name]),) * 2)
     return Expected(Approx(*(as_definition(x) for x in (values[name], worst, typical))), ops, estimated)
 
 
@@ -128,13 +128,14 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _estimated(ops: tuple[Op, ...], values: Mapping[str, Any], dtype: str, device: str) -> Approx:
     """Estimate how far roundings move the last op's result."""
-    computed, typical = dict(values), dict[str, torch.Tensor]()
+    computed, typical = dict(values), dict[str, Any]()
+    unit = unit_roundoff(DTYPES[dtype])
     for op in ops:
         computed[op.name] = op.compute(computed, torch.float64)
-        if not row_of(op).is_exact and _is_floating(computed[op.name]):
+        if not row_of(op).is_exact:
             approx = _by_row(op, computed, dtype, device)
             typical[op.name] = (
-                unit_roundoff(DTYPES[dtype]) * computed[op.name].abs()
+                mapped(lambda x: unit * x.abs() if _is_floating(x) else x, computed[op.name])
                 if approx is None
                 else torch.from_numpy(np.array(_parts(approx)[2]))
             )
@@ -142,19 +143,22 @@ def _estimated(ops: tuple[Op, ...], values: Mapping[str, Any], dtype: str, devic
     if not _is_floating(exact):
         return Approx.exact(as_definition(exact))
     generator, squares = torch.Generator().manual_seed(0), torch.zeros_like(exact)
-    unit = unit_roundoff(DTYPES[dtype])
+
+    def noisy(x: Any, error: Any) -> Any:
+        if not _is_floating(x):
+            return x
+        return x + torch.randn(x.shape, generator=generator, dtype=torch.float64) * torch.nan_to_num(error)
+
     for _ in range(SAMPLES):
         sample = dict(values)
         for op in ops:
+            shaken = dict[str, Any]()
             if op.name in typical and not row_of(op).row:
                 # Nobody knows how it computes: its inputs are off, too.
-                shaken = {source: _shaken(sample[source], unit, generator) for source in op.sources}
-                sample[op.name] = op.compute({**sample, **shaken}, torch.float64)
-            else:
-                sample[op.name] = op.compute(sample, torch.float64)
+                shaken = {source: _each(noisy, x := sample[source], _rounding(x, unit)) for source in op.sources}
+            sample[op.name] = op.compute({**sample, **shaken}, torch.float64)
             if op.name in typical:
-                noise = torch.randn(sample[op.name].shape, generator=generator, dtype=torch.float64)
-                sample[op.name] = sample[op.name] + noise * torch.nan_to_num(typical[op.name])
+                sample[op.name] = _each(noisy, sample[op.name], typical[op.name])
         difference = torch.where(torch.isfinite(exact), sample[ops[-1].name] - exact, 0.0)
         squares += torch.nan_to_num(difference) ** 2 / SAMPLES
     # A few samples say little of one element, so it shares its neighbours' along the last axis.
@@ -168,8 +172,6 @@ def _is_floating(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
-def _shaken(x: Any, unit: float, generator: torch.Generator) -> Any:
-    """Return numbers that are off by a relative rounding."""
-    if not _is_floating(x):
-        return x
-    return x * (1 + unit / np.sqrt(3) * torch.randn(x.shape, generator=generator, dtype=torch.float64))
+def _rounding(x: Any, unit: float) -> Any:
+    """Return how far a relative rounding typically moves numbers."""
+    return mapped(lambda part: unit / np.sqrt(3) * part.abs() if _is_floating(part) else part, x)

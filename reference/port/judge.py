@@ -10,9 +10,10 @@ from reference.numerics.dtypes import DTYPES
 from reference.ops.tensors import from_torch, to_torch
 from reference.parity.activations import Compared, Error, compare_given, rms
 from reference.parity.resemblance import resemblance
+from reference.port.errors import PortError
 from reference.port.expected import Expected, expected
-from reference.port.match import check, match, refuse_stale
-from reference.port.rows import row_of
+from reference.port.match import Matched, check, match, refuse_stale
+from reference.port.rows import LAYOUTS
 from reference.port.trace import Traced
 
 
@@ -24,6 +25,7 @@ def judge_port(
     dtype: str = "float32",
     device: str = "cpu",
     before: Mapping[str, np.ndarray] | None = None,
+    partial: bool = False,
 ) -> Iterator[Compared]:
     """Judge a port's activations in the order in which the original computes them.
 
@@ -38,12 +40,19 @@ def judge_port(
         dtype: What the port computes in.
         device: Where the port ran, "cpu" or "gpu".
         before: The port's arrays of a call before, on other inputs; none may be left over from it.
+        partial: Whether the port need not show the original's results.
 
     Raises:
         PortError: The port's arrays do not fit the original.
     """
     matched, own = match(traced, port, names), {name: from_torch(x) for name, x in traced.run().items()}
     check(traced, matched, own, dtype)
+    unseen = [name for name in traced.outputs if name in traced.ops and name not in matched.activations]
+    if unseen and not partial:
+        raise PortError(
+            f"the port does not show the original's result, {unseen[0]!r}, so what comes last would not be judged; "
+            f"show it (a single result is also known as 'output'), or say `partial`{unknown_of(matched)}"
+        )
     if before is not None:
         refuse_stale(traced, matched, match(traced, before, names).activations)
     exact = traced.run(torch.float64)
@@ -54,6 +63,12 @@ def judge_port(
     known = dict(traced.given) | {name: to_torch(array) for name, array in matched.activations.items()}
     for name, array in matched.activations.items():
         yield _compare(traced, name, array, known, own[name], from_torch(exact[name]), dtype, device)
+
+
+def unknown_of(matched: Matched) -> str:
+    """Return what is to be said about arrays that mean nothing to the original."""
+    n, shown = len(matched.unknown), ", ".join(matched.unknown[:3])
+    return f"; {n} of its arrays mean nothing to the original, such as {shown}" if n else ""
 
 
 def _compare(
@@ -77,7 +92,7 @@ def _compare(
     wide = exact.astype(np.float64)
     return Compared(
         name=name,
-        op=" → ".join(row_of(op).row or op.kind for op in should_be.ops if not row_of(op).is_exact) or "exact",
+        op=" → ".join(op.short for op in should_be.ops if op.short not in LAYOUTS) or should_be.ops[-1].short,
         shape=array.shape,
         in_situ=verdict,
         pytorch=pytorch,

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from reference.flow.dataflow import Ref, nearest, parse
 from reference.numerics.dtypes import DTYPES
+from reference.ops.tensors import from_torch
 from reference.port.errors import PortError
 from reference.port.trace import Traced
 
@@ -37,6 +39,9 @@ def match(
         PortError: An array can't be what its name says.
     """
     names, activations, given = names or {}, dict[str, np.ndarray](), dict[str, np.ndarray]()
+    port = {own: as_array(own, array) for own, array in port.items()}
+    if not port:
+        raise PortError("the port shows no arrays")
     owners, unknown = dict[str, str](), list[str]()
     for wrong in names.keys() - port.keys():
         raise PortError(f"names: the port has no {wrong!r}{nearest(wrong, port)}")
@@ -51,13 +56,11 @@ def match(
                 raise PortError(f"names: the original has no {wanted!r}{nearest(wanted, traced.known_names())}")
             unknown.append(own)
             continue
-        if name in owners:
-            raise PortError(f"{owners[name]!r} and {own!r} are both {name!r}; keep one")
-        owners[name] = own
-        if name in traced.given:
-            given[name] = array
-        else:
-            activations[name] = array
+        into = given if name in traced.given else activations
+        if name in owners and not np.array_equal(into[name], array):
+            raise PortError(f"{owners[name]!r} and {own!r} are both {name!r}, but differ; keep the right one")
+        owners.setdefault(name, own)
+        into.setdefault(name, array)
     if not activations and not allows_none:
         raise PortError(
             f"none of the port's arrays has a name of the original's; the port has {_some(port)}, "
@@ -67,6 +70,21 @@ def match(
     return Matched(
         {name: activations[name] for name in traced.ops if name in activations}, given, tuple(unknown), missing
     )
+
+
+def as_array(name: object, array: object) -> np.ndarray:
+    """Return a port's array, of NumPy or PyTorch.
+
+    Raises:
+        PortError: It is something else, or has no name.
+    """
+    if not isinstance(name, str):
+        raise PortError(f"an array's name is {name!r}, a {type(name).__name__}; give a string")
+    if isinstance(array, torch.Tensor):
+        return from_torch(array)
+    if not isinstance(array, (np.ndarray, np.generic)):
+        raise PortError(f"{name!r} is a {type(array).__name__}; give NumPy arrays")
+    return np.asarray(array)
 
 
 def check(traced: Traced, matched: Matched, own: Mapping[str, np.ndarray], dtype: str) -> None:
@@ -82,14 +100,16 @@ def check(traced: Traced, matched: Matched, own: Mapping[str, np.ndarray], dtype
         PortError: One has another shape or dtype, or is not an array.
     """
     for name, array in matched.activations.items():
-        if not isinstance(array, np.ndarray):
-            raise PortError(f"{name!r} is a {type(array).__name__}; give NumPy arrays")
         shape = own[name].shape
         if array.shape != shape:
             shapes = f"{list(array.shape)}, but the original's has {list(shape)}"
             raise PortError(f"{name!r} has shape {shapes}{_remedy(array.shape, shape)}")
         if own[name].dtype.kind == "f" and array.dtype != DTYPES[dtype]:
-            raise PortError(f"{name!r} is {array.dtype}, not {dtype}; say in which dtype the port computes")
+            known = array.dtype.name in DTYPES
+            remedy = f"say that the port computes in {array.dtype}" if known else f"convert it to {dtype}"
+            raise PortError(f"{name!r} is {array.dtype}, not {dtype}; {remedy} (`dtype`, or --dtype)")
+        if np.issubdtype(own[name].dtype, np.floating) and own[name].size and np.isnan(own[name]).all():
+            raise PortError(f"{name!r} is NaN in the original, too; give inputs and weights that are numbers")
 
 
 def refuse_stale(traced: Traced, matched: Matched, before: Mapping[str, np.ndarray]) -> None:

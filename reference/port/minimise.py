@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+torch.set_default_dtype(torch.float64)
 arrays = load_file(Path(__file__).with_suffix(".safetensors"))
 {lines}
 port = arrays["port"]

@@ -68,11 +68,11 @@ def test_a_port_to_max_is_captured_and_judged() -> None:
 
     def shown(inputs: torch.Tensor) -> dict[str, np.ndarray]:
         activations = port(inputs.numpy())
-        assert activations.keys() == names.keys() | {"mlp", "mlp(2)"}
-        return {name: activations[name] for name in names}
+        assert activations.keys() == names.keys() | {"mlp", "mlp(2)", "output"}
+        return {name: activations[name] for name in (*names, "output")}
 
     right, other = shown(x), shown(2 * x)
-    assert len(assert_parity(original, right, x, names=names)) == 6
+    assert len(assert_parity(original, right, x, names=names)) == 7
     with pytest.raises(PortError, match=r"'mlp\.0\.linear' is what it was in the call before"):
         list(judge_port(trace(original, x), {**right, "mlp.0": other["mlp.0"]}, names=names, before=other))
     assert all(one.passes for one in judge_port(trace(original, x), right, names=names, before=other))

@@ -142,4 +142,4 @@ def test_the_original_passes_as_its_own_port(name: str, seed: int) -> None:
     own: Mapping[str, np.ndarray] = {op: from_torch(x) for op, x in original.run().items()}
     modules = {op: array for op, array in own.items() if op == original.ops[op].path or original.ops[op].also}
     for port in (own, modules):
-        assert not [str(one) for one in judge_port(original, port) if not one.passes]
+        assert not [str(one) for one in judge_port(original, port, partial=True) if not one.passes]

@@ -87,8 +87,11 @@ def test_activations_have_the_names_of_modules() -> None:
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x if x.sum() > 0 else -x, r"^Wrong can't be traced: .*; if it runs on these inputs, leave out"),
-        (lambda x: x @ x, r"^Wrong can't be traced: .*must have same reduction dim"),
+        (
+            lambda x: x if x.sum() > 0 else -x,
+            r"^Wrong can't be traced: .*; leave out what depends on the inputs' values",
+        ),
+        (lambda x: x @ x, r"^Wrong can't be traced: .*cannot be multiplied"),
     ],
 )
 def test_a_module_that_can_not_be_traced_is_named(forward, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -99,6 +102,54 @@ def test_a_module_that_can_not_be_traced_is_named(forward, message: str) -> None
     with pytest.raises(PortError, match=message) as caught:
         trace(Wrong(), torch.ones(2, 3))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda x: torch.fft.rfft(x).abs(), "aten.fft_rfft.default gives complex numbers"),
+        (lambda x: torch.nn.functional.dropout(x, 0.5, True), "it drops out at random"),
+        (lambda x: x[x > 0], "(depends on the inputs' values|data-dependent)"),
+        (lambda x: 3, "computes nothing"),
+    ],
+)
+def test_what_can_not_be_judged_is_refused(forward, message: str) -> None:  # type: ignore[no-untyped-def]
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return forward(x)
+
+    odd = Odd().train()
+    with pytest.raises(PortError, match=f"^Odd .*{message}"):
+        trace(odd, torch.ones(2, 3))
+    assert odd.training
+    with pytest.raises(PortError, match=r"the original is a function; give a torch\.nn\.Module"):
+        trace(forward, torch.ones(2, 3))
+
+
+def test_a_module_whose_last_op_is_not_its_output_has_the_right_name() -> None:
+    class Early(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.exp()
+            self.size = y.sum()  # computed last, and not returned
+            return y
+
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.sin(), x.cos()
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.early, self.pair = Early(), Pair()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.early(x)
+            return sum(self.pair(y)) + self.early.size
+
+    traced = trace(Whole(), torch.randn(3, 4))
+    assert traced.ops["early"].kind == "aten.exp"
+    assert traced.name_of("pair") is None  # it has two outputs, and neither is the module's
+    assert {"pair.sin", "pair.cos", "early.sum"} <= traced.ops.keys()
 
 
 def test_a_module_that_writes_in_place_is_traced() -> None:
