@@ -63,11 +63,18 @@ def test_each_activation_has_the_verdict_of_the_flow_by_hand(
         assert one.passes and not one.estimated, str(one)
         ours, theirs = one.in_situ, by_hand[name].in_situ
         assert ours.worst_case_ratio == pytest.approx(theirs.worst_case_ratio, rel=0.02), name
-        if one.shape == by_hand[name].shape:  # else its last axis, whose channels are judged, is time
+        # Else the channels are others: of all heads side by side, or time.
+        if one.shape == by_hand[name].shape and not name.endswith("context"):
             assert ours.rms_ratio == pytest.approx(theirs.rms_ratio, rel=0.02), name
 
 
-@pytest.mark.parametrize("name", ["encoder.conv2.gelu", "encoder.blocks.2.attn.context", "decoder.blocks.1.mlp.0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decoder.blocks.1.mlp.0",
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in ("encoder.conv2.gelu", "encoder.blocks.2.attn.context")),
+    ],
+)
 def test_a_mistake_is_blamed_alike(parity: tuple[Programs, ClipReport], arrays: Arrays, name: str) -> None:
     wrong = {**arrays, name: arrays[name] * np.float32(1.0001)}
     failed = [own for own, one in derived(parity[0], wrong).items() if not one.passes]
