@@ -128,12 +128,13 @@ def _apart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _estimated(ops: tuple[Op, ...], values: Mapping[str, Any], dtype: str, device: str) -> Approx:
     """Estimate how far roundings move the last op's result."""
-    computed, typical = dict(values), dict[str, Any]()
+    computed, typical, rowless = dict(values), dict[str, Any](), set[str]()
     unit = unit_roundoff(DTYPES[dtype])
     for op in ops:
         computed[op.name] = op.compute(computed, torch.float64)
         if not row_of(op).is_exact:
-            approx = _by_row(op, computed, dtype, device)
+            if (approx := _by_row(op, computed, dtype, device)) is None:
+                rowless.add(op.name)
             typical[op.name] = (
                 mapped(lambda x: unit * x.abs() if _is_floating(x) else x, computed[op.name])
                 if approx is None
@@ -153,7 +154,7 @@ def _estimated(ops: tuple[Op, ...], values: Mapping[str, Any], dtype: str, devic
         sample = dict(values)
         for op in ops:
             shaken = dict[str, Any]()
-            if op.name in typical and not row_of(op).row:
+            if op.name in rowless:
                 # Nobody knows how it computes: its inputs are off, too.
                 shaken = {source: _each(noisy, x := sample[source], _rounding(x, unit)) for source in op.sources}
             sample[op.name] = op.compute({**sample, **shaken}, torch.float64)
