@@ -27,9 +27,9 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 IMPORT_LINTER = "import-linter==2.17"
 
 
-def install(session: nox.Session, *extra: str) -> None:
+def install(session: nox.Session, *extra: str, extras: str = "test,base,normalizers") -> None:
     """Install the project in editable mode, with the requirements of tests and parity."""
-    session.install("-e", ".[test,base,normalizers]", *extra)
+    session.install("-e", f".[{extras}]", *extra)
     session.install("--no-deps", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "speech"))
 
 
@@ -197,7 +197,7 @@ def gpu_compile(session: nox.Session) -> None:
 @nox.session
 def ports(session: nox.Session) -> None:
     """Judge Modular's own Whisper encoder and BERT by their originals: `nox -s ports`."""
-    install(session, ".[ports]")
+    install(session, extras="test,base,normalizers,ports")
     session.run("pytest", "-m", "ports", "-s", "tests/port", *session.posargs, env=KEEP_MEMORY)
 
 
