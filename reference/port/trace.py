@@ -198,7 +198,7 @@ def _outputs(module: torch.nn.Module, inputs: Sequence[Any], named: Mapping[str,
     outputs = dict[str, Any]()
 
     def keep(path: str) -> Callable[..., None]:
-        return lambda module, inputs, output: outputs.update({path: output})
+        return lambda module, inputs, output: outputs.update({path: _first(output)})
 
     hooks = [inner.register_forward_hook(keep(path)) for path, inner in module.named_modules(remove_duplicate=False)]
     try:
@@ -207,6 +207,11 @@ def _outputs(module: torch.nn.Module, inputs: Sequence[Any], named: Mapping[str,
         for hook in hooks:
             hook.remove()
     return outputs
+
+
+def _first(output: Any) -> Any:
+    """Return a module's output; of several, the first, which is what the next module gets."""
+    return _first(output[0]) if isinstance(output, (tuple, list)) and output else output
 
 
 def _refuse_unjudgeable(name: str, program: ExportedProgram) -> None:
