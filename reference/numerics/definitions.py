@@ -10,15 +10,14 @@ LAYER_NORM_EPSILON = 1e-5
 RMS_NORM_EPSILON = 1e-6
 
 
-def layer_norm(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, epsilon: float = LAYER_NORM_EPSILON
-) -> np.ndarray:
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, epsilon: float | None = None) -> np.ndarray:
     """Normalize the last dimension, as `torch.nn.LayerNorm`, by default with its epsilon.
 
     Source: Ba, Kiros and Hinton, *Layer Normalization* (2016), equation 4.
     """
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
+    epsilon = LAYER_NORM_EPSILON if epsilon is None else epsilon
     return centred / np.sqrt(variance + epsilon) * weight + bias
 
 

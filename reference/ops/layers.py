@@ -44,8 +44,9 @@ class LayerNorm(Op, row="layer_norm"):
         weight: np.ndarray,
         bias: np.ndarray,
         *,
-        epsilon: float = definitions.LAYER_NORM_EPSILON,
+        epsilon: float | None = None,
     ) -> Approx:
+        epsilon = definitions.LAYER_NORM_EPSILON if epsilon is None else epsilon
         u, n = roundings.accumulate, x.shape[-1]
         mean, rms = x.mean(-1, keepdims=True), np.sqrt((x**2).mean(-1, keepdims=True))
         centred, variance = x - mean, x.var(-1, keepdims=True)
