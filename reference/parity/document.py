@@ -16,6 +16,7 @@ from reference.parity.activations import Compared, Error
 from reference.parity.clip import ClipReport
 from reference.parity.transcripts import TokenDifference
 from reference.parity.window import Output
+from reference.report.page import number
 
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
 PACKAGES = ("max", "numpy", "torch", "openai-whisper")
@@ -89,22 +90,22 @@ def _activation(compared: Compared) -> dict[str, Any]:
         "failures": verdict.failures,
         "resembles": compared.resembles,
         "rewritten": compared.rewritten,
-        "share": _number(verdict.worst_case_ratio),
-        "sharp_share": _number(verdict.rms_ratio),
+        "share": number(verdict.worst_case_ratio),
+        "sharp_share": number(verdict.rms_ratio),
         "vacuous": verdict.n_vacuous,
         "worst": worst
         and {
             "index": list(worst.index),
-            "max": _number(worst.actual),
-            "float64": _number(worst.expected),
-            "error": _number(worst.error),
-            "bound": _number(worst.bound),
+            "max": number(worst.actual),
+            "float64": number(worst.expected),
+            "error": number(worst.error),
+            "bound": number(worst.bound),
         },
         "pytorch": {
-            "share": _number(compared.pytorch.worst_case_ratio),
-            "sharp_share": _number(compared.pytorch.rms_ratio),
+            "share": number(compared.pytorch.worst_case_ratio),
+            "sharp_share": number(compared.pytorch.rms_ratio),
         },
-        "size": _number(compared.size),
+        "size": number(compared.size),
         "cumulative": {"max": _error(compared.error), "openai": compared.peer and _error(compared.peer)},
     }
 
@@ -116,15 +117,10 @@ def _output(output: Output) -> dict[str, Any]:
 def _token_difference(difference: TokenDifference | None) -> dict[str, Any] | None:
     if difference is None:
         return None
-    logits = {name: [_number(logit) for logit in pair] for name, pair in difference.logits.items()}
-    numbers = {name: _number(getattr(difference, name)) for name in ("error_max", "error_openai", "margin")}
+    logits = {name: [number(logit) for logit in pair] for name, pair in difference.logits.items()}
+    numbers = {name: number(getattr(difference, name)) for name in ("error_max", "error_openai", "margin")}
     return {**asdict(difference), "logits": logits, **numbers, "is_rounding": difference.is_rounding}
 
 
 def _error(error: Error) -> dict[str, Any]:
-    return {"rms": _number(error.rms), "largest": _number(error.largest)}
-
-
-def _number(x: float) -> float | None:
-    """Return a number, or None for infinity and NaN, which JSON can't represent."""
-    return float(x) if np.isfinite(x) else None
+    return {"rms": number(error.rms), "largest": number(error.largest)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from reference.parity.activations import Compared
 from reference.port.match import Matched
+from reference.report.page import number
 
 SCHEMA = json.loads((Path(__file__).parent / "schema.json").read_text(encoding="utf-8"))
 
@@ -30,16 +31,11 @@ def _activation(one: Compared) -> dict[str, Any]:
         "shape": list(one.shape),
         "passes": one.passes,
         "estimated": one.estimated,
-        "worst_case_ratio": _number(one.in_situ.worst_case_ratio),
-        "rms_ratio": _number(one.in_situ.rms_ratio),
-        "original_rms_ratio": _number(one.pytorch.rms_ratio),
-        "error": _number(one.error.rms),
-        "original_error": None if one.peer is None else _number(one.peer.rms),
+        "worst_case_ratio": number(one.in_situ.worst_case_ratio),
+        "rms_ratio": number(one.in_situ.rms_ratio),
+        "original_rms_ratio": number(one.pytorch.rms_ratio),
+        "error": number(one.error.rms),
+        "original_error": None if one.peer is None else number(one.peer.rms),
         "failures": one.in_situ.failures,
         "looks_like": one.resembles,
     }
-
-
-def _number(x: float) -> float | None:
-    """Return a number, or None for infinity and NaN, which JSON can't represent."""
-    return float(x) if abs(x) < float("inf") else None

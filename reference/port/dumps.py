@@ -55,9 +55,9 @@ def load_original(path: Path) -> Traced:
             )
             for op in stored["ops"]
         }  # fmt: skip
+    except PortError:
+        raise
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, PortError):
-            raise
         raise PortError(f"{path} can't be read as an original: {error}") from error
     return Traced(ops, given, tuple(stored["outputs"]), tuple(stored["inputs"]))
 

@@ -94,7 +94,7 @@ def _by_row(op: Op, values: Mapping[str, Any], dtype: str, device: str) -> Appro
     except NoRow:
         return None
     arrays = [as_definition(x) for x in taken.arrays]
-    return expect(find_row(row.row), dtype, arrays, device=device, attributes=dict(taken.attributes))
+    return expect(find_row(row.row), dtype, arrays, device=device, attributes=taken.attributes)
 
 
 def _passed_on(op: Op, values: Mapping[str, Any], errors: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:

@@ -49,9 +49,11 @@ def judge_port(
     check(traced, matched, own, dtype)
     unseen = [name for name in traced.outputs if name in traced.ops and name not in matched.activations]
     if unseen and not partial:
+        unknown = unknown_of(matched)
         raise PortError(
             f"the port does not show the original's result, {unseen[0]!r}, so what comes last would not be judged; "
-            f"show it (a single result is also known as 'output'), or say `partial`{unknown_of(matched)}"
+            "show it (a single result is also known as 'output'), or say `partial`"
+            + (f"; {unknown}" if unknown else "")
         )
     if before is not None:
         refuse_stale(traced, matched, match(traced, before, names).activations)
@@ -68,7 +70,7 @@ def judge_port(
 def unknown_of(matched: Matched) -> str:
     """Return what is to be said about arrays that mean nothing to the original."""
     n, shown = len(matched.unknown), ", ".join(matched.unknown[:3])
-    return f"; {n} of its arrays mean nothing to the original, such as {shown}" if n else ""
+    return f"{n} of the port's arrays mean nothing to the original, such as {shown}" if n else ""
 
 
 def _compare(

@@ -66,6 +66,7 @@ def minimise(path: Path, traced: Traced, matched: Matched, name: str, dtype: str
         part = {**arrays, **{own: arrays[own].take([place], axis) for own in (*activations, "port")}}
         with suppress(RuntimeError, ValueError):  # an op that needs the axis' size
             of_part, its_verdict = judged(part)
+            # Float64 may sum a part in another order; what other places influence differs far more.
             alike = np.allclose(of_part.value, approx.value.take([place], axis), rtol=1e-9, atol=1e-12)
             if alike and not its_verdict.passes:
                 arrays, approx, verdict = part, of_part, its_verdict

@@ -55,7 +55,7 @@ def assert_parity(
     traced = trace(original, *inputs)
     activations = _activations(port, inputs, weights)
     if unknown := unknown_of(match(traced, activations, names)):
-        warnings.warn(unknown.removeprefix("; "), stacklevel=2)
+        warnings.warn(unknown, stacklevel=2)
     compared = list(judge_port(traced, activations, names=names, dtype=dtype, device=device, partial=partial))
     failed = [one for one in compared if not one.passes]
     if failed:
@@ -85,10 +85,10 @@ def _activations(port: Port, inputs: Sequence[Any], weights: Mapping[str, Any] |
         return port
     if isinstance(port, torch.nn.Module):
         traced = trace(port, *inputs)
-        values = {name: from_torch(x) for name, x in traced.run().items()}
-        return {name: x for name, x in values.items() if traced.ops[name].also or name == traced.ops[name].path} | (
-            {"output": values[traced.outputs[0]]} if len(traced.outputs) == 1 else {}
-        )
+        values = traced.run()
+        results = {"output": traced.outputs[0]} if len(traced.outputs) == 1 else {}
+        shown = {name: name for name in traced.shown_by_hooks} | results
+        return {name: from_torch(values[own]) for name, own in shown.items()}
     arrays = [from_torch(x) for x in inputs if isinstance(x, torch.Tensor)]
     if (layer := sys.modules.get("max.nn.layer")) is not None and isinstance(port, layer.Module):
         from reference.port.capture import capture  # only ports to MAX need it

@@ -9,7 +9,6 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -140,10 +139,11 @@ class Traced:
         """Whether an activation is computed without rounding."""
         return row_of(self.ops[name]).is_exact
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each activation."""
-        return {name: tuple(array.shape) for name, array in self.run().items()}
+    @property
+    def shown_by_hooks(self) -> list[str]:
+        """The activations that hooks on modules show: their outputs, and the results."""
+        of_modules = [name for name, op in self.ops.items() if name == op.path or op.also]
+        return list(dict.fromkeys([*of_modules, *(name for name in self.outputs if name in self.ops)]))
 
     def run(self, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Compute all activations, by default in the dtypes of the module itself."""

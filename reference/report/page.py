@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import warnings
 from base64 import b64encode
 from collections.abc import Callable
@@ -40,6 +41,11 @@ def write(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def number(x: float) -> float | None:
+    """Return a number, or None for infinity and NaN, which JSON can't represent."""
+    return float(x) if math.isfinite(x) else None
 
 
 def write_json(path: Path, data: object) -> None:

@@ -39,8 +39,7 @@ def shown(original: Traced, change: Change) -> dict[str, np.ndarray]:
         function = change.function if name == change.at else op.target
         with torch.no_grad():
             values[name] = op.call(function, values)
-    modules = [name for name, op in original.ops.items() if name == op.path or op.also]
-    return {name: from_torch(values[name]) for name in {*modules, *original.outputs}}
+    return {name: from_torch(values[name]) for name in original.shown_by_hooks}
 
 
 def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -140,6 +139,5 @@ def test_the_original_passes_as_its_own_port(name: str, seed: int) -> None:
     made = ORIGINALS[name]()
     original = trace(made.module, *made.inputs)
     own: Mapping[str, np.ndarray] = {op: from_torch(x) for op, x in original.run().items()}
-    modules = {op: array for op, array in own.items() if op == original.ops[op].path or original.ops[op].also}
-    for port in (own, modules):
-        assert not [str(one) for one in judge_port(original, port, partial=True) if not one.passes]
+    for port in (own, {op: own[op] for op in original.shown_by_hooks}):
+        assert not [str(one) for one in judge_port(original, port) if not one.passes]

@@ -50,6 +50,7 @@ def test_the_flow_of_whispers_encoder_is_that_written_by_hand(openai: whisper.Wh
             value = value.swapaxes(1, 2).reshape(exact[name].shape)
         if value.shape != exact[name].shape:
             value = value.swapaxes(1, 2)
+        # Float64 in two orders of summation, through four layers; another op would be far off.
         np.testing.assert_allclose(value, exact[name], rtol=0, atol=1e-9 * np.abs(value).max(), err_msg=name)
 
 
