@@ -132,6 +132,15 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def sizes(session: nox.Session) -> None:
+    """Judge all sizes, and checkpoints as people have them: `nox -s sizes [-- tiny large-v3 …]`."""
+    install(session, extras="test,base,normalizers,sizes")
+    session.run("python", "-m", "tests.sizes", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "tests.sizes.zoo")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time ops and stages against PyTorch, check for regressions: `nox -s bench [-- --record]`.
 

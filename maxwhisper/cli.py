@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -19,10 +20,11 @@ from max.engine import InferenceSession
 from maxwhisper.audio import Audio
 from maxwhisper.checkpoint import available_models, load_checkpoint
 from maxwhisper.console import console, explained, say
+from maxwhisper.description import describe, oddities
 from maxwhisper.engine.compiled import CPU_LEVELS, Target, compile_graphs, cpu_level, find, folder, keep, writing_to
 from maxwhisper.engine.devices import absent_gpu, find_device, set_num_threads
-from maxwhisper.engine.dtypes import COMPUTE_TYPES
-from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError
+from maxwhisper.engine.dtypes import AUTO, COMPUTE_TYPES
+from maxwhisper.errors import AudioError, OptionError, OutputError, WhisperError, WhisperWarning
 from maxwhisper.interrupts import INTERRUPTED
 from maxwhisper.languages import LANGUAGES, TO_LANGUAGE_CODE
 from maxwhisper.subtitles import Layout
@@ -259,6 +261,26 @@ def _compile(
     return 0
 
 
+def _inspect(report: Report, model: list[str], model_dir: str | None) -> int:
+    failed = 0
+    for name in model:
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                checkpoint = load_checkpoint(name, model_dir)
+            odd = [str(warning.message) for warning in caught if issubclass(warning.category, WhisperWarning)]
+            say(checkpoint.source)
+            for about, line in [
+                *describe(checkpoint).items(),
+                *(("odd", each) for each in [*odd, *oddities(checkpoint)]),
+            ]:
+                say(f"  {about:15}  {line}")
+        except Exception as error:
+            report(error, name)
+            failed += 1
+    return 1 if failed else 0
+
+
 def _check_outputs(audio: list[str], output_dir: str) -> None:
     """Check before any work is done that the results can be written.
 
@@ -282,7 +304,7 @@ def _check_outputs(audio: list[str], output_dir: str) -> None:
             )
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile": _compile}
+COMMANDS: dict[str, Callable[..., int]] = {"transcribe": _transcribe, "compile": _compile, "inspect": _inspect}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -449,21 +471,39 @@ def _parser() -> argparse.ArgumentParser:
         help="compile for this GPU architecture, such as sm_90 (NVIDIA H100); no GPU is needed (default: none)",
     )
     add("--output_dir", "-o", type=Path, help="write the file to this folder (default: the cache)")
+
+    add = commands.add_parser(
+        "inspect",
+        help="show what a model's file is",
+        description="Show a model's sizes, dtypes, heads and vocabulary, and what is odd about it. All weights are"
+        " read; nothing is compiled.",
+        formatter_class=_HelpFormatter,
+    ).add_argument
+    add("model", nargs="+", help=MODEL_HELP)
+    _add_files(add)
     return parser
 
 
+MODEL_HELP = f"the model: {', '.join(available_models())}, or a path to a file or folder"
+
+
 def _add_model(add: Callable[..., object]) -> None:
-    add("--model", default="tiny.en", help=f"the model: {', '.join(available_models())}, or a path to a file or folder")
-    add("--model_dir", help="folder of OpenAI's model files (default: ~/.cache/whisper)")
+    add("--model", default="tiny.en", help=MODEL_HELP)
+    _add_files(add)
     add(
         "--device", default="cpu", help="run the model on this device: cpu, gpu, or one of several GPUs, such as cuda:1"
     )
     add(
         "--compute_type",
-        default="float32",
-        choices=COMPUTE_TYPES,
-        help="compute in this type; int8 (CPU), float16 and bfloat16 (GPU) are faster, and a few words may differ",
+        default=AUTO,
+        choices=[AUTO, *COMPUTE_TYPES],
+        help="compute in this type; int8 (CPU), float16 and bfloat16 (GPU) are faster, and a few words may differ;"
+        " auto is float32, or int8 for weights stored in 8 bits",
     )
+
+
+def _add_files(add: Callable[..., object]) -> None:
+    add("--model_dir", help="folder of OpenAI's model files (default: ~/.cache/whisper)")
     add("--debug", action="store_true", help="show the traceback of each error")
 
 

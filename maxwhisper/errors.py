@@ -33,4 +33,4 @@ class AudioWarning(WhisperWarning):
 
 
 class CheckpointWarning(WhisperWarning):
-    """A model that is read although another file in its folder is ignored."""
+    """A model that is read although something about it, or in its folder, is odd."""

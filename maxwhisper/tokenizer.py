@@ -164,7 +164,7 @@ class Tokenizer:
 
     @cached_property
     def all_language_tokens(self) -> tuple[int, ...]:
-        return tuple(range(self.sot + 1, self.sot + 1 + self.num_languages))
+        return tuple(range(self.sot + 1, self.sot + 1 + len(self.all_language_codes)))
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:

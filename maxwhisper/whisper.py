@@ -18,7 +18,7 @@ from maxwhisper.engine.devices import find_device
 from maxwhisper.engine.dtypes import DTypes
 from maxwhisper.engine.log_mel import N_AHEAD
 from maxwhisper.engine.ops import Backend
-from maxwhisper.engine.quantization import convert_weights
+from maxwhisper.engine.quantization import convert
 from maxwhisper.engine.runtime import Runtime
 from maxwhisper.errors import OptionError
 from maxwhisper.tokenizer import Tokenizer
@@ -203,7 +203,7 @@ class Whisper:
             raise OptionError(
                 f"audio features have shape {array.shape}, not [n, {self.dims.n_audio_ctx}, {self.dims.n_audio_state}]"
             )
-        converted = convert_weights({"features": array}, {"features": self.dtypes.activations})["features"]
+        converted = convert(array, self.dtypes.activations)
         buffer = converted if isinstance(converted, Buffer) else Buffer.from_numpy(converted)
         on_device = buffer.to(self.device)
         return AudioFeatures(on_device, self.runtime.run("cross_kv", on_device))
@@ -306,7 +306,7 @@ def load_model(
     download_root: str | os.PathLike[str] | None = None,
     in_memory: bool = False,
     *,
-    compute_type: str = "float32",
+    compute_type: str = "auto",
 ) -> Whisper:
     """Load a model and compile it for a device.
 
@@ -320,7 +320,8 @@ def load_model(
         download_root: folder in which OpenAI Whisper has cached its models; `~/.cache/whisper` by
             default.
         in_memory: ignored; it exists for compatibility. Weights are always loaded into memory.
-        compute_type: "float32" computes the same as OpenAI Whisper. On the CPU, "int8" quantizes
+        compute_type: "float32" computes the same as OpenAI Whisper. "auto" is "int8" on the CPU for
+            weights that are stored in 8 bits, and otherwise "float32". On the CPU, "int8" quantizes
             the weights of linear layers to 8 bits, and in the encoder also their inputs. On a GPU,
             "float16" and "bfloat16" are the dtype of weights and activations. These three are
             faster, and occasionally change a word.

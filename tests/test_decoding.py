@@ -267,3 +267,16 @@ def test_an_english_only_model_refuses_to_detect_languages() -> None:
         detect_language(english, np.zeros((1, 80, N_FRAMES), np.float32))
     with pytest.raises(OptionError, match="knows only English"):
         decode(english, np.zeros((80, N_FRAMES), np.float32), task="lang_id")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"language": "en"}, {"task": "translate", "beam_size": 3}, {"without_timestamps": True, "language": "yue"}],
+)
+def test_added_tokens_are_treated_as_by_openai_whisper(options: dict[str, Any]) -> None:
+    openai = random_model(n_mels=128, n_added=4)
+    mel = pad_or_trim(log_mel_spectrogram(packaged_clips()["beckett"].samples, 128), N_FRAMES)
+    actual = decode(TorchModel(openai), mel, **options)
+    expected = whisper.decode(openai, torch.from_numpy(mel), whisper.DecodingOptions(**options, fp16=False))
+    for name in ("language", "tokens", "text"):
+        assert getattr(actual, name) == getattr(expected, name), name

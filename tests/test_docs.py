@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("", "maxwhisper", "reference", "reference/port", "tests/faults", "tests/speed", "tests/upgrade")
+ROOMS = ("", "maxwhisper", "reference", "reference/port", "tests/faults", "tests/sizes", "tests/speed", "tests/upgrade")
 PAGES = [*(ROOT / room / "README.md" for room in ROOMS), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 COMMANDS = "python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s"
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -187,7 +187,9 @@ class SmallTurbo:
             dims, DeviceRef.from_device(self.device), names, DTypes.of(self.checkpoint)
         )
         session = InferenceSession(devices=[self.device])
-        self.graphs = session.load_all(module, weights_registry=self.checkpoint.weights, custom_extensions=kernels())
+        self.graphs = session.load_all(
+            module, weights_registry=dict(self.checkpoint.weights), custom_extensions=kernels()
+        )
 
         self.mel = window(packaged_clips()["beckett"], n_mels=128)
         self.tokens = np.array([[50258, 50259, 50360, 400, 51865]])

@@ -1,7 +1,10 @@
 """Alignment heads: the cross-attention heads of a model that word timestamps are computed from."""
 
 import json
+import warnings
 from pathlib import Path
+
+from maxwhisper.errors import CheckpointWarning
 
 Heads = tuple[tuple[int, int], ...]  # pairs of layer and head
 
@@ -89,24 +92,36 @@ ALIGNMENT_HEADS |= {"large": ALIGNMENT_HEADS["large-v3"], "turbo": ALIGNMENT_HEA
 def read_heads(path: Path, n_layer: int, n_head: int) -> Heads:
     """Read the alignment heads from a JSON configuration.
 
+    Warns with CheckpointWarning if they do not fit the model. In some distilled models they are
+    those of a different model.
+
     Args:
         path: of the configuration.
         n_layer: number of decoder layers.
         n_head: number of heads per layer.
 
     Returns:
-        The heads; empty if the file has none, can't be read, or has heads that do not fit the
-        model. In some distilled models they are those of a different model.
+        The heads; empty if the file has none, can't be read, or has heads that do not fit.
     """
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8"))["alignment_heads"]
+        pairs = json.loads(path.read_text(encoding="utf-8")).get("alignment_heads")
+        if not pairs:
+            return ()
         heads = tuple((layer, head) for layer, head in pairs)
-        are_valid = all(type(n) is int for pair in heads for n in pair) and all(
-            0 <= a < n_layer and 0 <= b < n_head for a, b in heads
+        fit = all(type(n) is int for pair in heads for n in pair) and all(
+            0 <= layer < n_layer and 0 <= head < n_head for layer, head in heads
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return ()
-    return heads if are_valid else ()
+    if not fit:
+        warnings.warn(
+            f"{path} names alignment heads that are not all in this model of {n_layer} layers with {n_head} heads; "
+            "word timestamps use all heads of the upper half of the layers",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+        return ()
+    return heads
 
 
 def upper_half_heads(n_layer: int, n_head: int) -> Heads:

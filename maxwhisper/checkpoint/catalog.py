@@ -10,6 +10,7 @@ from maxwhisper.checkpoint.alignment_heads import ALIGNMENT_HEADS
 from maxwhisper.checkpoint.checkpoint import Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
 from maxwhisper.checkpoint.files import read_file, weights_file
+from maxwhisper.checkpoint.stored import StoredBytes
 from maxwhisper.errors import CheckpointError
 from maxwhisper.system import user_cache
 
@@ -153,12 +154,13 @@ def _read_packaged(packaged: PackagedModel) -> Checkpoint:
         assert spec is not None and spec.submodule_search_locations
         paths.append(Path(spec.submodule_search_locations[0]) / file)
     try:
-        data = b"".join(path.read_bytes() for path in paths)
+        parts = [StoredBytes.of(path) for path in paths]
     except OSError as error:
         raise CheckpointError(f"{paths[0]} can't be read ({error.strerror}); {packaged.install} again") from error
-    if hashlib.sha256(data).hexdigest() != packaged.sha256:
+    content = parts[0] if len(parts) == 1 else StoredBytes(b"".join(part.mapped for part in parts))
+    if content.sha256() != packaged.sha256:
         raise CheckpointError(f"{paths[0]} is damaged (its sha256 differs); {packaged.install} again")
-    return read_ctranslate2(data, str(paths[0]))
+    return read_ctranslate2(content, str(paths[0]))
 
 
 def _from_hub(name: str, official: OfficialModel) -> Path:

@@ -1,12 +1,15 @@
 """The common form that all file formats are read into."""
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from maxwhisper.checkpoint.alignment_heads import Heads, upper_half_heads
 from maxwhisper.checkpoint.dimensions import LM_HEAD, ModelDimensions, weight_shapes
-from maxwhisper.errors import CheckpointError
+from maxwhisper.checkpoint.stored import StoredTensor, Weights
+from maxwhisper.errors import CheckpointError, CheckpointWarning
 
 N_VOCABS = (51864, 51865, 51866)  # English only; 99 languages; 100 languages (large-v3)
 
@@ -19,18 +22,22 @@ MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFErr
 class Checkpoint:
     """A stored model: its sizes, and its weights in the precision of the file.
 
+    Warns with CheckpointWarning if it has added tokens that are no obstacle.
+
     Raises:
         CheckpointError: if the sizes are not those of a Whisper model, a weight is missing, unknown
             or of a wrong shape or dtype, or an alignment head does not exist.
     """
 
     dims: ModelDimensions
-    # By OpenAI's names, float16, float32 or float64. bfloat16 is widened to float32, exactly.
-    weights: dict[str, np.ndarray]
+    # By OpenAI's names, float16, float32 or float64. bfloat16 and int8 are converted to float32,
+    # exactly. Each is read when it is looked up.
+    weights: Mapping[str, np.ndarray]
     source: str  # the name of the file, for errors
     alignment_heads: Heads = ()  # by default the heads of the upper half of the layers
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", Weights.of(self.weights))
         d = self.dims
         for name, value in vars(d).items():
             if not isinstance(value, int) or value <= 0:
@@ -42,9 +49,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.source}: encoder state {d.n_audio_state} and decoder state {d.n_text_state} differ"
             )
-        self._refuse_added_tokens()
-        if d.n_vocab not in N_VOCABS:
-            raise CheckpointError(f"{self.source}: {d.n_vocab} tokens, but Whisper's vocabularies have {N_VOCABS}")
+        self._check_vocabulary()
         if d.n_mels not in (80, 128):
             raise CheckpointError(f"{self.source}: {d.n_mels} mel filters, but Whisper has 80 or 128")
 
@@ -58,12 +63,12 @@ class Checkpoint:
                     f"{self.source} {problem} {len(names)} weight(s), {min(names)} the first: not a Whisper model"
                 )
         for name, shape in expected.items():
-            weight = self.weights[name]
+            weight = self.stored[name]
             if weight.shape != shape:
                 raise CheckpointError(
                     f"{self.source}: {name} has shape {weight.shape}, but the model's sizes require {shape}"
                 )
-            if weight.dtype.kind != "f":
+            if not weight.is_float:
                 raise CheckpointError(
                     f"{self.source}: {name} is stored as {weight.dtype}; only floating-point weights can be read"
                 )
@@ -73,20 +78,33 @@ class Checkpoint:
             if not (0 <= layer < d.n_text_layer and 0 <= head < d.n_text_head):
                 raise CheckpointError(f"{self.source}: alignment head {head} of layer {layer} does not exist")
 
-    def _refuse_added_tokens(self) -> None:
-        """Raise CheckpointError if tokens were added to Whisper's vocabulary."""
+    @property
+    def stored(self) -> dict[str, StoredTensor]:
+        """The weights as they are stored, without reading them."""
+        return Weights.of(self.weights).stored
+
+    def _check_vocabulary(self) -> None:
+        """Warn or raise CheckpointError if tokens were added to Whisper's vocabulary.
+
+        OpenAI Whisper takes the number of languages from the vocabulary's size. There are 100 at
+        most, so added tokens leave the special tokens of models with 100 languages in their places.
+        """
         n, (_, n_vocab_99, n_vocab_100) = self.dims.n_vocab, N_VOCABS
         # large-v3 and models derived from it have 128 mel filters and 100 languages.
         original = n_vocab_99 if self.dims.n_mels == 80 else n_vocab_100
-        if n > original:
+        if n > original == n_vocab_100:
+            warnings.warn(
+                f"{self.source}: {n} tokens, some added to Whisper's {original}; as in OpenAI Whisper, those count as "
+                "timestamps after 30 s",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+        elif n > original:
             raise CheckpointError(
                 f"{self.source}: {n} tokens, some added to Whisper's {original}; OpenAI Whisper would treat it as a "
                 f"model of {n - n_vocab_99 + 99} languages with large-v3's special tokens, and the added tokens as "
                 f"timestamps; remove them in transformers, model.resize_token_embeddings({original}), "
                 "and save the model"
             )
-
-
-def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """Convert bfloat16 bits, as uint16, to float32: same sign, exponent and leading bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+        elif n not in N_VOCABS:
+            raise CheckpointError(f"{self.source}: {n} tokens, but Whisper's vocabularies have {N_VOCABS}")

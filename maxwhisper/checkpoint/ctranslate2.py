@@ -11,18 +11,20 @@ A string is its length u16, including the final NUL, and its bytes.
 
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 
-from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint, widen_bfloat16
+from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint
 from maxwhisper.checkpoint.dimensions import dimensions_of
-from maxwhisper.checkpoint.names import tie_lm_head
+from maxwhisper.checkpoint.names import Stored, tie_lm_head
+from maxwhisper.checkpoint.stored import BFLOAT16, StoredBytes, StoredTensor, Weights
 from maxwhisper.errors import CheckpointError
 
 SPECIFICATION = "WhisperSpec"
 VERSION = 6
-BFLOAT16 = 5
-DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2", BFLOAT16: "<u2"}
+DTYPES = {0: "float32", 1: "int8", 2: "int16", 3: "int32", 4: "float16", 5: BFLOAT16}
+SCALE = "_scale"  # of an int8 variable, what its numbers were multiplied with
 
 # Patterns in CTranslate2's names and OpenAI's replacements, applied in this order, after "/" is
 # replaced by ".".
@@ -48,53 +50,64 @@ RENAMED = (
 )
 
 
-def read_ctranslate2(data: bytes, source: str) -> Checkpoint:
-    """Read the bytes of a `model.bin`.
+def read_ctranslate2(content: StoredBytes, source: str) -> Checkpoint:
+    """Find the weights in a `model.bin`.
 
     Args:
-        data: the bytes.
+        content: the bytes of the file.
         source: the name of the file, for errors.
 
     Raises:
         CheckpointError: if the bytes are truncated or damaged, are not a Whisper model, or contain
-            quantized weights.
+            weights quantized to 16 bits.
     """
     try:
-        variables = _variables(data)
-        weights, sizes = dict[str, np.ndarray](), dict[str, int]()
-        for name, array in variables.items():
-            if array.ndim == 0:
-                sizes[name] = int(array)
-            elif name.endswith("weight_scale"):
-                raise CheckpointError(
-                    f"{source} holds weights quantized to 8 bits; convert the model again with float16 weights"
-                )
-            elif name != "decoder/alignment_heads":
-                weights |= _openai_weights(name, array)
-        dims = dimensions_of(weights, sizes["encoder/num_heads"], sizes["decoder/num_heads"])
+        variables = _variables(content)
+        n_head = {part: int(variables.pop(f"{part}/num_heads").read()) for part in ("encoder", "decoder")}
+        weights = Stored()
+        for name, tensor in variables.items():
+            if tensor.shape and not name.endswith(SCALE) and name != "decoder/alignment_heads":
+                if scale := variables.get(name + SCALE):
+                    tensor = _with_scale(tensor, scale, source)
+                weights |= _openai_weights(name, tensor)
+        dims = dimensions_of(weights, n_head["encoder"], n_head["decoder"])
     except (struct.error, *MALFORMED) as error:
         raise CheckpointError(
             f"{source} is damaged or not a CTranslate2 Whisper model ({error}); download it again"
         ) from error
-    return Checkpoint(dims, tie_lm_head(weights, source), source)
+    return Checkpoint(dims, Weights(tie_lm_head(weights, source)), source)
 
 
-def _variables(data: bytes) -> dict[str, np.ndarray]:
-    """Read the variables by CTranslate2's names, aliases included."""
+def _with_scale(tensor: StoredTensor, scale: StoredTensor, source: str) -> StoredTensor:
+    if tensor.dtype != "int8":
+        raise CheckpointError(
+            f"{source} holds weights quantized to 16 bits; convert the model again, with float16 or int8 weights"
+        )
+    factors = scale.numbers().astype(np.float32)
+    if factors.shape != tensor.shape[:1] or not (factors > 0).all():
+        raise ValueError(f"scales of shape {factors.shape} or below zero, for weights of shape {tensor.shape}")
+    return replace(tensor, scale=1 / factors)
+
+
+def _variables(content: StoredBytes) -> Stored:
+    """Find the variables by CTranslate2's names, aliases included."""
     at = 0
 
-    def take(n: int) -> bytes:
+    def take(n: int) -> int:
+        """Skip n bytes and return their offset."""
         nonlocal at
         at += n
-        if at > len(data):
-            raise ValueError(f"it ends after {len(data)} bytes")
-        return data[at - n : at]
+        if at > len(content):
+            raise ValueError(f"it ends after {len(content)} bytes")
+        return at - n
 
     def number(fmt: str) -> int:
-        return struct.unpack(f"<{fmt}", take(struct.calcsize(f"<{fmt}")))[0]
+        return struct.unpack_from(f"<{fmt}", content.mapped, take(struct.calcsize(f"<{fmt}")))[0]
 
     def string() -> str:
-        return take(number("H")).rstrip(b"\0").decode()
+        n = number("H")
+        start = take(n)
+        return bytes(content.mapped[start : start + n]).rstrip(b"\0").decode()
 
     version, specification = number("I"), string()
     if (version, specification) != (VERSION, SPECIFICATION):
@@ -102,34 +115,42 @@ def _variables(data: bytes) -> dict[str, np.ndarray]:
             f"{specification!r} of version {version}, but {SPECIFICATION!r} of version {VERSION} is required"
         )
     _revision, count = number("I"), number("I")
-    variables = {}
+    variables = Stored()
     for _ in range(count):
         name = string()
-        shape = [number("I") for _ in range(number("B"))]
+        shape = tuple(number("I") for _ in range(number("B")))
         code, n_bytes = number("B"), number("I")
-        array = np.frombuffer(memoryview(data)[at : at + n_bytes], DTYPES[code]).reshape(shape)
-        at += n_bytes
-        variables[name] = widen_bfloat16(array) if code == BFLOAT16 else array
+        tensor = StoredTensor(shape, DTYPES[code], content, take(n_bytes))
+        if tensor.size * tensor.itemsize != n_bytes:
+            raise ValueError(f"{name} of shape {shape} has {n_bytes} bytes")
+        variables[name] = tensor
     for _ in range(number("I")):
         alias, name = string(), string()  # the LM head is an alias of the token embedding
         variables[alias] = variables[name]
-    if at != len(data):
-        raise ValueError(f"{len(data) - at} bytes are left over")
+        if (scale := variables.get(name + SCALE)) is not None:
+            variables[alias + SCALE] = scale
+    if at != len(content):
+        raise ValueError(f"{len(content) - at} bytes are left over")
     return variables
 
 
-def _openai_weights(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+def _openai_weights(name: str, tensor: StoredTensor) -> Stored:
     """Split a variable into OpenAI's weights; queries, keys and values may be stacked in one."""
     name = name.replace("/", ".")
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     stacked = re.search(r"\w+(\+\w+)+", name)
     if stacked is None:
-        return {name: array}
+        return {name: tensor}
     projections = stacked[0].split("+")
-    parts = zip(projections, np.split(array, len(projections)), strict=True)
-    weights = {name.replace(stacked[0], projection): part for projection, part in parts}
+    n, rest = divmod(tensor.shape[0], len(projections))
+    if rest:
+        raise ValueError(f"{name} of shape {tensor.shape} does not divide into {len(projections)} projections")
+    weights = {
+        name.replace(stacked[0], projection): tensor.rows(i * n, (i + 1) * n)
+        for i, projection in enumerate(projections)
+    }
     for key_bias in [weights.pop(name) for name in list(weights) if name.endswith("key.bias")]:
-        if key_bias.any():
+        if key_bias.numbers().any():
             raise ValueError("a key bias is not zero, but Whisper's keys have no bias")
     return weights

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from maxwhisper.checkpoint.stored import StoredTensor
 from maxwhisper.errors import CheckpointError
 
 
@@ -68,7 +67,7 @@ def weight_shapes(dims: ModelDimensions, tied: bool = True) -> Shapes:
     return shapes if tied else {**shapes, LM_HEAD: (dims.n_vocab, text)}
 
 
-def dimensions_of(weights: Mapping[str, np.ndarray], n_audio_head: int, n_text_head: int) -> ModelDimensions:
+def dimensions_of(weights: Mapping[str, StoredTensor], n_audio_head: int, n_text_head: int) -> ModelDimensions:
     """Derive the sizes from the weights, except for the numbers of heads.
 
     Args:
@@ -89,12 +88,12 @@ def dimensions_of(weights: Mapping[str, np.ndarray], n_audio_head: int, n_text_h
     n_vocab, n_text_state = weights[EMBEDDING].shape
     return ModelDimensions(
         n_mels=n_mels,
-        n_audio_ctx=len(weights["encoder.positional_embedding"]),
+        n_audio_ctx=weights["encoder.positional_embedding"].shape[0],
         n_audio_state=n_audio_state,
         n_audio_head=n_audio_head,
         n_audio_layer=n_layer("encoder"),
         n_vocab=n_vocab,
-        n_text_ctx=len(weights["decoder.positional_embedding"]),
+        n_text_ctx=weights["decoder.positional_embedding"].shape[0],
         n_text_state=n_text_state,
         n_text_head=n_text_head,
         n_text_layer=n_layer("decoder"),
@@ -102,10 +101,34 @@ def dimensions_of(weights: Mapping[str, np.ndarray], n_audio_head: int, n_text_h
 
 
 HEAD_DIM = 64  # of every official model
-STATES = (384, 512, 768, 1024, 1280)  # tiny to large
 
 
-def official_dimensions(weights: Mapping[str, np.ndarray], source: str) -> ModelDimensions:
+def _sizes(n_state: int, n_audio_layer: int, n_text_layer: int, n_vocab: int, n_mels: int = 80) -> ModelDimensions:
+    n_head = n_state // HEAD_DIM
+    return ModelDimensions(n_mels, 1500, n_state, n_head, n_audio_layer, n_vocab, 448, n_state, n_head, n_text_layer)
+
+
+# The sizes of OpenAI's models and of distil-whisper's.
+SIZES = {
+    "tiny.en": _sizes(384, 4, 4, 51864),
+    "tiny": _sizes(384, 4, 4, 51865),
+    "base.en": _sizes(512, 6, 6, 51864),
+    "base": _sizes(512, 6, 6, 51865),
+    "small.en": _sizes(768, 12, 12, 51864),
+    "small": _sizes(768, 12, 12, 51865),
+    "medium.en": _sizes(1024, 24, 24, 51864),
+    "medium": _sizes(1024, 24, 24, 51865),
+    "large-v2": _sizes(1280, 32, 32, 51865),  # and large-v1
+    "large-v3": _sizes(1280, 32, 32, 51866, 128),
+    "large-v3-turbo": _sizes(1280, 32, 4, 51866, 128),
+    "distil-small.en": _sizes(768, 12, 4, 51864),
+    "distil-medium.en": _sizes(1024, 24, 2, 51864),
+    "distil-large-v2": _sizes(1280, 32, 2, 51865),
+    "distil-large-v3": _sizes(1280, 32, 2, 51866, 128),
+}
+
+
+def official_dimensions(weights: Mapping[str, StoredTensor], source: str) -> ModelDimensions:
     """Derive the sizes of a model without a configuration, if its state size is an official one.
 
     In official models the state size determines the number of heads.
@@ -119,11 +142,11 @@ def official_dimensions(weights: Mapping[str, np.ndarray], source: str) -> Model
             Whisper model.
     """
     try:
-        n_state = len(weights["encoder.conv1.weight"])
+        n_state = weights["encoder.conv1.weight"].shape[0]
         dims = dimensions_of(weights, n_state // HEAD_DIM, n_state // HEAD_DIM)
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise CheckpointError(f"{source} has weights that are not a Whisper model's ({error!r})") from error
-    if n_state not in STATES:
+    if n_state not in {sizes.n_audio_state for sizes in SIZES.values()}:
         raise CheckpointError(
             f"{source} does not say how many heads it has, and no official model has a state of {n_state}; config.json "
             "must be in the folder of the weights, or save it as "

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from maxwhisper.checkpoint.alignment_heads import read_heads
 from maxwhisper.checkpoint.checkpoint import MALFORMED, Checkpoint
 from maxwhisper.checkpoint.ctranslate2 import read_ctranslate2
@@ -18,6 +16,7 @@ from maxwhisper.checkpoint.dimensions import ModelDimensions, official_dimension
 from maxwhisper.checkpoint.huggingface import read_config, read_safetensors
 from maxwhisper.checkpoint.names import openai_names, tie_lm_head
 from maxwhisper.checkpoint.pytorch import read_pytorch
+from maxwhisper.checkpoint.stored import StoredBytes, StoredTensor, Weights
 from maxwhisper.errors import CheckpointError, CheckpointWarning
 
 # The standard names of a folder's weights. The first one that exists is read: the names of
@@ -97,7 +96,7 @@ def read_file(path: Path) -> Checkpoint:
         CheckpointError: if a file is damaged, in an unsupported format, or not a Whisper model.
     """
     if path.suffix == ".bin" and not _start(path).startswith(ZIP):
-        checkpoint = read_ctranslate2(path.read_bytes(), str(path))
+        checkpoint = read_ctranslate2(StoredBytes.of(path), str(path))
         heads = read_heads(path.with_name("config.json"), checkpoint.dims.n_text_layer, checkpoint.dims.n_text_head)
         return replace(checkpoint, alignment_heads=heads or checkpoint.alignment_heads)
     if SHARD.search(path.name):
@@ -109,7 +108,7 @@ def read_file(path: Path) -> Checkpoint:
     weights = tie_lm_head(openai_names(stored, str(path)), str(path), tied=config is None or config.tied)
     if dims is None:
         dims = config.dims if config else official_dimensions(weights, str(path))
-    return Checkpoint(dims, weights, str(path), config.alignment_heads if config else ())
+    return Checkpoint(dims, Weights(weights), str(path), config.alignment_heads if config else ())
 
 
 def _start(path: Path) -> bytes:
@@ -125,7 +124,7 @@ def _start(path: Path) -> bytes:
     return start
 
 
-def _read_weights(path: Path) -> tuple[Mapping[str, np.ndarray], ModelDimensions | None]:
+def _read_weights(path: Path) -> tuple[Mapping[str, StoredTensor], ModelDimensions | None]:
     """Read the weights by the file's own names, and the model's sizes if the file has them."""
     _start(path)
     if path.suffix == ".safetensors":
@@ -138,7 +137,7 @@ def _read_weights(path: Path) -> tuple[Mapping[str, np.ndarray], ModelDimensions
     )
 
 
-def _read_index(path: Path) -> dict[str, np.ndarray]:
+def _read_index(path: Path) -> dict[str, StoredTensor]:
     """Read exactly the weights that an index names, each from the file that it gives for it."""
     names_in = defaultdict[str, list[str]](list)
     try:
@@ -150,7 +149,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
     except (*MALFORMED, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or not an index of weights ({error!r}); download it again") from error
-    weights = dict[str, np.ndarray]()
+    weights = dict[str, StoredTensor]()
     for file, names in names_in.items():
         if not os.path.exists(path.with_name(file)):  # pathlib's `exists` raises for invalid names
             raise CheckpointError(f"{path} names {file}, which is missing; download it, too")

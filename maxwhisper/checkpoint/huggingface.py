@@ -1,15 +1,16 @@
 """Hugging Face's format: `safetensors`, with `config.json` and `generation_config.json`."""
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors
 
 from maxwhisper.checkpoint.alignment_heads import Heads, read_heads
-from maxwhisper.checkpoint.checkpoint import MALFORMED, widen_bfloat16
+from maxwhisper.checkpoint.checkpoint import MALFORMED
 from maxwhisper.checkpoint.dimensions import ModelDimensions
+from maxwhisper.checkpoint.stored import BFLOAT16, StoredBytes, StoredTensor
 from maxwhisper.errors import CheckpointError
 
 # Keys of `config.json` by the names of `ModelDimensions`.
@@ -26,13 +27,13 @@ CONFIG_KEYS = {
     "n_text_layer": "decoder_layers",
 }
 DTYPES = {
-    "F16": np.float16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I8": np.int8,
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "BF16": BFLOAT16,
+    "I64": "int64",
+    "I32": "int32",
+    "I8": "int8",
 }
 
 
@@ -69,28 +70,33 @@ def read_config(folder: Path) -> Config | None:
     return Config(dims, tied, read_heads(folder / "generation_config.json", dims.n_text_layer, dims.n_text_head))
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read the weights by the file's own names.
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Find the weights in a file, by the file's own names.
+
+    The file is a u64 number of bytes, that many bytes of JSON, which give dtype, shape and place of
+    each weight, and the weights.
 
     Raises:
         CheckpointError: if the file can't be read, is damaged, or has a dtype that NumPy lacks.
     """
     try:
-        tensors = safetensors.deserialize(path.read_bytes())
-        unknown = [(name, tensor["dtype"]) for name, tensor in tensors if tensor["dtype"] not in DTYPES]
-        weights = {name: _array(tensor) for name, tensor in tensors if tensor["dtype"] in DTYPES}
+        with safetensors.safe_open(path, "numpy"):  # checks that places, shapes and the file's size agree
+            pass
+        content = StoredBytes.of(path)
+        (n_header,) = struct.unpack_from("<Q", content.mapped)
+        start = struct.calcsize("<Q") + n_header
+        header = json.loads(content.mapped[start - n_header : start])
+        header.pop("__metadata__", None)
+        if unknown := [(name, entry["dtype"]) for name, entry in header.items() if entry["dtype"] not in DTYPES]:
+            name, dtype = unknown[0]
+            raise CheckpointError(
+                f"{path} stores {name} as {dtype}; only floating-point weights can be read, of 16 bits and more"
+            )
+        return {
+            name: StoredTensor(tuple(entry["shape"]), DTYPES[entry["dtype"]], content, start + entry["data_offsets"][0])
+            for name, entry in header.items()
+        }
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
+        raise CheckpointError(f"{path} can't be read ({error.strerror or error})") from error
     except (safetensors.SafetensorError, *MALFORMED) as error:
         raise CheckpointError(f"{path} is damaged ({error}); download it again") from error
-    if unknown:
-        name, dtype = unknown[0]
-        raise CheckpointError(
-            f"{path} stores {name} as {dtype}; only floating-point weights can be read, of 16 bits and more"
-        )
-    return weights
-
-
-def _array(tensor: dict) -> np.ndarray:
-    array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    return widen_bfloat16(array) if tensor["dtype"] == "BF16" else array

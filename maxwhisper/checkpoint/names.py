@@ -3,12 +3,11 @@
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
 from maxwhisper.checkpoint.dimensions import EMBEDDING, LM_HEAD
+from maxwhisper.checkpoint.stored import StoredTensor
 from maxwhisper.errors import CheckpointError
 
-Weights = dict[str, np.ndarray]
+Stored = dict[str, StoredTensor]
 
 # Patterns in Hugging Face's names and OpenAI's replacements, applied in this order. OpenAI's own
 # names stay unchanged.
@@ -39,7 +38,7 @@ HEAD = re.compile(r"(decoder\.)?(proj_out|lm_head)\.weight")
 ADAPTER = re.compile(r"(?<![^.])(lora_\w+|ia3_\w+|base_layer|modules_to_save)(\.|$)")  # PEFT's names
 
 
-def openai_names(stored: Mapping[str, np.ndarray], source: str) -> Weights:
+def openai_names(stored: Mapping[str, StoredTensor], source: str) -> Stored:
     """Rename weights to OpenAI's names, and the LM head, if stored, to `LM_HEAD`.
 
     Args:
@@ -80,11 +79,11 @@ def _openai_name(name: str, prefix: str) -> str:
     return name
 
 
-def _rename(weights: Mapping[str, np.ndarray], names: Mapping[str, str], source: str) -> Weights:
+def _rename(weights: Mapping[str, StoredTensor], names: Mapping[str, str], source: str) -> Stored:
     """Rename weights; several may get the same name only if their values are equal."""
-    renamed = Weights()
+    renamed = Stored()
     for old, new in names.items():
-        if new in renamed and not np.array_equal(renamed[new], weights[old]):
+        if new in renamed and not renamed[new].equals(weights[old]):
             raise CheckpointError(
                 f"{source} holds {new} twice, with different values as {old}; save the weights of one model"
             )
@@ -92,7 +91,7 @@ def _rename(weights: Mapping[str, np.ndarray], names: Mapping[str, str], source:
     return renamed
 
 
-def tie_lm_head(weights: Mapping[str, np.ndarray], source: str, tied: bool = True) -> Weights:
+def tie_lm_head(weights: Mapping[str, StoredTensor], source: str, tied: bool = True) -> Stored:
     """Store the LM head and the token embedding once, as the embedding, if they are the same.
 
     They are the same if only one is stored, or their values are equal.
@@ -111,6 +110,6 @@ def tie_lm_head(weights: Mapping[str, np.ndarray], source: str, tied: bool = Tru
             f"{source} holds {present[0]} alone, but config.json says that token embedding and LM head differ; "
             'add the other one, or write "tie_word_embeddings": true in config.json if they are the same'
         )
-    if len(present) == 2 and not np.array_equal(weights[EMBEDDING], weights[LM_HEAD]):
+    if len(present) == 2 and not weights[EMBEDDING].equals(weights[LM_HEAD]):
         return dict(weights)
-    return {EMBEDDING if name == LM_HEAD else name: array for name, array in weights.items()}
+    return {EMBEDDING if name == LM_HEAD else name: stored for name, stored in weights.items()}

@@ -24,7 +24,7 @@ from max.engine import CompiledModel, InferenceSession, read
 from max.graph import DeviceRef
 
 from maxwhisper.checkpoint import Checkpoint, ModelDimensions
-from maxwhisper.engine.dtypes import COMPUTE_TYPES, DTypes
+from maxwhisper.engine.dtypes import AUTO, COMPUTE_TYPES, DTypes, resolved
 from maxwhisper.engine.graphs import build_module
 from maxwhisper.engine.ops import Backend, backend_for, kernels
 from maxwhisper.engine.ops import cpu as cpu_backend
@@ -122,7 +122,7 @@ class Target:
             checkpoint: supplies the sizes and the dtypes of the weights.
             device: runs the graphs.
             cpu: one of `CPU_LEVELS`.
-            compute_type: one of `COMPUTE_TYPES`.
+            compute_type: one of `COMPUTE_TYPES`, or `AUTO`.
             backend: the device's own by default.
 
         Raises:
@@ -130,8 +130,9 @@ class Target:
                 CPU only, half precision on GPUs only.
         """
         backend = backend or backend_for(DeviceRef.from_device(device), checkpoint.dims)
+        compute_type = resolved(compute_type, checkpoint, device.is_host)
         if compute_type not in COMPUTE_TYPES:
-            raise OptionError(f"compute_type {compute_type!r} is none of {', '.join(COMPUTE_TYPES)}")
+            raise OptionError(f"compute_type {compute_type!r} is none of {', '.join((AUTO, *COMPUTE_TYPES))}")
         if compute_type not in backend.COMPUTE_TYPES:
             cpu_only = "the CPU", "or use the device 'cpu'"
             gpu_only = "GPUs", "or use 'int8', which is faster here"

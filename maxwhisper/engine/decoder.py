@@ -86,7 +86,7 @@ class Decoder:
             Logits, float32 [n_audio, n_group, n_rows, n_vocab].
 
         Raises:
-            OptionError: if the tokens do not fit the model's context.
+            OptionError: if the tokens do not fit the model's context, or are not in its vocabulary.
         """
         (logits,) = self._feed("decoder", tokens, rows)
         return logits
@@ -116,6 +116,9 @@ class Decoder:
         n, n_ctx = tokens.shape[-1], self._runtime.dims.n_text_ctx
         if not 0 < n <= n_ctx - self.n_past:
             raise OptionError(f"{n} tokens after {self.n_past} do not fit a context of {n_ctx}")
+        n_vocab = self._runtime.dims.n_vocab
+        if not 0 <= tokens.min() <= tokens.max() < n_vocab:
+            raise OptionError(f"tokens from {tokens.min()} to {tokens.max()}, but the vocabulary has {n_vocab}")
         positions = np.arange(self.n_past, self.n_past + n)
         wanted = positions - self.n_past if rows is None else np.asarray(rows, np.int64)
         n_different = tokens.shape[1]
@@ -152,8 +155,11 @@ class Decoder:
         padded = np.zeros((*tokens.shape[:2], n_ctx + 1), np.int64)
         padded[..., :n] = tokens
         if self._runtime.has_graph("greedy"):
-            arrays = (padded, sum_logprobs.copy(), rules.mask, rules.numbers, np.array([n]), np.array([end]))
-            sequences, sums, *others = map(self._runtime.to_device, arrays)
+            last = np.ascontiguousarray(padded[..., n - 1 : n])
+            limits = np.array([n]), np.array([end])
+            sequences, sums, *others = map(
+                self._runtime.to_device, (padded, sum_logprobs.copy(), rules.mask, rules.numbers, *limits, last)
+            )
             (n_tokens,) = self._run("greedy", sequences, sums, *others, page_table=self._page_table)
             results = [buffer.to(CPU()).to_numpy() for buffer in (sequences, sums, n_tokens)]
         else:
@@ -174,8 +180,10 @@ class Decoder:
             For each sequence the n_group + 1 allowed tokens of the highest logits, int64 [n_seq,
             n_group + 1], and their log-probabilities, float32 of the same shape.
         """
-        arrays = (np.ascontiguousarray(tokens, np.int64), rules.mask, rules.numbers)
+        n = tokens.shape[-1]
+        all_tokens, last = (np.ascontiguousarray(tokens[..., start:], np.int64) for start in (0, n - 1))
+        arrays = (all_tokens, last, np.array([n - 1]), rules.mask, rules.numbers)
         inputs = map(self._runtime.to_device, arrays)
         candidates, logprobs = self._run("beams", *inputs, page_table=self._page_table)
-        self.n_past = tokens.shape[-1]
+        self.n_past = n
         return candidates.to_numpy(), logprobs.to_numpy()

@@ -11,6 +11,18 @@ from maxwhisper.checkpoint import Checkpoint
 
 HALF_DTYPES = ("float16", "bfloat16")
 COMPUTE_TYPES = ("float32", *HALF_DTYPES, "int8")
+AUTO = "auto"  # instead of a compute type
+
+
+def resolved(compute_type: str, checkpoint: Checkpoint, on_cpu: bool) -> str:
+    """Return a compute type; for `AUTO` the fastest one that changes no token of the original.
+
+    The original of weights that are stored in 8 bits is CTranslate2, which computes in int8.
+    """
+    if compute_type != AUTO:
+        return compute_type
+    is_quantized = any(tensor.scale is not None for tensor in checkpoint.stored.values())
+    return "int8" if is_quantized and on_cpu else "float32"
 
 
 @dataclass(frozen=True)
@@ -36,18 +48,19 @@ class DTypes:
             keep_float16: for "float32", whether a matrix of this name stays float16 if the file
                 stores all of them as float16.
         """
+        stored = checkpoint.stored
         matrices = {
-            name: array for name, array in checkpoint.weights.items() if name.endswith(".weight") and array.ndim == 2
+            name: tensor for name, tensor in stored.items() if name.endswith(".weight") and len(tensor.shape) == 2
         }
         asked = DType[compute_type]
-        stored_as_float16 = all(array.dtype == np.float16 for array in matrices.values())
+        stored_as_float16 = all(tensor.dtype == "float16" for tensor in matrices.values())
         narrow = DType.float16 if asked == DType.float32 and stored_as_float16 else asked
 
         def of_matrix(name: str) -> DType:
             return narrow if keep_float16(name) else asked
 
         return cls(
-            {name: of_matrix(name) if name in matrices else DType.float32 for name in checkpoint.weights},
+            {name: of_matrix(name) if name in matrices else DType.float32 for name in stored},
             asked if compute_type in HALF_DTYPES else DType.float32,
         )
 

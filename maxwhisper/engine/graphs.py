@@ -321,10 +321,7 @@ def alignment(
     """
     logits = decoder(at, dims, tokens, positions, rows, cache)
     queries = [at.activations[(at / "blocks" / i / "cross_attn" / "query").path] for i in range(dims.n_text_layer)]
-    q = max_ops.concat([at.ops.split_heads(query, dims.n_text_head) for query in queries], axis=1)
-    k = max_ops.concat(list(cache.cross_kv[::2]), axis=1)
-    q, k = (max_ops.gather(x, heads, axis=1) for x in (q, max_ops.cast(k, q.dtype)))
-    return [logits, at.ops.attention_scores(max_ops.rebind(q, [k.shape[0], *q.shape[1:]]), k)]
+    return [logits, at.ops.alignment_scores(queries, cache.cross_kv[::2], heads)]
 
 
 def next_token_logits(
@@ -357,6 +354,7 @@ def greedy(
     rules: TensorValue,
     n_tokens: TensorValue,
     end: TensorValue,
+    last: TensorValue,
     cache: KVCache,
 ) -> list[TensorValue]:
     """Append tokens until all sequences have ended or have `end` tokens.
@@ -371,6 +369,7 @@ def greedy(
         rules: as in `ops.next_token`.
         n_tokens: int64 [1].
         end: the largest number of tokens, int64 [1].
+        last: the last of the prompt's tokens, int64 [n_audio, n_group, 1].
         cache: of all layers.
 
     Returns:
@@ -386,26 +385,33 @@ def greedy(
         chosen, n_unfinished = at.ops.next_token(logits, tokens, sum_logprobs, mask, rules, n)
         return [n + 1, max_ops.reshape(chosen, [n_audio, n_group, 1]), n_unfinished]
 
-    last = max_ops.gather(max_ops.buffer_load(tokens), n_tokens - 1, axis=2)
     state = [n_tokens, last, max_ops.broadcast_to(n_tokens, [1])]
     return max_ops.while_loop(state, is_unfinished, append_one)[:1]
 
 
 def beams(
-    at: Scope, dims: ModelDimensions, tokens: TensorValue, mask: TensorValue, rules: TensorValue, cache: KVCache
+    at: Scope,
+    dims: ModelDimensions,
+    tokens: TensorValue,
+    last: TensorValue,
+    position: TensorValue,
+    mask: TensorValue,
+    rules: TensorValue,
+    cache: KVCache,
 ) -> list[TensorValue]:
     """Find the candidates of a beam search step: `ops.top_k_tokens` after the last token.
 
     Args:
         at: the decoder.
         dims: the model's sizes.
-        tokens: int64 [n_audio, n_group, n], all so far. The last one is not cached yet.
+        tokens: int64 [n_audio, n_group, n], all so far.
+        last: the last of them, which is not cached yet, int64 [n_audio, n_group, 1].
+        position: of the last one, int64 [1].
         mask: as in `ops.next_token`.
         rules: as in `ops.next_token`.
         cache: of all layers.
     """
-    position = max_ops.reshape(max_ops.cast(TensorValue(tokens.shape[2] - 1), DType.int64), [1]).to(tokens.device)
-    logits = next_token_logits(at, dims, max_ops.gather(tokens, position, axis=2), position, cache)
+    logits = next_token_logits(at, dims, last, position, cache)
     return at.ops.top_k_tokens(logits, tokens, mask, rules)
 
 
@@ -484,6 +490,7 @@ def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tup
     sequences = buffer(int64, "n_audio", "n_group", dims.n_text_ctx + 1)
     sums = buffer(DType.float64, "n_audio", "n_group")
     mask, rules, number = tensor(float32, dims.n_vocab), tensor(int64, 3), tensor(int64, 1)
+    last = tensor(int64, "n_audio", "n_group", 1)
     return (
         GraphSpec("encoder", "encoder", encode, [log_mel], cached=False, captures=True),
         GraphSpec("cross_kv", "decoder", cross_kv, [features], cached=False, captures=True),
@@ -491,9 +498,14 @@ def graph_specs(dims: ModelDimensions, dtypes: DTypes, device: DeviceRef) -> tup
         GraphSpec("alignment", "decoder", alignment, [*fed, tensor(int64, "n_heads")]),
         GraphSpec("log_mel", "", bands, [tensor(float32, "n_hops", HOP_LENGTH)], cached=False, backends=gpus),
         GraphSpec(
-            "greedy", "decoder", greedy, [sequences, sums, mask, rules, number, number], loops=True, backends=(cpu,)
+            "greedy",
+            "decoder",
+            greedy,
+            [sequences, sums, mask, rules, number, number, last],
+            loops=True,
+            backends=(cpu,),
         ),
-        GraphSpec("beams", "decoder", beams, [fed[0], mask, rules], loops=True, backends=(cpu, nvidia)),
+        GraphSpec("beams", "decoder", beams, [fed[0], last, number, mask, rules], loops=True, backends=(cpu, nvidia)),
         GraphSpec("step", "decoder", step, [sequences, sums, buffer(int64, 1), mask, rules], loops=True, backends=gpus),
     )
 

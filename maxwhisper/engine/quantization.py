@@ -6,6 +6,7 @@ import numpy as np
 from max.driver import Buffer
 from max.dtype import DType
 
+from maxwhisper.checkpoint.stored import StoredTensor
 from maxwhisper.engine.dtypes import bfloat16_bits
 
 LARGEST = 127  # the largest quantized value
@@ -38,22 +39,46 @@ def scale_of(name: str) -> str:
     return name.removesuffix("weight") + "scale"
 
 
-def convert_weights(weights: Mapping[str, np.ndarray], dtypes: Mapping[str, DType]) -> dict[str, np.ndarray | Buffer]:
-    """Copy weights into the dtypes of the graphs.
+def convert_weights(stored: Mapping[str, StoredTensor], dtypes: Mapping[str, DType]) -> dict[str, np.ndarray | Buffer]:
+    """Convert weights to the dtypes of the graphs, one after the other.
+
+    A weight that has its dtype already, in a mapped file, is left there. The others are read, and
+    are in memory once.
 
     Args:
-        weights: arrays by name.
-        dtypes: the dtype of each weight that is wanted, by name. int8 weights are quantized.
+        stored: the weights by name.
+        dtypes: the dtype of each weight that is wanted, by name. int8 weights are quantized, unless
+            they are stored so.
 
     Returns:
-        The copies by name, and the dequantization scales of int8 weights under `scale_of(name)`.
+        The weights by name, and the dequantization scales of int8 weights under `scale_of(name)`.
     """
     converted = dict[str, np.ndarray | Buffer]()
     for name, dtype in dtypes.items():
+        tensor = stored[name]
         if dtype == DType.int8:
-            converted[name], converted[scale_of(name)] = quantize(weights[name])
-        elif dtype == DType.bfloat16:
-            converted[name] = Buffer.from_numpy(bfloat16_bits(weights[name])).view(DType.bfloat16)
+            converted[name], converted[scale_of(name)] = (
+                quantize(tensor.numbers()) if tensor.scale is None else (_in_place(tensor), tensor.scale)
+            )
+        elif dtype.name == tensor.dtype and tensor.scale is None:
+            converted[name] = _buffer(_in_place(tensor), dtype)
         else:
-            converted[name] = np.array(weights[name], dtype.to_numpy(), order="C")
+            converted[name] = convert(tensor.numbers(), dtype)
     return converted
+
+
+def convert(numbers: np.ndarray, dtype: DType) -> np.ndarray | Buffer:
+    """Round floating-point numbers to a dtype of the graphs."""
+    bits = bfloat16_bits(numbers) if dtype == DType.bfloat16 else np.ascontiguousarray(numbers, dtype.to_numpy())
+    return _buffer(bits, dtype)
+
+
+def _in_place(tensor: StoredTensor) -> np.ndarray:
+    """Return the stored elements without a copy, or read if they are not aligned."""
+    view = tensor.view()
+    return view if view.flags.aligned else tensor.read()
+
+
+def _buffer(array: np.ndarray, dtype: DType) -> np.ndarray | Buffer:
+    """Return an array, or for bfloat16, which NumPy lacks, a buffer of its bits."""
+    return Buffer.from_numpy(array).view(DType.bfloat16) if dtype == DType.bfloat16 else array

@@ -12,6 +12,7 @@ from maxwhisper.engine.captured import Captures
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.engine.decoder_state import DecoderStates
 from maxwhisper.engine.devices import find_device, require_same_process
+from maxwhisper.engine.dtypes import resolved
 from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.quantization import convert_weights
 from maxwhisper.engine.timer_slack import relaxed_timers
@@ -43,15 +44,14 @@ class Runtime:
         backend: Backend | None = None,
     ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
-        self.compute_type = compute_type
         self.device: Device = find_device(device)
-        target = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend)
+        self.compute_type = resolved(compute_type, checkpoint, self.device.is_host)
+        target = Target.of(checkpoint, self.device, cpu_level(), self.compute_type, backend)
         session = InferenceSession(devices=[self.device])
         self.dtypes, self.backend = target.dtypes, target.backend
         self.activations: dict[str, Buffer] = {}
-        # Copies, so that the bytes of the file can be freed. The graphs may read them in place, so
-        # they must live as long as the graphs.
-        self.weights = convert_weights(checkpoint.weights, self.dtypes.weights)
+        # The graphs may read them in place, so they must live as long as the graphs.
+        self.weights = convert_weights(checkpoint.stored, self.dtypes.weights)
         name = "cpu" if self.device.is_host else "gpu"
         ahead = "" if self.device.is_host else "; `maxwhisper compile` does it ahead of time"
         with explained(f"compiling Whisper's graphs for the {name}, which takes minutes, but only once{ahead}…"):

@@ -32,7 +32,7 @@ class Decoder:
     def __init__(self, tiny_en: Implementations, audio: AudioFeatures, gpu: Gpu) -> None:
         self.dims, self.gpu = tiny_en.checkpoint.dims, gpu
         dtypes = DTypes.of(tiny_en.checkpoint, "float32", nvidia.multiplies_float16).weights
-        weights = convert_weights(tiny_en.checkpoint.weights, dtypes)
+        weights = convert_weights(tiny_en.checkpoint.stored, dtypes)
         arrays: Any = _read_only(weights)
         self.at = graphs.Scope(arrays, nvidia, path="decoder")
         shape = (1, self.dims.n_text_head, self.dims.n_text_ctx, 64)

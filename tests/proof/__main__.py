@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--examples", type=int, default=25, metavar="N", help="number of examples of each op and dtype (%(default)s)"
     )
     parser.add_argument(
-        "--audio", type=Path, help="the recording to time; by default, two minutes of people speaking English"
+        "--audio", type=Path, help="the recording to time; by default, seventeen seconds of people speaking English"
     )
     parser.add_argument("--report", type=Path, default=REPORT, help="file for all results, as JSON (%(default)s)")
     args = parser.parse_args(argv)

@@ -139,11 +139,12 @@ def _huggingface_name(name: str) -> str:
     return f"model.{half}.layers.{layer}.{module}.{kind}"
 
 
-def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
+def write_ctranslate2(path: Path, checkpoint: Checkpoint, quantization: str = "") -> Path:
     """Write a file like that of CTranslate2's Whisper converter.
 
     Projections are stacked, keys have a bias of zeros, and a tied LM head is an alias. Weights of
-    type uint16 are the bits of bfloat16 numbers.
+    type uint16 are the bits of bfloat16 numbers. With the quantization "int8", matrices and
+    convolutions are int8, all else float32; with "int8_float16" all else is float16.
     """
     d, w = checkpoint.dims, checkpoint.weights
     variables: dict[str, np.ndarray] = {
@@ -188,10 +189,28 @@ def write_ctranslate2(path: Path, checkpoint: Checkpoint) -> Path:
             linear(f"{ctranslate2}/ffn/linear_0", f"{openai}.mlp.0")
             linear(f"{ctranslate2}/ffn/linear_1", f"{openai}.mlp.2")
     head = "decoder/projection/weight"
+    aliases = {} if LM_HEAD in w else {head: "decoder/embeddings/weight"}
     if LM_HEAD in w:
         variables[head] = w[LM_HEAD]
-    path.write_bytes(ctranslate2_bytes(variables, {} if LM_HEAD in w else {head: "decoder/embeddings/weight"}))
+    if quantization:
+        variables = _quantized(variables, np.float16 if quantization == "int8_float16" else np.float32)
+        aliases |= {f"{alias}_scale": f"{name}_scale" for alias, name in aliases.items()}
+    path.write_bytes(ctranslate2_bytes(variables, aliases))
     return path
+
+
+def _quantized(variables: dict[str, np.ndarray], other: type) -> dict[str, np.ndarray]:
+    """Quantize as `ctranslate2.specs.model_spec` does: 127 / max|row| per output."""
+    quantized: dict[str, np.ndarray] = {}
+    for name, array in variables.items():
+        if name.endswith("weight"):
+            rows = array.reshape(len(array), -1).astype(np.float32)
+            scale = 127 / np.abs(rows).max(axis=1)
+            quantized[name] = np.rint(rows * scale[:, None]).astype(np.int8).reshape(array.shape)
+            quantized[f"{name}_scale"] = scale
+        else:
+            quantized[name] = array.astype(other) if array.dtype.kind == "f" else array
+    return quantized
 
 
 def ctranslate2_bytes(variables: dict[str, np.ndarray], aliases: dict[str, str]) -> bytes:

@@ -19,15 +19,17 @@ from maxwhisper.engine.decoder import AudioFeatures
 from reference.models.capture import watched
 
 
-def random_model(multilingual: bool = True, seed: int = 0) -> whisper.Whisper:
+def random_model(multilingual: bool = True, seed: int = 0, n_mels: int = 80, n_added: int = 0) -> whisper.Whisper:
     """Return a small random model: one layer in encoder and decoder, and a context of 64 tokens.
+
+    With 128 mels it has 100 languages, and tokens can be added to its vocabulary.
 
     Different windows give different texts. Special tokens are likely enough to be sampled, and the
     end of the text becomes more likely with each position.
     """
     torch.manual_seed(seed)
-    n_vocab = 51865 if multilingual else 51864
-    model = whisper.model.Whisper(whisper.model.ModelDimensions(80, 1500, 16, 2, 1, n_vocab, 64, 16, 2, 1)).eval()
+    n_vocab = 51864 + multilingual + (n_mels == 128) + n_added
+    model = whisper.model.Whisper(whisper.model.ModelDimensions(n_mels, 1500, 16, 2, 1, n_vocab, 64, 16, 2, 1)).eval()
     eot = 50257 if multilingual else 50256
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,16 +1,16 @@
-"""Attention without a mask.
+"""Attention without a mask, and its scores alone.
 
 A few queries at a time: scores with all keys, their exponentials, and the weighted average of the
 values.
 """
 
-from extensibility import InputTensor, OutputTensor, register
+from extensibility import InputTensor, InputVariadicTensors, OutputTensor, register
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
-from std.math import ceildiv
+from std.math import ceildiv, sqrt
 from std.runtime import parallelism_level
 
-from .few_queries import add_up, divide, exponentials
+from .few_queries import Numbers, add_up, divide, exponentials, scores
 from .tile import PANEL, ROWS, Floats, multiply_tile, pack, zero
 
 comptime KEYS = 256  # number of values that are summed in registers before the sums are written
@@ -106,3 +106,49 @@ struct Attention:
             _ = memory^
 
         sync_parallelize(work, n_heads * n_shares)
+
+
+@register("maxwhisper.alignment_scores")
+struct AlignmentScores:
+    """Scores q @ k.T / sqrt(head_dim) of some cross-attention heads of all layers."""
+
+    @staticmethod
+    def execute[
+        dtype: DType, n_layers: Int
+    ](
+        result: OutputTensor[dtype=DType.float32, rank=4, ...],  # [n_audio, n_heads, n, n_kv]
+        q: InputTensor[dtype=DType.float32, rank=3, ...],  # [n_audio, n, n_layers * n_head * head_dim]
+        heads: InputTensor[dtype=DType.int64, rank=1, ...],  # [n_heads], layer * n_head + head for each
+        keys: InputVariadicTensors[dtype=dtype, rank=4, size=n_layers, ...],  # [n_audio, n_head, n_kv, head_dim]
+        ctx: DeviceContext,
+    ) raises:
+        var n_heads = result.dim_size(1)
+        var n = result.dim_size(2)
+        var n_kv = result.dim_size(3)
+        var n_head = keys[0].dim_size(1)
+        var head_dim = keys[0].dim_size(3)
+        var results = result.unsafe_ptr()
+        var wanted = heads.unsafe_ptr()
+        var queries = q.unsafe_ptr()
+        var k = Array[Numbers[dtype], n_layers](uninitialized=True)
+        comptime for i in range(n_layers):
+            k[i] = rebind[Numbers[dtype]](keys[i].unsafe_ptr())
+
+        def work(task: Int) {
+            imm results, imm wanted, imm queries, imm k, imm n_heads, imm n, imm n_kv, imm n_head, imm head_dim
+        }:
+            var memory = List[Float32](unsafe_uninit_length=head_dim)
+            var scaled = rebind[Floats](memory.unsafe_ptr())
+            var factor = 1 / sqrt(Float32(head_dim))
+            var audio, i = divmod(task, n_heads)
+            var head_number = Int(wanted.unsafe_load(i))
+            var layer, head = divmod(head_number, n_head)
+            for row in range(n):
+                var query = queries.unsafe_offset(((audio * n + row) * n_layers * n_head + head_number) * head_dim)
+                for d in range(head_dim):
+                    scaled.unsafe_store(d, query.unsafe_load(d) * factor)
+                var own_keys = k[layer].unsafe_offset((audio * n_head + head) * n_kv * head_dim)
+                scores[1](results.unsafe_offset((task * n + row) * n_kv), scaled, 0, own_keys, n_kv, head_dim)
+            _ = memory^
+
+        sync_parallelize(work, result.dim_size(0) * n_heads)

@@ -8,15 +8,14 @@ from extensibility import InputTensor, InputVariadicTensors, OutputVariadicTenso
 from extensibility import _MutableInputTensor as MutableInputTensor
 from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
-from std.math import erf, sqrt
 
 from .phases import Counters, Phases
 from .few_queries import QUERIES, Numbers, attend, attend_to_pages, copy
+from .layer_norm import gelu, normalise
 from .skinny_linear import multiply
 from .parallel import n_workers
 from .tile import WIDTH, Floats
 
-comptime EPSILON = Float32(1e-5)
 comptime N_PHASES = 11
 
 # Indices of activations, weights and vectors among the kernel's arguments, in the order of
@@ -63,47 +62,6 @@ comptime CROSS_ATTN_OUT_BIAS = 10
 comptime MLP_0_BIAS = 11
 comptime MLP_2_BIAS = 12
 comptime N_VECTORS = 13
-
-
-@always_inline
-def normalise(y: Floats, x: Floats, weight: Floats, bias: Floats, n: Int):
-    """Compute the layer norm of a row of n elements."""
-    var whole = n // WIDTH * WIDTH
-    var sums = SIMD[DType.float32, WIDTH](0)
-    for i in range(0, whole, WIDTH):
-        sums += x.unsafe_load[width=WIDTH](i)
-    var sum = sums.reduce_add()
-    for i in range(whole, n):
-        sum += x.unsafe_load(i)
-    var mean = sum / Float32(n)
-    sums = SIMD[DType.float32, WIDTH](0)
-    for i in range(0, whole, WIDTH):
-        var centred = x.unsafe_load[width=WIDTH](i) - mean
-        sums = centred.fma(centred, sums)
-    var squares = sums.reduce_add()
-    for i in range(whole, n):
-        squares += (x.unsafe_load(i) - mean) ** 2
-    var factor = 1 / sqrt(squares / Float32(n) + EPSILON)
-    for i in range(0, whole, WIDTH):
-        var normal = (x.unsafe_load[width=WIDTH](i) - mean) * factor
-        y.unsafe_store(i, normal.fma(weight.unsafe_load[width=WIDTH](i), bias.unsafe_load[width=WIDTH](i)))
-    for i in range(whole, n):
-        y.unsafe_store(i, (x.unsafe_load(i) - mean) * factor * weight.unsafe_load(i) + bias.unsafe_load(i))
-
-
-@always_inline
-def gelu(y: Floats, x: Floats, n: Int):
-    """Compute the exact GELU of n elements."""
-    comptime ROOT = Float32(0.70710678118654752440)
-    var i = 0
-    while i + WIDTH <= n:
-        var here = x.unsafe_load[width=WIDTH](i)
-        y.unsafe_store(i, 0.5 * here * (1 + erf(here * ROOT)))
-        i += WIDTH
-    while i < n:
-        var here = x.unsafe_load(i)
-        y.unsafe_store(i, 0.5 * here * (1 + erf(here * ROOT)))
-        i += 1
 
 
 @always_inline

@@ -76,7 +76,7 @@ def all_rows[
         i += 1
 
 
-@always_inline
+@no_inline
 def multiply[
     biased: Bool, dtype: DType
 ](y: Floats, x: Floats, weight: Pointer[Scalar[dtype], MutAnyOrigin], scale: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, start: Int, end: Int):

@@ -5,6 +5,7 @@ Signatures are as in `portable`, which documents the arguments.
 
 from collections.abc import Sequence
 
+import numpy as np
 from max.dtype import DType
 from max.graph import BufferValue, TensorType, TensorValue, ops
 
@@ -17,13 +18,9 @@ from maxwhisper.engine.ops.portable import (
     attention_scores,
     cached_attention,
     cross_attention,
-    embed,
-    gelu,
     in_heads,
-    layer_norm,
     matmul,
     merge_heads,
-    pick_rows,
     read_cache,
     reshape_like,
     softmax,
@@ -35,6 +32,7 @@ COMPUTE_TYPES = ("float32", "int8")
 FUSES_DECODER_BLOCK = True
 
 __all__ = [
+    "alignment_scores",
     "append_to_cache",
     "apply_mask",
     "attention",
@@ -68,6 +66,30 @@ __all__ = [
 def multiplies_float16(weight: str) -> bool:
     """Whether the weight of this name may be float16 if activations are float32."""
     return True
+
+
+def layer_norm(x: TensorValue, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    """Normalize the last dimension, in float32."""
+    matrix = as_matrix(x)
+    n, n_state = matrix.shape
+    y = _layer_norm(ops.reshape(matrix, [1, n, n_state]), None, weight, bias)
+    return reshape_like(x, ops.reshape(y, [n, n_state]))
+
+
+def _layer_norm(x: TensorValue, rows: TensorValue | None, weight: TensorValue, bias: TensorValue) -> TensorValue:
+    """Normalize rows of x [n_seq, n, n_state], all by default, in float32."""
+    n_seq, n, n_state = x.shape
+    result = TensorType(DType.float32, [n_seq, n if rows is None else rows.shape[0], n_state], x.device)
+    wanted = ops.constant(np.zeros(0, np.int64), device=x.device) if rows is None else rows
+    wide, *vectors = (ops.cast(value, DType.float32) for value in (x, weight, bias))
+    return ops.custom("maxwhisper.layer_norm", x.device, [wide, wanted, *vectors], [result])[0].tensor
+
+
+def gelu(x: TensorValue) -> TensorValue:
+    """Compute the exact GELU, in float32."""
+    rows = ops.cast(as_matrix(x), DType.float32)
+    (y,) = ops.custom("maxwhisper.gelu", x.device, [rows], [rows.type])
+    return reshape_like(x, y.tensor)
 
 
 def linear(x: TensorValue, weight: TensorValue, bias: TensorValue | None = None) -> TensorValue:
@@ -120,7 +142,7 @@ def normed_lm_head(
     scale: TensorValue | None = None,
 ) -> tuple[TensorValue, TensorValue]:
     """Compute the last layer norm and the logits of some tokens of each sequence."""
-    normed = layer_norm(pick_rows(x, rows), ln_weight, ln_bias)
+    normed = _layer_norm(x, rows, ln_weight, ln_bias)
     return normed, reshape_like(normed, lm_head(as_matrix(normed), weight, scale))
 
 
@@ -152,6 +174,14 @@ def attention(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     return context.tensor
 
 
+def alignment_scores(queries: Sequence[TensorValue], keys: Sequence[TensorValue], heads: TensorValue) -> TensorValue:
+    """Compute the scores of some cross-attention heads, without a copy of the keys."""
+    n_audio, _, n_audio_ctx, _ = keys[0].shape
+    result = TensorType(DType.float32, [n_audio, heads.shape[0], queries[0].shape[1], n_audio_ctx], heads.device)
+    values = [ops.concat(list(queries), axis=2), heads, *keys]
+    return ops.custom("maxwhisper.alignment_scores", heads.device, values, [result])[0].tensor
+
+
 def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValue:
     """Compute `attention` of quantized inputs, with exact integer sums.
 
@@ -160,6 +190,24 @@ def attention_int8(q: TensorValue, k: TensorValue, v: TensorValue) -> TensorValu
     """
     (context,) = ops.custom("maxwhisper.attention_int8", q.device, [q, k, v], [q.type])
     return context.tensor
+
+
+def embed(
+    tokens: TensorValue,
+    positions: TensorValue,
+    weight: TensorValue,
+    positional: TensorValue,
+    scale: TensorValue | None = None,
+    dtype: DType = DType.float32,
+) -> tuple[TensorValue, TensorValue]:
+    """Embed tokens at their positions, in one kernel; dtype must be float32."""
+    n_audio, n_group, n = tokens.shape
+    result = TensorType(dtype, [n_audio * n_group, n, weight.shape[1]], tokens.device)
+    rows = ops.reshape(tokens, [n_audio * n_group, n])
+    no_scale = ops.constant(np.zeros(0, np.float32), device=tokens.device)
+    values = [rows, positions, weight, positional, no_scale if scale is None else scale]
+    embedding, x = ops.custom("maxwhisper.embed", tokens.device, values, [result, result])
+    return embedding.tensor, x.tensor
 
 
 def decoder_block(

@@ -15,6 +15,7 @@ from maxwhisper.checkpoint import ModelDimensions
 from maxwhisper.engine.decoder_block import LINEARS, VECTORS
 from maxwhisper.engine.ops.portable import (
     COMPUTE_TYPES,
+    alignment_scores,
     append_to_cache,
     apply_mask,
     attention_context,
@@ -43,6 +44,7 @@ SHARES = 48  # of the vocabulary, as in `kernels/nvidia/next_token.mojo`
 
 __all__ = [
     "COMPUTE_TYPES",
+    "alignment_scores",
     "append_to_cache",
     "append_token",
     "apply_mask",

@@ -5,6 +5,7 @@ names. Shapes may be symbolic. In shapes, `...` stands for any leading dimension
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from max.dtype import DType
@@ -258,12 +259,29 @@ def attention_scores(q: TensorValue, k: TensorValue) -> TensorValue:
 
     Args:
         q: [batch, n_head, n, head_dim].
-        k: [batch, n_head, n_kv, head_dim].
+        k: [batch, n_head, n_kv, head_dim], converted to q's dtype.
 
     Returns:
         float32 [batch, n_head, n, n_kv].
     """
-    return matmul(q, k, transposed=True) * _inverse_sqrt(q.shape[-1], q.device)
+    return matmul(q, ops.cast(k, q.dtype), transposed=True) * _inverse_sqrt(q.shape[-1], q.device)
+
+
+def alignment_scores(queries: Sequence[TensorValue], keys: Sequence[TensorValue], heads: TensorValue) -> TensorValue:
+    """Compute the scores of some cross-attention heads, before the softmax.
+
+    Args:
+        queries: of each layer, [n_audio, n, n_state].
+        keys: of each layer, [n_audio, n_head, n_audio_ctx, head_dim].
+        heads: int64 [n_heads], layer * n_head + head for each.
+
+    Returns:
+        float32 [n_audio, n_heads, n, n_audio_ctx].
+    """
+    n_audio, n_head, *_ = keys[0].shape
+    q = ops.concat([split_heads(query, int(n_head)) for query in queries], axis=1)
+    q, k = (ops.gather(x, heads, axis=1) for x in (q, ops.concat(list(keys), axis=1)))
+    return attention_scores(ops.rebind(q, [n_audio, *q.shape[1:]]), k)
 
 
 def _inverse_sqrt(dim: Dim, device: DeviceRef) -> TensorValue:

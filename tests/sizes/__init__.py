@@ -1,0 +1,1 @@
+"""All sizes of Whisper, with random weights, in the files that people have them in."""

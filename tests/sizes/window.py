@@ -1,0 +1,132 @@
+"""A window and a dozen steps of a large model, judged without holding all of it in memory.
+
+Each implementation writes its activations to files. The float64 truth is computed along the data
+flow, and each activation is forgotten after its last use.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import maxwhisper
+from maxwhisper import Whisper
+from maxwhisper.audio import N_FRAMES
+from maxwhisper.checkpoint import Checkpoint
+from reference.clips import packaged_clips
+from reference.flow import whisper as whisper_flow
+from reference.flow.dataflow import Arrays, Dataflow, look_up, parse, store
+from reference.models.capture import activation_names, capture_max, capture_openai
+from reference.models.float64 import decoder_inputs
+from reference.models.openai import load_openai
+from reference.numerics.compare import Verdict
+from reference.ops import find_row
+from reference.ops.judge import judge_alone, judge_each
+from reference.parity.activations import Error
+from reference.parity.window import Output, Question, answers
+
+N_STEPS = 12
+
+
+def question(checkpoint: Checkpoint) -> Question:
+    """Return ten seconds of speech, a prompt, and random tokens for a dozen steps."""
+    samples = packaged_clips()["beckett"].samples
+    mel = maxwhisper.pad_or_trim(maxwhisper.log_mel_spectrogram(samples, checkpoint.dims.n_mels), N_FRAMES)
+    tokens = np.random.default_rng(0).integers(0, checkpoint.dims.n_vocab, 4 + N_STEPS).tolist()
+    return Question(mel, tokens[:4], tokens[4:])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An activation, judged in situ, and its cumulative error beside OpenAI Whisper's."""
+
+    name: str
+    verdict: Verdict
+    output: Output
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict.passes and self.output.passes
+
+
+class ArrayFiles(Mapping[str, np.ndarray]):
+    """Arrays in a folder, each read when it is looked up."""
+
+    def __init__(self, folder: Path, arrays: Arrays) -> None:
+        self._folder, self._names = folder, list(arrays)
+        folder.mkdir()
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return np.load(self._folder / f"{name}.npy")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Layered(Mapping[str, np.ndarray]):
+    """Several mappings as one; the first that has a name is asked for it."""
+
+    def __init__(self, *layers: Mapping[str, np.ndarray]) -> None:
+        self._layers = layers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return next(layer for layer in self._layers if name in layer)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for layer in self._layers for name in layer))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def observe(checkpoint: Checkpoint, asked: Question, folder: Path) -> tuple[Arrays, Arrays, Arrays]:
+    """Let OpenAI Whisper, MAX's instrumented graphs and its production graphs answer.
+
+    Returns:
+        The activations of each, from files in the folder.
+    """
+    folder.mkdir()
+    openai = ArrayFiles(
+        folder / "openai", capture_openai(load_openai(checkpoint), asked.mel, asked.prompt, asked.forced)
+    )
+    production = ArrayFiles(folder / "production", answers(asked, Whisper(checkpoint)))
+    instrumented = Whisper(checkpoint, capture=activation_names(checkpoint.dims))
+    captured = ArrayFiles(folder / "max", capture_max(instrumented, asked.mel, asked.prompt, asked.forced))
+    return openai, captured, production
+
+
+def judge_window(checkpoint: Checkpoint, asked: Question, folder: Path) -> Iterator[Judged]:
+    """Judge every activation, and the outputs of the production graphs, in data-flow order."""
+    openai, captured, production = observe(checkpoint, asked, folder)
+    flow = whisper_flow.for_weights(whisper_flow.of_max(checkpoint.dims), checkpoint.weights)
+    given = {"log_mel": asked.mel[None], **decoder_inputs(asked.tokens)}
+    inputs = Layered(captured, given, checkpoint.weights)
+    for name, exact in truth(flow, Layered(given, checkpoint.weights)):
+        (key,) = (key for key in flow if parse(key).name == name)
+        ((_, judged),) = judge_each({key: flow[key]}, inputs, "float32", judge_alone)
+        peer = Error.of(openai[name], exact)
+        yield Judged(name, judged.actual, Output(name, Error.of(captured[name], exact), peer))
+        if name in production:
+            yield Judged(name, judged.actual, Output(f"{name}, production", Error.of(production[name], exact), peer))
+
+
+def truth(flow: Dataflow, given: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each activation in float64, in order."""
+    last_use = {parse(source).name: key for key, step in flow.items() for source in step.sources}
+    computed = dict[str, np.ndarray]()
+    for key, (op, sources) in flow.items():
+        arrays = Layered(computed, given)
+        values = [look_up(arrays, source) for source in sources]
+        wide = (value if value.dtype.kind == "i" else value.astype(np.float64) for value in values)
+        store(computed, key, find_row(op).define(*wide))
+        yield parse(key).name, computed[parse(key).name]
+        for name in [name for name in computed if last_use.get(name, key) == key]:
+            del computed[name]
