@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reference.ops import TABLE
 from tests.upgrade import compare
 from tests.upgrade.environment import Environment, UpgradeError
 from tests.upgrade.findings import Findings, Pair
@@ -18,8 +19,8 @@ Make = Callable[..., Environment]
 # The faults of `tests.upgrade.wheels`, planted without a wheel.
 WRONG = """
 from max.graph import ops
-layer_norm = ops.layer_norm
-ops.layer_norm = lambda x, weight, bias, epsilon: layer_norm(x, weight, bias, 10 * epsilon)
+softmax = ops.softmax
+ops.softmax = lambda x: softmax(1.1 * x)
 """
 SLOW = """
 import time
@@ -110,13 +111,13 @@ def test_an_import_error_is_the_answer(make_environment: Make) -> None:
 
 
 def test_the_wrong_op_and_no_other_is_named(make_environment: Make) -> None:
-    rows = ("layer_norm", "softmax")
+    rows = ("softmax", "attention_scores")
     with both(make_environment("old"), make_environment("new", WRONG), *rows) as sides:
         findings = Findings(compare._ask(sides, "versions"), compare._ops(sides, rows))
     assert findings.verdict == "wrong"
-    assert findings.wrong().keys() == {f"op layer_norm {dtype}" for dtype in ("float32", "float16", "bfloat16")}
-    assert "Example(op='layer_norm'" in findings.wrong()["op layer_norm float32"]
-    assert all(pair.equal for name, pair in findings.ops.items() if "softmax" in name)
+    assert findings.wrong().keys() == {f"op softmax {dtype}" for dtype in TABLE["softmax"].dtypes}
+    assert "Example(op='softmax'" in findings.wrong()["op softmax float32"]
+    assert all(pair.equal for name, pair in findings.ops.items() if "attention_scores" in name)
 
 
 @pytest.mark.undisturbed

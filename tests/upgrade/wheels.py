@@ -31,7 +31,11 @@ SPIN = """    import time
     return results
 """
 PATCHES = {
-    "wrong": Patch("max/graph/ops/layer_norm.py", "        constant(epsilon,", "        constant(10 * epsilon,"),
+    "wrong": Patch(
+        "max/graph/ops/elementwise.py",
+        "        axis = value.rank - 1 if axis == -1 else axis\n",
+        "        axis = value.rank - 1 if axis == -1 else axis\n        value = 1.1 * value\n",
+    ),
     "slow": Patch("max/engine/api.py", "    return self._execute_device_tensors(input_impls)\n", SPIN),
 }
 
