@@ -66,7 +66,8 @@ def write_ctranslate2(folder: Path, model: Any, quantization: str | None = None)
     from ctranslate2.converters.transformers import WhisperLoader
 
     spec = WhisperLoader().get_model_spec(model)
-    spec.register_vocabulary([f"<{i}>" for i in range(model.config.vocab_size)])
+    names = {50257: "<|endoftext|>", 50258: "<|startoftranscript|>"}
+    spec.register_vocabulary([names.get(i, f"<{i}>") for i in range(model.config.vocab_size)])
     spec.validate()
     spec.optimize(quantization=quantization)
     folder.mkdir()
