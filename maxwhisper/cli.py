@@ -268,14 +268,12 @@ def _inspect(report: Report, model: list[str], model_dir: str | None) -> int:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 checkpoint = load_checkpoint(name, model_dir)
-            odd = [str(warning.message) for warning in caught if issubclass(warning.category, WhisperWarning)]
+            warned = [str(warning.message) for warning in caught if issubclass(warning.category, WhisperWarning)]
+            odd = [("odd", oddity) for oddity in (*warned, *oddities(checkpoint))]
             say(checkpoint.source)
-            for about, line in [
-                *describe(checkpoint).items(),
-                *(("odd", each) for each in [*odd, *oddities(checkpoint)]),
-            ]:
+            for about, line in (*describe(checkpoint).items(), *odd):
                 say(f"  {about:15}  {line}")
-        except Exception as error:
+        except Exception as error:  # the other models are still described
             report(error, name)
             failed += 1
     return 1 if failed else 0

@@ -319,7 +319,7 @@ def load_model(
             (`maxwhisper.engine.devices.find_device`).
         download_root: folder in which OpenAI Whisper has cached its models; `~/.cache/whisper` by
             default.
-        in_memory: ignored; it exists for compatibility. Weights are always loaded into memory.
+        in_memory: ignored; it exists for compatibility. Files are mapped into memory.
         compute_type: "float32" computes the same as OpenAI Whisper. "auto" is "int8" on the CPU for
             weights that are stored in 8 bits, and otherwise "float32". On the CPU, "int8" quantizes
             the weights of linear layers to 8 bits, and in the encoder also their inputs. On a GPU,

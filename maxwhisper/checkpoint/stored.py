@@ -5,8 +5,9 @@ import mmap
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class StoredBytes:
     """The bytes of a file, or bytes in memory."""
 
     mapped: Any  # supports the buffer protocol; the whole file, mapped into memory
-    file: BinaryIO | None = None
+    file: BufferedReader | None = None
 
     def __post_init__(self) -> None:
         if self.file is not None:
@@ -55,7 +56,7 @@ class StoredBytes:
             return view if view.flags.aligned else view.copy()
         array = np.empty(n, dtype)
         self.file.seek(offset)
-        if self.file.readinto(array.view(np.uint8)) < array.nbytes:  # type: ignore[attr-defined]
+        if self.file.readinto(array.view(np.uint8).data) < array.nbytes:
             raise CheckpointError(f"{self.file.name} changed while it was read; load it again")
         return array
 

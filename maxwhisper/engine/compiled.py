@@ -106,6 +106,7 @@ class Target:
     device: Device
     cpu: str  # one of `CPU_LEVELS`
     backend: Backend = cpu_backend
+    compute_type: str = "float32"  # which determines `dtypes`
 
     @classmethod
     def of(
@@ -139,7 +140,7 @@ class Target:
             place, remedy = cpu_only if compute_type == "int8" else gpu_only
             raise OptionError(f"compute_type {compute_type!r} is available on {place} only; leave it out, {remedy}")
         dtypes = DTypes.of(checkpoint, compute_type, backend.multiplies_float16)
-        return cls(checkpoint.dims, dtypes, device, cpu, backend)
+        return cls(checkpoint.dims, dtypes, device, cpu, backend, compute_type)
 
     @property
     def name(self) -> str:

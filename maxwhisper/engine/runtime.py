@@ -12,7 +12,6 @@ from maxwhisper.engine.captured import Captures
 from maxwhisper.engine.compiled import Target, compile_graphs, cpu_level, graphs_for
 from maxwhisper.engine.decoder_state import DecoderStates
 from maxwhisper.engine.devices import find_device, require_same_process
-from maxwhisper.engine.dtypes import resolved
 from maxwhisper.engine.ops import Backend
 from maxwhisper.engine.quantization import convert_weights
 from maxwhisper.engine.timer_slack import relaxed_timers
@@ -45,10 +44,9 @@ class Runtime:
     ) -> None:
         self.dims: ModelDimensions = checkpoint.dims
         self.device: Device = find_device(device)
-        self.compute_type = resolved(compute_type, checkpoint, self.device.is_host)
-        target = Target.of(checkpoint, self.device, cpu_level(), self.compute_type, backend)
+        target = Target.of(checkpoint, self.device, cpu_level(), compute_type, backend)
         session = InferenceSession(devices=[self.device])
-        self.dtypes, self.backend = target.dtypes, target.backend
+        self.dtypes, self.backend, self.compute_type = target.dtypes, target.backend, target.compute_type
         self.activations: dict[str, Buffer] = {}
         # The graphs may read them in place, so they must live as long as the graphs.
         self.weights = convert_weights(checkpoint.stored, self.dtypes.weights)

@@ -11,10 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -22,66 +20,28 @@ import maxwhisper
 from maxwhisper import Whisper
 from maxwhisper.checkpoint import Checkpoint, load_checkpoint
 from maxwhisper.checkpoint.dimensions import SIZES
-from maxwhisper.engine.decoder import TokenRules
-from reference.models.openai import load_openai
+from reference.models.openai import N_THREADS, load_openai
 from tests.sizes.formats import as_transformers, random_weights, write_ctranslate2, write_transformers
 from tests.sizes.window import question
 from tests.speed.ceilings import CeilingMeter, Ceilings
+from tests.speed.stages import N_STEPS, OpenAI, steps_of_max
 from tests.speed.work import cross_kv, decoder, encoder
 
-N_THREADS = 2
-N_STEPS = 32  # timed together, after as many tokens
+TOKENS = np.random.default_rng(0).integers(0, 50000, 2 * N_STEPS)
 SOT = 50258  # of multilingual models
-NEVER = -1  # as end-of-text token, so that decoding never ends early
 FASTER_IN_INT8 = 4  # 8-bit products an instruction makes (VNNI), for each in float32
 Timed = Callable[[], object]
 
 
 def max_stages(model: Whisper, mel: np.ndarray) -> tuple[Timed, Timed]:
     """Return functions that encode a window and that take N_STEPS steps."""
-    audio = model.embed_audio(mel)
-    prefilled = model.decoder(audio)
-    tokens = np.random.default_rng(0).integers(0, 50000, (1, 1, N_STEPS + 1))
-    prefilled.logits(tokens[..., :-1])
-    rules = TokenRules(np.zeros(model.dims.n_vocab, np.float32), N_STEPS, NEVER, model.dims.n_vocab)
-
-    def steps() -> None:
-        prefilled.n_past = N_STEPS
-        prefilled.greedy(tokens, np.zeros((1, 1)), rules, 2 * N_STEPS + 1)
-
-    return lambda: model.embed_audio(mel), steps
+    return lambda: model.embed_audio(mel), steps_of_max(model, model.embed_audio(mel), TOKENS)
 
 
 def openai_stages(checkpoint: Checkpoint, mel: np.ndarray) -> tuple[Timed, Timed]:
     """Return the same for OpenAI Whisper in float32, with the keys and values of the audio."""
-    torch.set_num_threads(N_THREADS)
-    model = load_openai(checkpoint)
-    tokens = np.random.default_rng(0).integers(0, 50000, (1, N_STEPS))
-
-    @torch.no_grad()
-    def encode() -> torch.Tensor:
-        features = model.encoder(torch.from_numpy(mel)[None])
-        for block in model.decoder.blocks:
-            block.cross_attn.key(features), block.cross_attn.value(features)
-        return features
-
-    features = encode()
-    prefix: dict[Any, torch.Tensor] = {}
-    with torch.no_grad():
-        prefix, hooks = model.install_kv_cache_hooks(prefix)
-        model.decoder(torch.from_numpy(tokens), features, kv_cache=prefix)
-        for hook in hooks:
-            hook.remove()
-
-    @torch.no_grad()
-    def steps() -> None:
-        cache, hooks = model.install_kv_cache_hooks(prefix)
-        for token in tokens[0]:
-            model.decoder(torch.tensor([[token]]), features, kv_cache=cache)
-        for hook in hooks:
-            hook.remove()
-
-    return encode, steps
+    openai = OpenAI(load_openai(checkpoint), mel)
+    return openai.embed_audio, openai.after(TOKENS[:N_STEPS], TOKENS[N_STEPS:, None])
 
 
 def faster_whisper_stages(folder: Path, mel: np.ndarray) -> tuple[Timed, Timed]:
@@ -93,7 +53,7 @@ def faster_whisper_stages(folder: Path, mel: np.ndarray) -> tuple[Timed, Timed]:
     )
     window = ctranslate2.StorageView.from_array(mel[None])
     features = model.encode(window, to_cpu=False)
-    prompt = [SOT, *np.random.default_rng(0).integers(0, 50000, N_STEPS - 1).tolist()]
+    prompt = [SOT, *TOKENS[: N_STEPS - 1].tolist()]
 
     def generate(n: int) -> None:
         model.generate(
@@ -130,7 +90,7 @@ def timed(function: Timed) -> float:
 
 
 LOAD = """
-import re, sys, time
+import sys, time
 import numpy as np, maxwhisper
 maxwhisper.set_num_threads(2)
 begin = time.perf_counter()
@@ -138,8 +98,8 @@ model = maxwhisper.load_model(sys.argv[1], compute_type=sys.argv[2])
 seconds = time.perf_counter() - begin
 mel = np.zeros((model.dims.n_mels, 3000), np.float32)
 maxwhisper.decode(model, mel, language="en", sample_len=20)
-# Not `ru_maxrss`, which begins with that of the parent process.
-print(seconds, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1e3)
+from tests.speed.worker import peak_megabytes
+print(seconds, peak_megabytes())
 """
 
 

@@ -1,13 +1,10 @@
 """The result of one size, which its process prints as JSON."""
 
 import json
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
 
 from tests.sizes.window import Judged
-
-MEGABYTE = 1e6 if sys.platform == "darwin" else 1e3  # of `ru_maxrss`, which is in bytes or kilobytes
+from tests.speed.worker import peak_megabytes
 
 
 @dataclass
@@ -32,7 +29,7 @@ class Result:
             self.error_ratio = max(self.error_ratio, judged.output.error.rms / judged.output.peer.rms)
         if not judged.passes:
             self.failures.append(f"{judged.name}: {judged.verdict}; {judged.output}")
-        self.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
+        self.peak_mb = peak_megabytes()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -4,9 +4,11 @@ Each implementation writes its activations to files. The float64 truth is comput
 flow, and each activation is forgotten after its last use.
 """
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,22 +73,6 @@ class ArrayFiles(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-class Layered(Mapping[str, np.ndarray]):
-    """Several mappings as one; the first that has a name is asked for it."""
-
-    def __init__(self, *layers: Mapping[str, np.ndarray]) -> None:
-        self._layers = layers
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return next(layer for layer in self._layers if name in layer)[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for layer in self._layers for name in layer))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-
 def observe(checkpoint: Checkpoint, asked: Question, folder: Path) -> tuple[Arrays, Arrays, Arrays]:
     """Let OpenAI Whisper, MAX's instrumented graphs and its production graphs answer.
 
@@ -108,9 +94,9 @@ def judge_window(checkpoint: Checkpoint, asked: Question, folder: Path) -> Itera
     openai, captured, production = observe(checkpoint, asked, folder)
     flow = whisper_flow.for_weights(whisper_flow.of_max(checkpoint.dims), checkpoint.weights)
     given = {"log_mel": asked.mel[None], **decoder_inputs(asked.tokens)}
-    inputs = Layered(captured, given, checkpoint.weights)
-    for name, exact in truth(flow, Layered(given, checkpoint.weights)):
-        (key,) = (key for key in flow if parse(key).name == name)
+    inputs: Any = ChainMap[str, Any](captured, given, checkpoint.weights)  # type: ignore[arg-type] # only read
+    for key, exact in truth(flow, given, checkpoint.weights):
+        name = parse(key).name
         ((_, judged),) = judge_each({key: flow[key]}, inputs, "float32", judge_alone)
         peer = Error.of(openai[name], exact)
         yield Judged(name, judged.actual, Output(name, Error.of(captured[name], exact), peer))
@@ -118,15 +104,15 @@ def judge_window(checkpoint: Checkpoint, asked: Question, folder: Path) -> Itera
             yield Judged(name, judged.actual, Output(f"{name}, production", Error.of(production[name], exact), peer))
 
 
-def truth(flow: Dataflow, given: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each activation in float64, in order."""
+def truth(flow: Dataflow, given: Arrays, weights: Arrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each step's key, and its activation in float64, in order."""
     last_use = {parse(source).name: key for key, step in flow.items() for source in step.sources}
     computed = dict[str, np.ndarray]()
+    arrays = ChainMap[str, Any](computed, given, weights)  # type: ignore[arg-type] # only read
     for key, (op, sources) in flow.items():
-        arrays = Layered(computed, given)
         values = [look_up(arrays, source) for source in sources]
         wide = (value if value.dtype.kind == "i" else value.astype(np.float64) for value in values)
         store(computed, key, find_row(op).define(*wide))
-        yield parse(key).name, computed[parse(key).name]
+        yield key, computed[parse(key).name]
         for name in [name for name in computed if last_use.get(name, key) == key]:
             del computed[name]

@@ -227,10 +227,6 @@ def bert(folder: Path) -> Path:
     return folder
 
 
-def int16(folder: Path) -> Path:
-    return ctranslate2("int16")(folder)
-
-
 def hugging_face_with_added_tokens(folder: Path) -> Path:
     model = as_transformers(PLAIN).float()
     model.resize_token_embeddings(DIMS.n_vocab + 3)
@@ -371,7 +367,7 @@ ZOO = [
     Animal("CTranslate2, float32", ctranslate2("float32"), by_making(PLAIN)),
     Animal("CTranslate2, int8", ctranslate2("int8"), by_making(dequantized())),
     Animal("CTranslate2, int8_float16", ctranslate2("int8_float16"), by_making(dequantized())),
-    Animal("CTranslate2, int16", int16, None, "16 bits"),
+    Animal("CTranslate2, int16", ctranslate2("int16"), None, "16 bits"),
     Animal("CTranslate2, cut", then(ctranslate2("float16"), halves), None, "damaged"),
     Animal("whisper.cpp", other_format(struct.pack("<I", 0x67676D6C), "ggml-base.bin"), None, "whisper.cpp"),
 ]

@@ -10,7 +10,7 @@ import whisper
 
 import maxwhisper
 from maxwhisper.audio import N_FRAMES
-from maxwhisper.engine.decoder import TokenRules
+from maxwhisper.engine.decoder import AudioFeatures, TokenRules
 from tests.speed.ceilings import Ceilings
 from tests.speed.counterparts import synchronize
 from tests.speed.work import Work, cross_kv, decoder, encoder
@@ -53,23 +53,10 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
     tokens = np.random.default_rng(0).integers(0, 50000, N_PROMPT)
     prefix, next_tokens = tokens[:N_STEPS], tokens[N_STEPS : 2 * N_STEPS]
     audio, openai = model.embed_audio(mel), OpenAI(judge, mel)
-    prefilled = model.decoder(audio)
-    prefilled.logits(prefix[None, None])
 
     def encode() -> None:
         model.embed_audio(mel)
         model.device.synchronize()
-
-    rules = TokenRules(np.zeros(dims.n_vocab, np.float32), N_STEPS, NEVER, dims.n_vocab)
-
-    def steps() -> None:
-        """Take N_STEPS steps: in one call if decoding runs in the graph, else one by one."""
-        prefilled.n_past = len(prefix)
-        if model.decodes_in_graph:
-            prefilled.greedy(tokens[None, None, : N_STEPS + 1], np.zeros((1, 1)), rules, 2 * N_STEPS + 1)
-        else:
-            for token in next_tokens:
-                prefilled.logits(token[None, None, None])
 
     options: dict[str, Any] = {"language": LANGUAGE, "temperature": 0.0}
     file_options: dict[str, Any] = {**options, "condition_on_previous_text": False}
@@ -93,7 +80,13 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
             openai.after(tokens[:1], [tokens[1:]]),
             [(1, decoder(dims, dtypes, N_PROMPT, 0))],
         ),
-        Stage("step", steps, openai.after(prefix, next_tokens[:, None]), [(1, step)], n=N_STEPS),
+        Stage(
+            "step",
+            steps_of_max(model, audio, tokens),
+            openai.after(prefix, next_tokens[:, None]),
+            [(1, step)],
+            n=N_STEPS,
+        ),
         Stage(
             "window",
             lambda: maxwhisper.decode(model, mel, **options),
@@ -107,6 +100,27 @@ def stages(model: maxwhisper.Whisper, judge: whisper.Whisper, samples: np.ndarra
             [*((n_windows * n, work) for n, work in features), (n_tokens + n_windows, step)],
         ),
     ]
+
+
+def steps_of_max(model: maxwhisper.Whisper, audio: AudioFeatures, tokens: np.ndarray) -> Callable[[], None]:
+    """Return a function that takes N_STEPS steps after the first N_STEPS tokens.
+
+    It takes them in one call if decoding runs in the graph, else one by one.
+    """
+    prefilled = model.decoder(audio)
+    prefilled.logits(tokens[None, None, :N_STEPS])
+    n_vocab = model.dims.n_vocab
+    rules = TokenRules(np.zeros(n_vocab, np.float32), N_STEPS, NEVER, n_vocab)
+
+    def steps() -> None:
+        prefilled.n_past = N_STEPS
+        if model.decodes_in_graph:
+            prefilled.greedy(tokens[None, None, : N_STEPS + 1], np.zeros((1, 1)), rules, 2 * N_STEPS + 1)
+        else:
+            for token in tokens[N_STEPS : 2 * N_STEPS]:
+                prefilled.logits(token[None, None, None])
+
+    return steps
 
 
 class OpenAI:

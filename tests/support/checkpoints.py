@@ -194,7 +194,6 @@ def write_ctranslate2(path: Path, checkpoint: Checkpoint, quantization: str = ""
         variables[head] = w[LM_HEAD]
     if quantization:
         variables = _quantized(variables, np.float16 if quantization == "int8_float16" else np.float32)
-        aliases |= {f"{alias}_scale": f"{name}_scale" for alias, name in aliases.items()}
     path.write_bytes(ctranslate2_bytes(variables, aliases))
     return path
 

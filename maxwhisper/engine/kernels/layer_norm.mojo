@@ -1,6 +1,6 @@
 """Layer norm and GELU, row by row.
 
-MAX's own are as fast, but take its compiler five seconds for each graph that has them.
+MAX's own take its compiler about five seconds for each graph that has them.
 """
 
 from extensibility import InputTensor, OutputTensor, register
