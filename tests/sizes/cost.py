@@ -18,8 +18,9 @@ from rich.table import Table
 
 import maxwhisper
 from maxwhisper import Whisper
-from maxwhisper.checkpoint import Checkpoint, load_checkpoint
+from maxwhisper.checkpoint import Checkpoint, ModelDimensions, load_checkpoint
 from maxwhisper.checkpoint.dimensions import SIZES
+from maxwhisper.tokenizer import get_tokenizer
 from reference.models.openai import N_THREADS, load_openai
 from tests.sizes.formats import as_transformers, random_weights, write_ctranslate2, write_transformers
 from tests.sizes.window import question
@@ -28,7 +29,6 @@ from tests.speed.stages import N_STEPS, OpenAI, steps_of_max
 from tests.speed.work import cross_kv, decoder, encoder
 
 TOKENS = np.random.default_rng(0).integers(0, 50000, 2 * N_STEPS)
-SOT = 50258  # of multilingual models
 FASTER_IN_INT8 = 4  # 8-bit products an instruction makes (VNNI), for each in float32
 Timed = Callable[[], object]
 
@@ -44,7 +44,7 @@ def openai_stages(checkpoint: Checkpoint, mel: np.ndarray) -> tuple[Timed, Timed
     return openai.embed_audio, openai.after(TOKENS[:N_STEPS], TOKENS[N_STEPS:, None])
 
 
-def faster_whisper_stages(folder: Path, mel: np.ndarray) -> tuple[Timed, Timed]:
+def faster_whisper_stages(folder: Path, dims: ModelDimensions, mel: np.ndarray) -> tuple[Timed, Timed]:
     """Return the same for CTranslate2 in int8, on which faster-whisper runs."""
     import ctranslate2
 
@@ -53,12 +53,14 @@ def faster_whisper_stages(folder: Path, mel: np.ndarray) -> tuple[Timed, Timed]:
     )
     window = ctranslate2.StorageView.from_array(mel[None])
     features = model.encode(window, to_cpu=False)
-    prompt = [SOT, *TOKENS[: N_STEPS - 1].tolist()]
+    start = get_tokenizer(dims.is_multilingual, num_languages=dims.num_languages).sot_sequence_including_notimestamps
+    prompt = [*start, *TOKENS[: N_STEPS - len(start)].tolist()]
 
     def generate(n: int) -> None:
-        model.generate(
-            features, [prompt], beam_size=1, max_length=N_STEPS + n, suppress_blank=False, suppress_tokens=[]
-        )
+        """Generate n tokens, which CTranslate2 makes at most half of its max_length."""
+        options = {"beam_size": 1, "suppress_blank": False, "suppress_tokens": []}
+        (result,) = model.generate(features, [prompt], max_length=2 * n, **options)
+        assert len(result.sequences_ids[0]) == n
 
     def steps() -> float:
         begin = time.perf_counter()
@@ -130,7 +132,7 @@ def cost(name: str, table: Table, meter: CeilingMeter, n_rounds: int, others: bo
             programs[f"maxwhisper, {compute_type}"] = max_stages(models[compute_type], mel)
         if others:
             programs["OpenAI Whisper, float32"] = openai_stages(checkpoint, mel)
-            programs["faster-whisper, int8"] = faster_whisper_stages(folder / "int8", mel)
+            programs["faster-whisper, int8"] = faster_whisper_stages(folder / "int8", checkpoint.dims, mel)
         seconds = np.empty((n_rounds + 1, len(programs), 2))
         ceilings = []
         for i in range(n_rounds + 1):  # the first one warms up

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, ModelDimensions, weight_shapes
+from maxwhisper.checkpoint.dimensions import SIZES
+from maxwhisper.tokenizer import get_tokenizer
 from tests.support.checkpoints import huggingface_state, write_openai
 
 
@@ -66,7 +68,10 @@ def write_ctranslate2(folder: Path, model: Any, quantization: str | None = None)
     from ctranslate2.converters.transformers import WhisperLoader
 
     spec = WhisperLoader().get_model_spec(model)
-    names = {50257: "<|endoftext|>", 50258: "<|startoftranscript|>"}
+    multilingual = model.config.vocab_size >= SIZES["tiny"].n_vocab
+    n_languages = 100 if model.config.vocab_size > SIZES["tiny"].n_vocab else 99
+    special = get_tokenizer(multilingual, num_languages=n_languages).special_tokens
+    names = {i: name for name, i in special.items()}  # by which CTranslate2 finds the tokens with a meaning
     spec.register_vocabulary([names.get(i, f"<{i}>") for i in range(model.config.vocab_size)])
     spec.validate()
     spec.optimize(quantization=quantization)

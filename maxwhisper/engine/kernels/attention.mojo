@@ -1,6 +1,6 @@
 """Attention without a mask, and its scores alone.
 
-A few queries at a time: scores with all keys, their exponentials, and the weighted average of the
+Some queries at a time: scores with all keys, their exponentials, and the weighted average of the
 values.
 """
 
@@ -10,48 +10,42 @@ from max.gpu.host import DeviceContext
 from std.math import ceildiv, sqrt
 from std.runtime import parallelism_level
 
-from .few_queries import Numbers, add_up, divide, exponentials, scores
-from .tile import PANEL, ROWS, Floats, multiply_tile, pack, zero
+from .few_queries import Numbers, exponentials, scores
+from .tile import DEPTH, PANEL, ROWS, WIDTH, Floats, copy_rows, multiply, pack, zero
 
-comptime KEYS = 256  # number of values that are summed in registers before the sums are written
+comptime QUERIES = 8 * ROWS  # queries that are processed together; their weights stay in the L2 cache
 
 
-@always_inline
-def attend[
-    n_queries: Int
-](context: Floats, q: Floats, stride: Int, keys: Floats, v: Floats, n_kv: Int, head_dim: Int, weights: Floats):
-    """Write softmax(q @ k.T / sqrt(head_dim)) @ v to context, for n_queries rows of one head.
+def attend(
+    context: Floats, q: Floats, stride: Int, keys: Floats, values: Floats, n: Int, n_kv: Int, head_dim: Int, weights: Floats, averages: Floats
+):
+    """Write softmax(q @ k.T / sqrt(head_dim)) @ v to context, for n rows of one head.
 
-    The rows of context, q and v are `stride` elements apart. keys is k packed into panels. weights
-    is memory for [n_queries, n_kv rounded up to a multiple of PANEL].
+    The rows of context and q are `stride` elements apart. keys is k packed into panels; values is v
+    in panels of columns. weights [n, n_weights(n_kv)] and averages [n, PANEL] are memory.
     """
-    var n_weights = ceildiv(n_kv, PANEL) * PANEL
+    var weights_stride = n_weights(n_kv)
     for key in range(0, n_kv, PANEL):
-        multiply_tile[n_queries, False](
-            weights.unsafe_offset(key), n_weights, q, stride, keys.unsafe_offset(key * head_dim), PANEL, head_dim
-        )
-    var sums = Array[Float32, n_queries](fill=0)
-    comptime for i in range(n_queries):
-        sums[i] = exponentials(weights.unsafe_offset(i * n_weights), n_kv, head_dim)
-        zero(context.unsafe_offset(i * stride), head_dim)
-    var d = 0
-    while d + PANEL <= head_dim:
-        for key in range(0, n_kv, KEYS):
-            multiply_tile[n_queries, True](
-                context.unsafe_offset(d),
-                stride,
-                weights.unsafe_offset(key),
-                n_weights,
-                v.unsafe_offset(key * stride + d),
-                stride,
-                min(KEYS, n_kv - key),
-            )
-        d += PANEL
-    while d < head_dim:
-        add_up[n_queries, 1, 1](context.unsafe_offset(d), stride, weights, n_weights, v.unsafe_offset(d), stride, n_kv)
-        d += 1
-    comptime for i in range(n_queries):
-        divide(context.unsafe_offset(i * stride), head_dim, sums[i])
+        var panel = keys.unsafe_offset(key * head_dim)
+        var next_panel = panel.unsafe_offset(PANEL * head_dim)
+        multiply[False](weights.unsafe_offset(key), weights_stride, q, stride, panel, next_panel, n, head_dim)
+    var sums = Array[Float32, QUERIES](uninitialized=True)
+    for i in range(n):
+        sums[i] = exponentials(weights.unsafe_offset(i * weights_stride), n_kv, head_dim)
+    for d in range(0, head_dim, PANEL):
+        zero(averages, n * PANEL)
+        for key in range(0, n_kv, DEPTH):
+            var panel = values.unsafe_offset(d * n_kv + key * PANEL)
+            var next_panel = panel.unsafe_offset(DEPTH * PANEL)
+            multiply[True](averages, PANEL, weights.unsafe_offset(key), weights_stride, panel, next_panel, n, min(DEPTH, n_kv - key))
+        for i in range(n):
+            for column in range(min(PANEL, head_dim - d)):
+                context.unsafe_store(i * stride + d + column, averages.unsafe_load(i * PANEL + column) / sums[i])
+
+
+def n_weights(n_kv: Int) -> Int:
+    """Return the elements from a query's weights to the next query's, with room for whole panels of keys."""
+    return ceildiv(n_kv, PANEL) * PANEL + WIDTH  # no power of two, which would put all into the same cache sets
 
 
 @register("maxwhisper.attention")
@@ -85,24 +79,29 @@ struct Attention:
         }:
             var head, part = divmod(task, n_shares)
             var sequence, h = divmod(head, n_head)
-            var n_panels = ceildiv(n_kv, PANEL)
-            var memory = List[Float32](length=n_panels * PANEL * (head_dim + ROWS), fill=0)
+            var n_panel_keys = ceildiv(n_kv, PANEL) * PANEL
+            var n_columns = ceildiv(head_dim, PANEL) * PANEL
+            var memory = List[Float32](
+                length=n_panel_keys * head_dim + n_columns * n_kv + QUERIES * (n_weights(n_kv) + PANEL), fill=0
+            )
             var keys = rebind[Floats](memory.unsafe_ptr())
-            var weights = keys.unsafe_offset(n_panels * PANEL * head_dim)
+            var values = keys.unsafe_offset(n_panel_keys * head_dim)
+            var weights = values.unsafe_offset(n_columns * n_kv)
+            var averages = weights.unsafe_offset(QUERIES * n_weights(n_kv))
             var first_key = sequence * n_kv * n_state + h * head_dim
             pack(keys, all_keys.unsafe_offset(first_key), n_state, n_kv, head_dim, 1)
-            var values = all_values.unsafe_offset(first_key)
+            for d in range(0, head_dim, PANEL):
+                copy_rows(
+                    values.unsafe_offset(d * n_kv), PANEL, all_values.unsafe_offset(first_key + d), n_state, n_kv, min(PANEL, head_dim - d)
+                )
             var at = sequence * n * n_state + h * head_dim
-            var i = part * share
-            var end = min(i + share, n)
-            while i + ROWS <= end:
+            var end = min((part + 1) * share, n)
+            for i in range(part * share, end, QUERIES):
                 var row = at + i * n_state
-                attend[ROWS](contexts.unsafe_offset(row), queries.unsafe_offset(row), n_state, keys, values, n_kv, head_dim, weights)
-                i += ROWS
-            while i < end:
-                var row = at + i * n_state
-                attend[1](contexts.unsafe_offset(row), queries.unsafe_offset(row), n_state, keys, values, n_kv, head_dim, weights)
-                i += 1
+                attend(
+                    contexts.unsafe_offset(row), queries.unsafe_offset(row), n_state, keys, values, min(QUERIES, end - i), n_kv, head_dim,
+                    weights, averages,
+                )
             _ = memory^
 
         sync_parallelize(work, n_heads * n_shares)

@@ -2,7 +2,7 @@
 
 from std.math import exp, sqrt
 
-from .tile import WIDTH, Floats
+from .tile import WIDTH, Floats, largest_of
 
 comptime QUERIES = 4  # number of queries that share one read of the keys and values
 comptime VECTORS = 4  # number of vectors of a value's columns that are averaged together
@@ -35,12 +35,7 @@ def exponentials(x: Floats, n: Int, head_dim: Int) -> Float32:
     """Replace scores x [n] by exp((x - max) / sqrt(head_dim)), and return their sum."""
     var scale = 1 / sqrt(Float32(head_dim))
     var whole = n // WIDTH * WIDTH
-    var all_largest = SIMD[DType.float32, WIDTH](Float32.MIN)
-    for i in range(0, whole, WIDTH):
-        all_largest = max(all_largest, x.unsafe_load[width=WIDTH](i))
-    var largest = all_largest.reduce_max()
-    for i in range(whole, n):
-        largest = max(largest, x.unsafe_load(i))
+    var largest = largest_of(x, n)
     var sums = SIMD[DType.float32, WIDTH](0)
     for i in range(0, whole, WIDTH):
         var e = exp((x.unsafe_load[width=WIDTH](i) - largest) * scale)

@@ -8,55 +8,47 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import ceildiv
 
-from .tile import PANEL, ROWS, Floats, multiply_tile, multiply_tile_from_bias, pack, zero
+from .tile import (
+    BLOCK,
+    DEPTH,
+    GROUP,
+    PANEL,
+    STRIDE,
+    Floats,
+    block_rows,
+    copy_rows,
+    multiply,
+    pack,
+    zero,
+)
 
-comptime DEPTH = 128  # inputs that are summed before sums are written; such a panel stays in the L1 cache
-comptime BLOCK = 96  # rows that a core computes at a time
+comptime SCRATCH = BLOCK * (STRIDE + PANEL)
 
 
-@always_inline
-def add_tile[
-    n_rows: Int
-](y: Floats, stride: Int, x: Floats, x_stride: Int, panel: Floats, bias: Floats, depth: Int, k: Int):
-    """Write the products of the first inputs plus the bias to y, or add further products to y."""
-    if k == 0:
-        multiply_tile_from_bias[n_rows](y, stride, x, x_stride, panel, bias, depth)
-    else:
-        multiply_tile[n_rows, True](y, stride, x, x_stride, panel, PANEL, depth)
-
-
-def multiply(
+def multiply_block(
     y: Floats, x: Floats, x_stride: Int, panels: Floats, bias: Floats, n: Int, n_in: Int, n_out: Int, scratch: Floats
 ):
-    """Write x [n, n_in] @ panels + bias to y [n, n_out].
+    """Write x [n, n_in] @ panels + bias to y [n, n_out], for at most BLOCK rows.
 
-    The rows of x are `x_stride` elements apart. scratch [n, PANEL] is memory for the last panel.
+    The rows of x are `x_stride` elements apart. scratch [SCRATCH] is memory for a part of x and for
+    the sums of an incomplete panel.
     """
-    var padded = Array[Float32, PANEL](fill=0)
-    for o in range(0, n_out, PANEL):
-        var width = min(PANEL, n_out - o)
-        var whole = width == PANEL
-        var sums = y.unsafe_offset(o) if whole else scratch
-        var stride = n_out if whole else PANEL
-        var start = bias.unsafe_offset(o)
-        if not whole:
-            for j in range(width):
-                padded[j] = bias.unsafe_load(o + j)
-            start = rebind[Floats](padded.unsafe_ptr())
+    var n_whole = n_out // PANEL * PANEL
+    var rest = scratch.unsafe_offset(BLOCK * STRIDE)
+    zero(rest, n * PANEL)
+    for first in range(0, n_out, GROUP):
+        copy_rows(y.unsafe_offset(first), n_out, bias.unsafe_offset(first), 0, n, min(GROUP, n_out - first))
         for k in range(0, n_in, DEPTH):
-            var panel = panels.unsafe_offset(o * n_in + k * PANEL)
             var depth = min(DEPTH, n_in - k)
-            var i = 0
-            while i + ROWS <= n:
-                add_tile[ROWS](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, start, depth, k)
-                i += ROWS
-            while i < n:
-                add_tile[1](sums.unsafe_offset(i * stride), stride, x.unsafe_offset(i * x_stride + k), x_stride, panel, start, depth, k)
-                i += 1
-        if not whole:
-            for i in range(n):
-                for j in range(width):
-                    y.unsafe_store(i * n_out + o + j, scratch.unsafe_load(i * PANEL + j))
+            copy_rows(scratch, STRIDE, x.unsafe_offset(k), x_stride, n, depth)
+            for o in range(first, min(first + GROUP, n_out), PANEL):
+                var whole = o < n_whole
+                var sums = y.unsafe_offset(o) if whole else rest
+                var panel = panels.unsafe_offset(o * n_in + k * PANEL)
+                multiply[True](sums, n_out if whole else PANEL, scratch, STRIDE, panel, panel.unsafe_offset(n_in * PANEL), n, depth)
+    for i in range(n):
+        for o in range(n_whole, n_out):
+            y.unsafe_store(i * n_out + o, y.unsafe_load(i * n_out + o) + rest.unsafe_load(i * PANEL + o - n_whole))
 
 
 def pack_all[
@@ -102,11 +94,13 @@ struct Linear:
         var biases = bias.unsafe_ptr()
         pack_all(panels, weight.unsafe_ptr(), n_in, n_out, 1)
 
-        def block(b: Int) {imm results, imm rows, imm panels, imm biases, imm n, imm n_in, imm n_out}:
-            var first = b * BLOCK
-            var n_block_rows = min(BLOCK, n - first)
-            var scratch = Array[Float32, BLOCK * PANEL](uninitialized=True)
-            multiply(
+        var n_rows = block_rows(n)
+
+        def block(b: Int) {imm results, imm rows, imm panels, imm biases, imm n, imm n_in, imm n_out, imm n_rows}:
+            var first = b * n_rows
+            var n_block_rows = min(n_rows, n - first)
+            var scratch = List[Float32](unsafe_uninit_length=SCRATCH)
+            multiply_block(
                 results.unsafe_offset(first * n_out),
                 rows.unsafe_offset(first * n_in),
                 n_in,
@@ -119,7 +113,7 @@ struct Linear:
             )
             _ = scratch^
 
-        sync_parallelize(block, ceildiv(n, BLOCK))
+        sync_parallelize(block, ceildiv(n, n_rows))
         _ = memory^
 
 
@@ -150,25 +144,26 @@ struct Conv1d:
         var results = y.unsafe_ptr()
         var biases = bias.unsafe_ptr()
         pack_all(panels, weight.unsafe_ptr(), n_in, n_out, 3)
-        var n_blocks = ceildiv(n, BLOCK)
+        var n_rows = block_rows(n)
+        var n_blocks = ceildiv(n, n_rows)
 
         def block(task: Int) {
-            imm results, imm frames, imm panels, imm biases, imm n, imm n_in, imm n_out, imm n_frames, imm n_blocks
+            imm results, imm frames, imm panels, imm biases, imm n, imm n_in, imm n_out, imm n_frames, imm n_rows, imm n_blocks
         }:
             var audio, b = divmod(task, n_blocks)
             var own_frames = frames.unsafe_offset(audio * n_frames * n_in)
             var own_results = results.unsafe_offset(audio * n * n_out)
-            var scratch = Array[Float32, BLOCK * PANEL](uninitialized=True)
+            var scratch = List[Float32](unsafe_uninit_length=SCRATCH)
             var spare = rebind[Floats](scratch.unsafe_ptr())
             var padded = List[Float32](length=3 * n_in, fill=0)
             var edge = rebind[Floats](padded.unsafe_ptr())
-            var first = b * BLOCK
-            var end = min(first + BLOCK, n)
+            var first = b * n_rows
+            var end = min(first + n_rows, n)
             # Output frames whose inputs include no padding. The others are computed one by one.
             var inner = min(max(first, 1), end)
             var inner_end = max(inner, min(end, (n_frames - 2) // stride + 1))
             if inner < inner_end:
-                multiply(
+                multiply_block(
                     own_results.unsafe_offset(inner * n_out),
                     own_frames.unsafe_offset((inner * stride - 1) * n_in),
                     stride * n_in,
@@ -186,7 +181,7 @@ struct Conv1d:
                         for k in range(n_in):
                             var exists = 0 <= frame < n_frames
                             edge.unsafe_store(tap * n_in + k, own_frames.unsafe_load(frame * n_in + k) if exists else 0)
-                    multiply(own_results.unsafe_offset(t * n_out), edge, 0, panels, biases, 1, 3 * n_in, n_out, spare)
+                    multiply_block(own_results.unsafe_offset(t * n_out), edge, 0, panels, biases, 1, 3 * n_in, n_out, spare)
             _ = scratch^
             _ = padded^
 
