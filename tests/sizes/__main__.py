@@ -28,15 +28,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nox -s sizes --", description=__doc__)
     parser.add_argument("name", nargs="*", metavar="SIZE", help=f"only these sizes: {', '.join(SIZES)}")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # in this process, as JSON
+    parser.add_argument("--without", nargs="*", default=[], help=argparse.SUPPRESS)  # as in judge_window
     args = parser.parse_args(argv)
     if unknown := [name for name in args.name if name not in SIZES]:
         parser.error(f"there is no size {unknown[0]!r}; choose from {', '.join(SIZES)}")
     if args.alone:
-        print(judge_size(args.name[0]).to_json())
+        print(judge_size(args.name[0], tuple(args.without)).to_json())
         return 0
-    results = []
+    results, encoders = list[Result](), set[tuple[int, int]]()
     for name in tqdm(args.name or SIZES, unit="size", disable=None):
-        run = subprocess.run([sys.executable, "-m", "tests.sizes", "--alone", name], stdout=subprocess.PIPE, text=True)
+        encoder = SIZES[name].n_audio_state, SIZES[name].n_audio_layer
+        without = ["--without", "encoder.blocks."] if encoder in encoders else []  # judged in a size before
+        encoders.add(encoder)
+        command = [sys.executable, "-m", "tests.sizes", "--alone", name, *without]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         results.append(Result.from_json(run.stdout.splitlines()[-1]) if run.returncode == 0 else Result.died(name))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(_table(results))
     for result in results:
@@ -45,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(not result.failures for result in results) else 1
 
 
-def judge_size(name: str) -> Result:
-    """Write, read and judge one size."""
+def judge_size(name: str, without: tuple[str, ...] = ()) -> Result:
+    """Write, read and judge one size, without the activations whose names begin so."""
     begin = time.perf_counter()
     checkpoint = random_weights(SIZES[name])
     result = Result(name)
@@ -58,7 +63,7 @@ def judge_size(name: str) -> Result:
             result.failures += [f"{format}: {difference}" for difference in differences(read, checkpoint)]
         del model
         checkpoint = load_checkpoint(folder / "Hugging-Face")  # mapped from here on
-        for judged in judge_window(checkpoint, question(checkpoint), folder / "activations"):
+        for judged in judge_window(checkpoint, question(checkpoint), folder / "activations", without):
             result.note(judged)
     result.seconds = time.perf_counter() - begin
     return result

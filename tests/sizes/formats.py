@@ -95,9 +95,17 @@ def differences(read: Checkpoint, written: Checkpoint) -> list[str]:
     found = [f"sizes {read.dims}"] if read.dims != written.dims else []
     if names := read.stored.keys() ^ written.stored.keys():
         return [*found, f"{len(names)} names differ, {min(names)} the first"]
-    for name, tensor in read.stored.items():
-        expected, numbers = written.weights[name].astype(np.float32), read.weights[name].astype(np.float32)
-        allowed = 0.0 if tensor.scale is None else 0.501 * tensor.scale.max()
-        if expected.shape != numbers.shape or not (np.abs(numbers - expected) <= allowed).all():
-            found.append(f"{name} differs")
-    return found
+    return [*found, *(f"{name} differs" for name in read.stored if not _agree(name, read, written))]
+
+
+def _agree(name: str, read: Checkpoint, written: Checkpoint) -> bool:
+    """Whether a weight that was read is the one that was written, or its nearest in int8."""
+    numbers, expected, scale = read.weights[name], written.weights[name], read.stored[name].scale
+    if numbers.shape != expected.shape or scale is None:
+        return np.array_equal(_bits(numbers), _bits(expected))
+    return bool((np.abs(numbers - expected.astype(np.float32)) <= 0.501 * scale.max()).all())
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Return an array as integers, which NumPy compares ten times as fast as float16."""
+    return array.view(f"u{array.itemsize}")

@@ -4,8 +4,10 @@ Each implementation writes its activations to files. The float64 truth is comput
 flow, and each activation is forgotten after its last use.
 """
 
+import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,35 +75,57 @@ class ArrayFiles(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def observe(checkpoint: Checkpoint, asked: Question, folder: Path) -> tuple[Arrays, Arrays, Arrays]:
+def judge_window(
+    checkpoint: Checkpoint, asked: Question, folder: Path, without: tuple[str, ...] = ()
+) -> Iterator[Judged]:
+    """Judge activations, and the outputs of the production graphs, in data-flow order.
+
+    Args:
+        checkpoint: The model.
+        asked: What it is asked.
+        folder: A place for the activations, which does not exist yet.
+        without: Prefixes of the names that are left out.
+    """
+    flow = whisper_flow.for_weights(whisper_flow.of_max(checkpoint.dims), checkpoint.weights)
+    judged = {key: flow[key] for key in flow if not key.startswith(without)}
+    openai, captured, production = observe(checkpoint, asked, folder, judged)
+    given = {"log_mel": asked.mel[None], **decoder_inputs(asked.tokens)}
+    inputs: Any = ChainMap[str, Any](captured, given, checkpoint.weights)  # type: ignore[arg-type] # only read
+
+    def judge(key: str) -> Verdict:
+        ((_, alone),) = judge_each({key: flow[key]}, inputs, "float32", judge_alone)
+        return alone.actual
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the GIL while it computes
+        verdicts = pool.map(judge, judged)
+        for key, exact in truth(flow, given, checkpoint.weights):
+            if key in judged:
+                name, verdict = parse(key).name, next(verdicts)
+                peer = Error.of(openai[name], exact)
+                yield Judged(name, verdict, Output(name, Error.of(captured[name], exact), peer))
+                if name in production:
+                    output = Output(f"{name}, production", Error.of(production[name], exact), peer)
+                    yield Judged(name, verdict, output)
+
+
+def observe(checkpoint: Checkpoint, asked: Question, folder: Path, judged: Dataflow) -> tuple[Arrays, Arrays, Arrays]:
     """Let OpenAI Whisper, MAX's instrumented graphs and its production graphs answer.
 
     Returns:
-        The activations of each, from files in the folder.
+        The activations of each that are needed to judge a part of the data flow, from files in the
+        folder.
     """
     folder.mkdir()
-    openai = ArrayFiles(
-        folder / "openai", capture_openai(load_openai(checkpoint), asked.mel, asked.prompt, asked.forced)
-    )
+    names = {parse(key).name for key in judged}
+    needed = names | {parse(source).name for _, sources in judged.values() for source in sources}
+    original = capture_openai(load_openai(checkpoint), asked.mel, asked.prompt, asked.forced)
+    openai = ArrayFiles(folder / "openai", {name: original[name] for name in names})
+    del original
     production = ArrayFiles(folder / "production", answers(asked, Whisper(checkpoint)))
-    instrumented = Whisper(checkpoint, capture=activation_names(checkpoint.dims))
+    capture = [name for name in activation_names(checkpoint.dims) if name in needed]
+    instrumented = Whisper(checkpoint, capture=capture)
     captured = ArrayFiles(folder / "max", capture_max(instrumented, asked.mel, asked.prompt, asked.forced))
     return openai, captured, production
-
-
-def judge_window(checkpoint: Checkpoint, asked: Question, folder: Path) -> Iterator[Judged]:
-    """Judge every activation, and the outputs of the production graphs, in data-flow order."""
-    openai, captured, production = observe(checkpoint, asked, folder)
-    flow = whisper_flow.for_weights(whisper_flow.of_max(checkpoint.dims), checkpoint.weights)
-    given = {"log_mel": asked.mel[None], **decoder_inputs(asked.tokens)}
-    inputs: Any = ChainMap[str, Any](captured, given, checkpoint.weights)  # type: ignore[arg-type] # only read
-    for key, exact in truth(flow, given, checkpoint.weights):
-        name = parse(key).name
-        ((_, judged),) = judge_each({key: flow[key]}, inputs, "float32", judge_alone)
-        peer = Error.of(openai[name], exact)
-        yield Judged(name, judged.actual, Output(name, Error.of(captured[name], exact), peer))
-        if name in production:
-            yield Judged(name, judged.actual, Output(f"{name}, production", Error.of(production[name], exact), peer))
 
 
 def truth(flow: Dataflow, given: Arrays, weights: Arrays) -> Iterator[tuple[str, np.ndarray]]:

@@ -27,8 +27,8 @@ comptime Floats = Pointer[Float32, MutAnyOrigin]
 def block_rows(n: Int) -> Int:
     """Return the number of rows of a block, so that each core gets as many blocks of n rows."""
     var n_cores = parallelism_level()
-    var n_blocks = ceildiv(ceildiv(n, BLOCK), n_cores) * n_cores
-    return ceildiv(ceildiv(n, n_blocks), ROWS) * ROWS
+    var n_blocks = max(ceildiv(ceildiv(n, BLOCK), n_cores), 1) * n_cores
+    return max(ceildiv(ceildiv(n, n_blocks), ROWS), 1) * ROWS
 
 
 def multiply[
