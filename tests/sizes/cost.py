@@ -57,18 +57,16 @@ def faster_whisper_stages(folder: Path, dims: ModelDimensions, mel: np.ndarray) 
     start = get_tokenizer(dims.is_multilingual, num_languages=dims.num_languages).sot_sequence_including_notimestamps
     prompt = [*start, *TOKENS[: N_STEPS - len(start)].tolist()]
 
-    def generate(n: int) -> None:
-        """Generate n tokens, which CTranslate2 makes at most half of its max_length."""
-        options = {"beam_size": 1, "suppress_blank": False, "suppress_tokens": []}
-        (result,) = model.generate(features, [prompt], max_length=2 * n, **options)
-        assert len(result.sequences_ids[0]) == n
+    def generate(max_length: int) -> tuple[int, float]:
+        """Return the number of tokens, about half of `max_length`, and the seconds."""
+        options = {"beam_size": 1, "suppress_blank": False, "suppress_tokens": [start[0] - 1]}  # never the end of text
+        begin = time.perf_counter()
+        (result,) = model.generate(features, [prompt], max_length=max_length, **options)
+        return len(result.sequences_ids[0]), time.perf_counter() - begin
 
     def steps() -> float:
-        begin = time.perf_counter()
-        generate(1)
-        middle = time.perf_counter()
-        generate(N_STEPS + 1)
-        return (time.perf_counter() - middle) - (middle - begin)  # without the prompt
+        (n, seconds), (n_more, seconds_of_more) = generate(10), generate(10 + 2 * N_STEPS)
+        return N_STEPS * (seconds_of_more - seconds) / (n_more - n)  # without the prompt
 
     return lambda: model.encode(window, to_cpu=False), steps
 
