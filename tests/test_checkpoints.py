@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from maxwhisper import CheckpointError, ModelDimensions, available_models
 from maxwhisper.checkpoint import LM_HEAD, Checkpoint, catalog, load_checkpoint, pytorch, read_checkpoint, weight_shapes
 from maxwhisper.checkpoint.dimensions import SIZES
-from maxwhisper.checkpoint.stored import StoredTensor
+from maxwhisper.checkpoint.stored import StoredBytes, StoredTensor
 from maxwhisper.errors import CheckpointWarning
 from reference.models.float64 import NumpyWhisper
 from reference.models.openai import load_openai, reordered
@@ -859,3 +860,17 @@ def test_a_damaged_index_is_refused_or_harmless(
         assert str(folder) in str(error)  # noqa: PT017 either outcome is fine
     finally:
         shutil.rmtree(folder)
+
+
+def test_threads_may_read_one_file_at_once(tmp_path: Path) -> None:
+    """A weight that is not aligned in its file is read, at a place that threads must not share."""
+    n, n_numbers = 64, 20_000
+    path = tmp_path / "weights"
+    path.write_bytes(b"." + b"".join(np.full(n_numbers, i, np.float32).tobytes() for i in range(n)))
+    stored = StoredBytes.of(path)
+
+    def numbers(i: int) -> set[float]:
+        return set(stored.read("float32", n_numbers, 1 + 4 * n_numbers * i).tolist())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(numbers, [*range(n)] * 8)) == [{float(i)} for i in range(n)] * 8

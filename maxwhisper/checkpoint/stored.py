@@ -4,9 +4,10 @@ import hashlib
 import mmap
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class StoredBytes:
 
     mapped: Any  # supports the buffer protocol; the whole file, mapped into memory
     file: BufferedReader | None = None
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)  # of the place to read at in the file
 
     def __post_init__(self) -> None:
         if self.file is not None:
@@ -55,8 +57,10 @@ class StoredBytes:
             view = self.view(dtype, n, offset)
             return view if view.flags.aligned else view.copy()
         array = np.empty(n, dtype)
-        self.file.seek(offset)
-        if self.file.readinto(array.view(np.uint8).data) < array.nbytes:
+        with self.lock:
+            self.file.seek(offset)
+            n_read = self.file.readinto(array.view(np.uint8).data)
+        if n_read < array.nbytes:
             raise CheckpointError(f"{self.file.name} changed while it was read; load it again")
         return array
 
