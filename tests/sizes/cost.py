@@ -54,12 +54,13 @@ def faster_whisper_stages(folder: Path, dims: ModelDimensions, mel: np.ndarray) 
     )
     window = ctranslate2.StorageView.from_array(mel[None])
     features = model.encode(window, to_cpu=False)
-    start = get_tokenizer(dims.is_multilingual, num_languages=dims.num_languages).sot_sequence_including_notimestamps
+    tokenizer = get_tokenizer(dims.is_multilingual, num_languages=dims.num_languages)
+    start = tokenizer.sot_sequence_including_notimestamps
     prompt = [*start, *TOKENS[: N_STEPS - len(start)].tolist()]
 
     def generate(max_length: int) -> tuple[int, float]:
         """Return the number of tokens, about half of `max_length`, and the seconds."""
-        options = {"beam_size": 1, "suppress_blank": False, "suppress_tokens": [start[0] - 1]}  # never the end of text
+        options = {"beam_size": 1, "suppress_blank": False, "suppress_tokens": [tokenizer.eot]}
         begin = time.perf_counter()
         (result,) = model.generate(features, [prompt], max_length=max_length, **options)
         return len(result.sequences_ids[0]), time.perf_counter() - begin

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,10 @@ def write_ctranslate2(folder: Path, model: Any, quantization: str | None = None)
     from ctranslate2.converters.transformers import WhisperLoader
 
     spec = WhisperLoader().get_model_spec(model)
-    multilingual = model.config.vocab_size >= SIZES["tiny"].n_vocab
-    n_languages = 100 if model.config.vocab_size > SIZES["tiny"].n_vocab else 99
-    special = get_tokenizer(multilingual, num_languages=n_languages).special_tokens
+    dims = replace(SIZES["tiny"], n_vocab=model.config.vocab_size)
+    special = get_tokenizer(dims.is_multilingual, num_languages=dims.num_languages).special_tokens
     names = {i: name for name, i in special.items()}  # by which CTranslate2 finds the tokens with a meaning
-    spec.register_vocabulary([names.get(i, f"<{i}>") for i in range(model.config.vocab_size)])
+    spec.register_vocabulary([names.get(i, f"<{i}>") for i in range(dims.n_vocab)])
     spec.validate()
     spec.optimize(quantization=quantization)
     folder.mkdir()
@@ -107,5 +107,5 @@ def _agree(name: str, read: Checkpoint, written: Checkpoint) -> bool:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """Return an array as integers, which NumPy compares ten times as fast as float16."""
+    """Return an array as integers, which NumPy compares without widening each float16."""
     return array.view(f"u{array.itemsize}")

@@ -4,7 +4,6 @@ Each implementation writes its activations to files. The float64 truth is comput
 flow, and each activation is forgotten after its last use.
 """
 
-import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import maxwhisper
 from maxwhisper import Whisper
 from maxwhisper.audio import N_FRAMES
 from maxwhisper.checkpoint import Checkpoint
+from maxwhisper.system import n_cores
 from reference.clips import packaged_clips
 from reference.flow import whisper as whisper_flow
 from reference.flow.dataflow import Arrays, Dataflow, look_up, parse, store
@@ -90,13 +90,13 @@ def judge_window(
     judged = {key: flow[key] for key in flow if not key.startswith(without)}
     openai, captured, production = observe(checkpoint, asked, folder, judged)
     given = {"log_mel": asked.mel[None], **decoder_inputs(asked.tokens)}
-    inputs: Any = ChainMap[str, Any](captured, given, checkpoint.weights)  # type: ignore[arg-type] # only read
+    inputs = together(captured, given, checkpoint.weights)
 
     def judge(key: str) -> Verdict:
         ((_, alone),) = judge_each({key: flow[key]}, inputs, "float32", judge_alone)
         return alone.actual
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the GIL while it computes
+    with ThreadPoolExecutor(n_cores()) as pool:  # NumPy releases the GIL while it computes
         verdicts = pool.map(judge, judged)
         for key, exact in truth(flow, given, checkpoint.weights):
             if key in judged:
@@ -128,11 +128,16 @@ def observe(checkpoint: Checkpoint, asked: Question, folder: Path, judged: Dataf
     return openai, captured, production
 
 
+def together(*mappings: Any) -> ChainMap[str, np.ndarray]:
+    """Look names up in several mappings. `ChainMap` asks for mutable ones, but only reads them."""
+    return ChainMap(*mappings)
+
+
 def truth(flow: Dataflow, given: Arrays, weights: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each step's key, and its activation in float64, in order."""
     last_use = {parse(source).name: key for key, step in flow.items() for source in step.sources}
     computed = dict[str, np.ndarray]()
-    arrays = ChainMap[str, Any](computed, given, weights)  # type: ignore[arg-type] # only read
+    arrays = together(computed, given, weights)
     for key, (op, sources) in flow.items():
         values = [look_up(arrays, source) for source in sources]
         wide = (value if value.dtype.kind == "i" else value.astype(np.float64) for value in values)

@@ -5,13 +5,17 @@ out. Source: Intel's Software Developer's Manual, volume 1, chapter 18.
 """
 
 from std.ffi import external_call
+from std.math import ceildiv
 from std.sys._assembly import inlined_assembly
 from std.sys.info import CompilationTarget
 
-from .tile import PANEL, WIDTH, Floats, prefetch_part
+from .tile import PANEL, WIDTH, prefetch_part
 
 comptime ROWS = 16  # of a tile
 comptime WORDS = 16  # of a row of a tile
+comptime TILES = 8
+comptime SUMS = PANEL // WORDS  # the first tiles are sums
+comptime X = SUMS  # the number of the tile of x; the remaining ones are parts of a panel
 comptime IS_POSSIBLE = CompilationTarget.has_vnni() and CompilationTarget.is_linux() and WIDTH == 16
 comptime Words = Pointer[Int32, MutAnyOrigin]
 
@@ -38,18 +42,19 @@ def multiply[
     comptime if IS_POSSIBLE:
         configure()
         for i in range(0, n, ROWS):
-            prefetch_part(rebind[Floats](next_panel.bitcast[Float32]()), depth * PANEL, i // ROWS, (n + ROWS - 1) // ROWS)
-            comptime for j in range(4):
+            prefetch_part(next_panel, depth * PANEL, i // ROWS, ceildiv(n, ROWS))
+            comptime for j in range(SUMS):
                 if add:
                     load[j](sums.unsafe_offset(i * sums_stride + j * WORDS), sums_stride)
                 else:
                     inlined_assembly["tilezero %tmm" + String(j), NoneType, constraints=""]()
             for k in range(0, depth, WORDS):
-                load[4](x.unsafe_offset(i * x_stride + k), x_stride)
-                comptime for j in range(4):
-                    load[5 + j % 3](panel.unsafe_offset(k * PANEL + j * WORDS), PANEL)
-                    add_products[j, 5 + j % 3, x_is_unsigned]()
-            comptime for j in range(4):
+                load[X](x.unsafe_offset(i * x_stride + k), x_stride)
+                comptime for j in range(SUMS):
+                    comptime factors = X + 1 + j % (TILES - X - 1)  # the remaining tiles take turns
+                    load[factors](panel.unsafe_offset(k * PANEL + j * WORDS), PANEL)
+                    add_products[j, factors, x_is_unsigned]()
+            comptime for j in range(SUMS):
                 store[j](sums.unsafe_offset(i * sums_stride + j * WORDS), sums_stride)
         inlined_assembly["tilerelease", NoneType, constraints=""]()
 
@@ -58,7 +63,7 @@ def configure():
     """Let all tiles have ROWS rows of WORDS words."""
     var config = Array[UInt8, 64](fill=0)
     config[0] = 1  # the palette
-    for tile in range(8):
+    for tile in range(TILES):
         config[16 + 2 * tile] = 4 * WORDS
         config[48 + tile] = ROWS
     inlined_assembly["ldtilecfg ($0)", NoneType, constraints="r,~{memory}"](config.unsafe_ptr())
@@ -79,6 +84,6 @@ def store[tile: Int](target: Words, stride: Int):
 
 @always_inline
 def add_products[sums: Int, panel: Int, x_is_unsigned: Bool]():
-    """Add the products of the tile of x, which is number 4, with a panel's tile to a tile of sums."""
+    """Add the products of the tile of x with a panel's tile to a tile of sums."""
     comptime name = "tdpbusd" if x_is_unsigned else "tdpbsud"
-    inlined_assembly[name + " %tmm" + String(panel) + ", %tmm4, %tmm" + String(sums), NoneType, constraints=""]()
+    inlined_assembly[name + " %tmm" + String(panel) + ", %tmm" + String(X) + ", %tmm" + String(sums), NoneType, constraints=""]()

@@ -11,10 +11,10 @@ from std.math import ceildiv, exp, round, sqrt
 from std.runtime import parallelism_level
 
 from . import amx
+from .attention import QUERIES
 from .tile import PANEL, ROWS, WIDTH, Floats, largest_of
 from .tile_int8 import FOUR, OFFSET, Bytes, Sums, Words, multiply, n_words, pack, quantize
 
-comptime QUERIES = 8 * ROWS  # queries that are processed together; their weights stay in the L2 cache
 comptime LARGEST_WEIGHT = Float32(65535)  # the largest 16-bit number
 comptime Digits = Pointer[UInt8, MutAnyOrigin]  # high or low bytes of weights
 

@@ -8,19 +8,7 @@ from max.algorithm import sync_parallelize
 from max.gpu.host import DeviceContext
 from std.math import ceildiv
 
-from .tile import (
-    BLOCK,
-    DEPTH,
-    GROUP,
-    PANEL,
-    STRIDE,
-    Floats,
-    block_rows,
-    copy_rows,
-    multiply,
-    pack,
-    zero,
-)
+from .tile import BLOCK, DEPTH, GROUP, PANEL, STRIDE, Floats, block_rows, copy_rows, multiply, pack, zero
 
 comptime SCRATCH = BLOCK * (STRIDE + PANEL)
 

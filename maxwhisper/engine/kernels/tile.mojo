@@ -6,7 +6,7 @@ The sums of a tile of rows and outputs stay in registers.
 from std.bit import log2_floor
 from std.math import ceildiv
 from std.runtime import parallelism_level
-from std.sys import PrefetchOptions, prefetch, simd_width_of
+from std.sys import PrefetchOptions, prefetch, simd_width_of, size_of
 
 comptime WIDTH = simd_width_of[DType.float32]()
 # Sums of a tile take all registers except for a few: 32 with AVX-512, 16 without.
@@ -58,26 +58,18 @@ def multiply_tile[
     Strides are in elements.
     """
     var sums = Array[SIMD[DType.float32, WIDTH], n_rows * VECTORS](fill=0)
-    sum_up[n_rows](sums, x, x_stride, panel, depth)
-    comptime for i in range(n_rows):
-        comptime for j in range(VECTORS):
-            var at = i * y_stride + j * WIDTH
-            comptime if add:
-                sums[i * VECTORS + j] += y.unsafe_load[width=WIDTH](at)
-            y.unsafe_store(at, sums[i * VECTORS + j])
-
-
-@always_inline
-def sum_up[
-    n_rows: Int
-](mut sums: Array[SIMD[DType.float32, WIDTH], n_rows * VECTORS], x: Floats, x_stride: Int, panel: Floats, depth: Int):
-    """Add x [n_rows, depth] @ panel [depth, PANEL] to sums."""
     var rounds = depth // UNROLLED * UNROLLED
     for k in range(0, rounds, UNROLLED):
         comptime for i in range(UNROLLED):
             add_products[n_rows](sums, x.unsafe_offset(k + i), x_stride, panel.unsafe_offset((k + i) * PANEL))
     for k in range(rounds, depth):
         add_products[n_rows](sums, x.unsafe_offset(k), x_stride, panel.unsafe_offset(k * PANEL))
+    comptime for i in range(n_rows):
+        comptime for j in range(VECTORS):
+            var at = i * y_stride + j * WIDTH
+            comptime if add:
+                sums[i * VECTORS + j] += y.unsafe_load[width=WIDTH](at)
+            y.unsafe_store(at, sums[i * VECTORS + j])
 
 
 @always_inline
@@ -96,9 +88,11 @@ def add_products[
 
 
 @always_inline
-def prefetch_part(numbers: Floats, n: Int, part: Int, n_parts: Int):
+def prefetch_part[
+    dtype: DType
+](numbers: Pointer[Scalar[dtype], MutAnyOrigin], n: Int, part: Int, n_parts: Int):
     """Start to load one of n_parts equal parts of n numbers, which are needed soon, into the cache."""
-    comptime LINE = 16  # numbers of a cache line
+    comptime LINE = 64 // size_of[dtype]()  # numbers of a cache line
     for i in range(part * n // n_parts, (part + 1) * n // n_parts, LINE):
         prefetch[PrefetchOptions().for_read().high_locality().to_data_cache()](numbers.unsafe_offset(i))
 
@@ -163,14 +157,14 @@ def zero(x: Floats, n: Int):
 @always_inline
 def largest_of[magnitude: Bool = False](x: Floats, n: Int) -> Float32:
     """Return the largest of n elements, or of their magnitudes."""
-    comptime TOGETHER = 4  # vectors, so that none waits for the one before
-    var all_largest = Array[SIMD[DType.float32, WIDTH], TOGETHER](fill=Float32.MIN)
-    var whole = n // (TOGETHER * WIDTH) * (TOGETHER * WIDTH)
-    for i in range(0, whole, TOGETHER * WIDTH):
-        comptime for j in range(TOGETHER):
+    comptime PARALLEL = 4  # vectors, so that none waits for the one before
+    var all_largest = Array[SIMD[DType.float32, WIDTH], PARALLEL](fill=Float32.MIN)
+    var whole = n // (PARALLEL * WIDTH) * (PARALLEL * WIDTH)
+    for i in range(0, whole, PARALLEL * WIDTH):
+        comptime for j in range(PARALLEL):
             var here = x.unsafe_load[width=WIDTH](i + j * WIDTH)
             all_largest[j] = max(all_largest[j], abs(here) if magnitude else here)
-    comptime for j in range(1, TOGETHER):
+    comptime for j in range(1, PARALLEL):
         all_largest[0] = max(all_largest[0], all_largest[j])
     var largest = all_largest[0].reduce_max()
     for i in range(whole, n):

@@ -14,7 +14,7 @@ from .tile import DEPTH, PANEL, ROWS, UNROLLED, VECTORS, WIDTH, Floats, largest_
 comptime FOUR = 4  # numbers of a word
 comptime LARGEST = Float32(127)  # the largest quantized value
 comptime OFFSET = 128  # added to packed weights, because the processor multiplies unsigned with signed numbers
-comptime Words = Pointer[Int32, MutAnyOrigin]
+comptime Words = amx.Words
 comptime Bytes = Pointer[Int8, MutAnyOrigin]
 comptime Sums = SIMD[DType.int32, WIDTH]
 
@@ -48,7 +48,7 @@ def multiply[
             continue
         var i = 0
         while i + ROWS <= n:
-            prefetch_part(rebind[Floats](next_part.bitcast[Float32]()), part_depth * PANEL, i // ROWS, n_tiles)
+            prefetch_part(next_part, part_depth * PANEL, i // ROWS, n_tiles)
             multiply_tile[ROWS, x_is_unsigned](
                 sums.unsafe_offset(i * sums_stride), sums_stride, x.unsafe_offset(i * x_stride + k), x_stride, part, part_depth, k > 0
             )
